@@ -1,0 +1,54 @@
+"""Priority-perception self-supervised learning for fine-grained recognition (PP-SSL, arXiv 2412.00134)."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppssl.data import FineGrainedDataModule, FolderDataModule, SyntheticDataModule
+    from ppssl.downstream.embed import embed
+    from ppssl.downstream.evaluate import evaluate
+    from ppssl.encoder import load_encoder
+    from ppssl.errors import UserError
+    from ppssl.module import PPSSL
+    from ppssl.plugin import LossPlugin, LossTerm, TrainingStep
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "PPSSL": "ppssl.module",
+    "FineGrainedDataModule": "ppssl.data",
+    "FolderDataModule": "ppssl.data",
+    "SyntheticDataModule": "ppssl.data",
+    "LossPlugin": "ppssl.plugin",
+    "LossTerm": "ppssl.plugin",
+    "TrainingStep": "ppssl.plugin",
+    "UserError": "ppssl.errors",
+    "embed": "ppssl.downstream.embed",
+    "evaluate": "ppssl.downstream.evaluate",
+    "load_encoder": "ppssl.encoder",
+}
+
+__all__ = [  # noqa: PLE0604  # imported when first used, see __getattr__
+    "PPSSL",
+    "FineGrainedDataModule",
+    "FolderDataModule",
+    "LossPlugin",
+    "LossTerm",
+    "SyntheticDataModule",
+    "TrainingStep",
+    "UserError",
+    "embed",
+    "evaluate",
+    "load_encoder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562): ``import ppssl`` itself costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ppssl' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,5 @@
+"""``python -m ppssl``."""
+
+from ppssl.cli import run
+
+run()

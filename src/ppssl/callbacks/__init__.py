@@ -1,0 +1,1 @@
+"""Callbacks that serve every method."""

@@ -1,0 +1,40 @@
+"""How fast training is, and how much of its time it waits for data."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+__all__ = ["Throughput"]
+
+
+class Throughput(Callback):
+    """Logs ``train/images_per_second`` and ``train/data_wait`` (share of the time, in [0, 1]) each epoch."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._waited = 0.0
+        self._started = self._batch_ended = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._images, self._waited = 0, 0.0
+        self._started = self._batch_ended = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Since the last batch ended it was waiting for this one."""
+        self._waited += time.perf_counter() - self._batch_ended
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images of all processes."""
+        self._images += len(batch["index"]) * trainer.world_size
+        self._batch_ended = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log; validation is not counted."""
+        elapsed = self._batch_ended - self._started
+        if elapsed > 0:
+            values = {"images_per_second": self._images / elapsed, "data_wait": self._waited / elapsed}
+            pl_module.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)

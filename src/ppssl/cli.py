@@ -1,0 +1,87 @@
+"""``ppssl``: routes to LightningCLI or to a command, and turns errors into one line.
+
+Exit codes: 0 done, 1 an error of ours, 2 bad input, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from ppssl.errors import UserError
+
+__all__ = ["main", "run"]
+
+TRAINER_COMMANDS = {
+    "fit": "Pretrain an encoder.",
+    "validate": "Measure a checkpoint on the validation images.",
+    "test": "Measure a checkpoint on the test images.",
+    "predict": "Embed images through a Trainer.",
+}
+COMMANDS = {
+    "demo": "Pretrain on synthetic birds and compare before and after, in minutes.",
+    "evaluate": "kNN, retrieval and linear probe of a checkpoint.",
+    "ablate": "Run a grid of overrides times seeds over a recipe; table with paired differences.",
+    "bench": "Measure what a training step costs.",
+}
+USAGE = """usage: ppssl COMMAND [OPTIONS]
+
+Self-supervised pretraining for classes that look alike.
+
+{commands}
+
+Each has --help; --debug shows where an error came from.
+Example: ppssl fit --config ppssl:folder/pretrain --data.root path/to/images
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    if not args or args[0] in ("-h", "--help"):
+        listed = "\n".join(f"  {name:<10} {text}" for name, text in (TRAINER_COMMANDS | COMMANDS).items())
+        print(USAGE.format(commands=listed))
+        return 0
+    if args[0] == "--version":
+        import ppssl
+
+        print(f"ppssl {ppssl.__version__}")
+        return 0
+    try:
+        return _dispatch(args)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        from ppssl.commands.messages import describe
+
+        code, message = describe(error)
+        if message is None:
+            raise
+        print(f"ppssl: {message}", file=sys.stderr)
+        return code
+
+
+def _dispatch(args: list[str]) -> int:
+    command, rest = args[0], args[1:]
+    if command in TRAINER_COMMANDS:
+        module = import_module("ppssl.commands.trainer")
+    elif command in COMMANDS:
+        module = import_module(f"ppssl.commands.{command}")
+    else:
+        import difflib
+
+        close = difflib.get_close_matches(command, TRAINER_COMMANDS | COMMANDS, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else "see `ppssl --help`."
+        raise UserError(f"No such command: `{command}`; {hint}")
+    if command in TRAINER_COMMANDS:
+        return module.main([command, *rest])
+    return module.main(rest)
+
+
+def run() -> None:
+    """The entry point."""
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Constructor arguments as plain data, and objects back from it: what checkpoints carry instead of pickles.
+
+The convention is scikit-learn's: an object keeps every constructor argument, as given, in an attribute of the
+same name. Its configuration is then ``{"class_path": ..., "init_args": {...}}``, the form that LightningCLI reads.
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from ppssl.errors import UserError
+
+__all__ = ["Configurable", "instantiate", "resolve_class"]
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class Configurable:
+    """Anything that can be rebuilt from plain data."""
+
+    def config(self) -> dict[str, Any]:
+        """``{"class_path": ..., "init_args": ...}`` of plain types.
+
+        Raises:
+            TypeError: An argument is not kept under its own name, or is not plain data.
+        """
+        cls = type(self)
+        init_args = {name: _plain(_argument(self, name), f"{cls.__name__}({name}=...)") for name in _names(cls)}
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
+
+
+def resolve_class(class_path: str) -> type:
+    """The class of that name, if it is ppssl's or its module is already imported; nothing is imported otherwise.
+
+    A class path in a file is not to be trusted: importing it would run whatever it names.
+
+    Raises:
+        UserError: The module is foreign and not imported yet, or holds no such :class:`Configurable`.
+    """
+    module_name, _, name = class_path.rpartition(".")
+    if module_name == "ppssl" or module_name.startswith("ppssl."):
+        try:
+            importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"`{class_path}`: this version of ppssl has no module `{module_name}`.") from error
+    module = sys.modules.get(module_name)
+    if module is None:
+        raise UserError(
+            f"`{class_path}` is not part of ppssl and its module is not imported: import `{module_name}` first if you "
+            "trust it, or pass the object itself (`PPSSL.load_from_checkpoint(path, plugins={...})`)."
+        )
+    cls = getattr(module, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, Configurable)):
+        raise UserError(f"`{class_path}` is no class that ppssl can rebuild from a checkpoint.")
+    return cls
+
+
+def instantiate(config: Any) -> Any:
+    """The object that a configuration describes. Every class in it is checked before the first is called.
+
+    Args:
+        config: What :meth:`Configurable.config` returns, or plain data, which comes back as it is.
+    """
+    _check_classes(config)
+    return _build(config)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"class_path", "init_args"}
+
+
+def _check_classes(value: Any) -> None:
+    if _is_object(value):
+        resolve_class(value["class_path"])
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ():
+        _check_classes(item)
+
+
+def _build(value: Any) -> Any:
+    if _is_object(value):
+        return resolve_class(value["class_path"])(**_build(value["init_args"]))
+    if isinstance(value, Mapping):
+        return {name: _build(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_build(item) for item in value)
+    return value
+
+
+def _names(cls: type) -> list[str]:
+    names = []
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
+        names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break  # without **kwargs the arguments of the classes below it cannot be reached
+    return list(dict.fromkeys(names))
+
+
+def _argument(owner: Any, name: str) -> Any:
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        cls = type(owner).__name__
+        raise TypeError(
+            f"`{cls}` must keep its argument `{name}` as `self.{name}`, so that checkpoints can rebuild it."
+        ) from None
+
+
+def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, Configurable):
+        return value.config()
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item, where) for item in value)
+    if hasattr(value, "items"):
+        return {str(name): _plain(item, where) for name, item in value.items()}
+    raise TypeError(f"{where} must be plain data or a Configurable to fit into a checkpoint, got {type(value).__name__}.")

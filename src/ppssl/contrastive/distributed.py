@@ -1,0 +1,23 @@
+"""Tensors of all processes, in rank order."""
+
+import torch
+from torch import Tensor, distributed
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+__all__ = ["gather", "rank"]
+
+
+def _is_parallel() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def rank() -> int:
+    """This process's rank; 0 where there is only one."""
+    return distributed.get_rank() if _is_parallel() else 0
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Concatenate ``(B, ...)`` of all processes in rank order; B may differ. No gradient. One process: itself."""
+    if not _is_parallel() or distributed.get_world_size() == 1:
+        return tensor
+    return torch.cat(gather_all_tensors(tensor.contiguous()))

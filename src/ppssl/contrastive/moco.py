@@ -1,0 +1,147 @@
+"""MoCo v2: a query against its momentum key and a queue of past keys.
+
+He et al., arXiv 1911.05722; Chen et al., arXiv 2003.04297; METHOD F7 and D1 to D3.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppssl import functional
+from ppssl.contrastive.base import ContrastiveObjective, ContrastiveResult
+from ppssl.contrastive.distributed import gather, rank
+from ppssl.contrastive.queue import KeyQueue
+from ppssl.encoder import Encoder
+from ppssl.randomness import torch_seed
+
+__all__ = ["MoCo"]
+
+GROUP = 32
+"""Images a batch-norm group, where the number of groups is chosen automatically: MoCo's batch per GPU."""
+
+
+class MoCo(ContrastiveObjective):
+    """MoCo v2.
+
+    Args:
+        dim: Length of the projection z.
+        hidden_dim: Width of the projection head's hidden layer; ``None``: the embedding's.
+        temperature: tau.
+        queue_size: K; ``"auto"``: min(65,536, N / 2).
+        prefill: What the queue holds at first: ``"keys"`` of training images, or ``"random"`` directions as in MoCo.
+        momentum: Of the key encoder, in [0, 1]; ``"auto"``: see :func:`automatic_momentum`.
+        key_bn_groups: Keys are shuffled and batch-normalised in this many groups a process, so that batch norm does
+            not tell which key belongs to a query (D2); ``"auto"``: groups of 32, two at least. Without batch norm: one.
+    """
+
+    def __init__(
+        self,
+        dim: int = 256,
+        hidden_dim: int | None = None,
+        temperature: float = 0.2,
+        queue_size: int | Literal["auto"] = "auto",
+        prefill: Literal["keys", "random"] = "keys",
+        momentum: float | Literal["auto"] = "auto",
+        key_bn_groups: int | Literal["auto"] = "auto",
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"`temperature` must be > 0, got {temperature}.")
+        if momentum != "auto" and not 0 <= momentum <= 1:
+            raise ValueError(f"`momentum` must be in [0, 1] or 'auto', got {momentum}.")
+        for name in ("queue_size", "key_bn_groups"):
+            if locals()[name] != "auto" and locals()[name] < 1:
+                raise ValueError(f"`{name}` must be >= 1 or 'auto', got {locals()[name]}.")
+        if prefill not in ("keys", "random"):
+            raise ValueError(f"`prefill` must be 'keys' or 'random', got {prefill!r}.")
+        self.dim = dim
+        self.hidden_dim = hidden_dim
+        self.temperature = temperature
+        self.queue_size = queue_size
+        self.prefill = prefill
+        self.momentum = momentum
+        self.key_bn_groups = key_bn_groups
+
+    def build(self, encoder: Encoder, *, num_images: int) -> None:
+        """Make the head, the key's copies and the queue."""
+        width = encoder.info.dim
+        hidden = width if self.hidden_dim is None else self.hidden_dim
+        self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, self.dim))
+        self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.key_head = copy.deepcopy(self.head).requires_grad_(False)
+        size = max(1, min(65_536, num_images // 2)) if self.queue_size == "auto" else self.queue_size
+        self.queue = KeyQueue(size, self.dim)
+        if self.prefill == "random":
+            self.queue.fill_at_random(torch.Generator().manual_seed(torch_seed(0, "queue")))
+        self._has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
+
+    def forward(self, encoder: Encoder, batch: Mapping[str, Any], *, seed: int) -> ContrastiveResult:
+        """InfoNCE of view 0 as query against view 1 as key; entries of the query's own image are masked."""
+        query_view, key_view = batch["views"]
+        features = encoder.features(query_view)
+        z = F.normalize(self.head(features.embedding).float(), dim=1)
+        key = self.keys(key_view, seed=seed)
+        negatives, mask = self.queue.negatives(batch["index"])
+        logits = functional.info_nce_logits(z, key, negatives, temperature=self.temperature, mask=mask)
+        loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="none")
+        accuracy = (logits.detach().argmax(dim=1) == 0).float().mean()
+        return ContrastiveResult(loss, features, z, key, {"contrastive_accuracy": accuracy})
+
+    @torch.no_grad()
+    def keys(self, images: Tensor, *, seed: int) -> Tensor:
+        """Keys of this process's images, ``(B, 3, H, W) -> (B, d)`` float32, L2-normalised.
+
+        The images of all processes are shuffled together and each process normalises some of them, in groups: the
+        statistics that a key sees are not those that its query saw (shuffle-BN, and the same on one process).
+        """
+        if not self._has_batch_norm:
+            return self._project(images)
+        own = len(images)
+        everyone = gather(images)
+        order = torch.randperm(len(everyone), generator=torch.Generator().manual_seed(torch_seed(seed, "shuffle")))
+        order = order.to(images.device)
+        start = rank() * own
+        groups = everyone[order[start : start + own]].chunk(self._groups(own))
+        shuffled = gather(torch.cat([self._project(group) for group in groups]))
+        return shuffled[order.argsort()[start : start + own]]
+
+    def prefill_batch(self, batch: Mapping[str, Any], *, seed: int) -> None:
+        """Enqueue a batch's keys."""
+        self.queue.enqueue(gather(self.keys(batch["views"][1], seed=seed)), gather(batch["index"]))
+
+    def needs_prefill(self) -> bool:
+        """Whether the queue wants (more) keys before training begins."""
+        return not self.queue.is_full()
+
+    def after_loss(self, batch: Mapping[str, Any], result: ContrastiveResult) -> None:
+        """Enqueue the keys of all processes in rank order: never before the loss, which they must not take part in."""
+        self.queue.enqueue(gather(result.key), gather(batch["index"]))
+
+    @torch.no_grad()
+    def after_step(self, encoder: Encoder, *, total_steps: int) -> None:
+        """Move the key's encoder and head towards the query's."""
+        momentum = automatic_momentum(total_steps) if self.momentum == "auto" else self.momentum
+        for key_module, module in ((self.key_encoder, encoder), (self.key_head, self.head)):
+            pairs = zip(key_module.parameters(), module.parameters(), strict=True)
+            key_parameters, parameters = zip(*pairs, strict=True)
+            torch._foreach_lerp_(list(key_parameters), list(parameters), 1 - momentum)
+
+    def _groups(self, batch_size: int) -> int:
+        groups = max(2, batch_size // GROUP) if self.key_bn_groups == "auto" else self.key_bn_groups
+        return min(groups, max(1, batch_size // 2))  # batch norm needs two images a group
+
+    def _project(self, images: Tensor) -> Tensor:
+        return F.normalize(self.key_head(self.key_encoder(images)).float(), dim=1)
+
+
+def automatic_momentum(total_steps: int) -> float:
+    """The momentum for a run of that many optimizer steps.
+
+    0.999 at the paper's scale (some 5,000 steps and more); for shorter runs so much smaller that the key encoder still
+    follows: its memory, 1 / (1 - m), is a fifth of the run, 20 steps at least.
+    """
+    return 1 - min(0.05, max(0.001, 5 / max(total_steps, 1)))

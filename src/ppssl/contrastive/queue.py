@@ -1,0 +1,80 @@
+"""The queue of past keys, each with the index of the image it came from (METHOD D1)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["KeyQueue"]
+
+
+class KeyQueue(nn.Module):
+    """First in, first out; part of the checkpoint, its size too.
+
+    Attributes:
+        keys: ``(K, D)`` float32, L2-normalised; the first ``filled`` rows are valid.
+        index: ``(K,)`` int64, the image each key came from, -1 where unknown.
+
+    Args:
+        size: K; it may also be 0 here and come from a checkpoint.
+        dim: D.
+    """
+
+    keys: Tensor
+    index: Tensor
+    position: Tensor
+    filled: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", torch.zeros(size, dim))
+        self.register_buffer("index", torch.full((size,), -1))
+        self.register_buffer("position", torch.tensor(0))
+        self.register_buffer("filled", torch.tensor(0))
+        self.register_load_state_dict_pre_hook(_resize)
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor, index: Tensor) -> None:
+        """Add keys in their order, over the oldest ones; of more than K the last K stay.
+
+        Args:
+            keys: ``(B, D)``, any B.
+            index: ``(B,)`` int64.
+        """
+        size = len(self.keys)
+        keys, index = keys[-size:], index[-size:]
+        rows = (self.position + torch.arange(len(keys), device=keys.device)) % size
+        self.keys[rows] = keys.to(self.keys.dtype)
+        self.index[rows] = index
+        self.position.copy_((self.position + len(keys)) % size)
+        self.filled.copy_((self.filled + len(keys)).clamp(max=size))
+
+    def is_full(self) -> bool:
+        """Whether every row is valid."""
+        return int(self.filled) == len(self.keys)
+
+    def fill_at_random(self, generator: torch.Generator) -> None:
+        """Fill it with random directions that belong to no image, as MoCo starts."""
+        keys = torch.randn(self.keys.shape, generator=generator)
+        self.enqueue(nn.functional.normalize(keys, dim=1).to(self.keys.device), torch.full_like(self.index, -1))
+
+    def negatives(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The valid keys, and for each query which of them come from its own image.
+
+        Args:
+            index: ``(B,)`` int64, the queries' images.
+
+        Returns:
+            A copy of the keys ``(N, D)`` (what is enqueued later must not change the graph), and a mask ``(B, N)``
+            bool, True where the entry must not count as a negative.
+        """
+        count = int(self.filled)
+        return self.keys[:count].clone(), index[:, None] == self.index[None, :count]
+
+
+def _resize(queue: KeyQueue, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """The size comes from the data: a checkpoint brings its own."""
+    saved = state.get(prefix + "keys")
+    if saved is not None and saved.shape != queue.keys.shape:
+        queue.keys = queue.keys.new_zeros(saved.shape)
+        queue.index = queue.index.new_full(saved.shape[:1], -1)

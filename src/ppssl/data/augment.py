@@ -1,0 +1,190 @@
+"""The two random views of an image: what is drawn, and what is then done to the pixels, apart from each other.
+
+MoCo v2's augmentation (Chen et al., arXiv 2003.04297; METHOD F7). The parameters are a function of
+(seed, epoch, index, view) alone; :func:`apply_view` is one way to carry them out, image by image in the workers.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from ppssl import randomness
+from ppssl.config import Configurable
+
+__all__ = ["MoCoV2Augmentation", "ViewParameters", "apply_view", "center_view", "color_matrix"]
+
+_RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+_LUMA = _RGB_TO_YIQ[0]
+_GREY = np.tile(_LUMA, (3, 1))
+
+
+@dataclass(frozen=True)
+class ViewParameters:
+    """Everything random about one view.
+
+    Attributes:
+        crop: Left, top, width and height as fractions of the original's width and height, in [0, 1].
+        flip: Mirrored left to right, after the crop.
+        jitter: Brightness, contrast and saturation factors and the hue shift in turns; ``None`` for no jitter.
+        jitter_order: The order in which these four are applied, a permutation of 0 to 3.
+        grey: Colour removed.
+        blur_sigma: Standard deviation of the Gaussian blur in pixels of the view; 0 for none.
+    """
+
+    crop: tuple[float, float, float, float]
+    flip: bool
+    jitter: tuple[float, float, float, float] | None
+    jitter_order: tuple[int, ...]
+    grey: bool
+    blur_sigma: float
+
+    def geometry(self) -> Tensor:
+        """Crop and flip as ``(5,)`` float32: left, top, width, height, flip (0 or 1), in the original's frame."""
+        return torch.tensor([*self.crop, float(self.flip)])
+
+
+class MoCoV2Augmentation(Configurable):
+    """Draws MoCo v2's view parameters.
+
+    Args:
+        crop_scale: Range of the crop's area, as a fraction of the image's.
+        crop_ratio: Range of the crop's width over height.
+        jitter: Strength of brightness, contrast, saturation (each factor from 1 - s to 1 + s) and hue (in turns).
+        jitter_probability: How often colours are jittered.
+        grey_probability: How often the view loses its colour.
+        blur_sigma: Range of the blur's standard deviation, in pixels of a view 224 pixels wide: it scales with the view.
+        blur_probability: How often the view is blurred.
+        flip_probability: How often the view is mirrored.
+    """
+
+    def __init__(
+        self,
+        crop_scale: tuple[float, float] = (0.2, 1.0),
+        crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
+        jitter_probability: float = 0.8,
+        grey_probability: float = 0.2,
+        blur_sigma: tuple[float, float] = (0.1, 2.0),
+        blur_probability: float = 0.5,
+        flip_probability: float = 0.5,
+    ) -> None:
+        if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+            raise ValueError(f"`crop_scale` must be 0 < low <= high <= 1, got {crop_scale}.")
+        if not 0 < crop_ratio[0] <= crop_ratio[1]:
+            raise ValueError(f"`crop_ratio` must be 0 < low <= high, got {crop_ratio}.")
+        if not (all(0 <= s <= 1 for s in jitter[:3]) and 0 <= jitter[3] <= 0.5):
+            raise ValueError(f"`jitter` must be within [0, 1] three times, then [0, 0.5] for the hue, got {jitter}.")
+        if not 0 <= blur_sigma[0] <= blur_sigma[1]:
+            raise ValueError(f"`blur_sigma` must be 0 <= low <= high, got {blur_sigma}.")
+        for name in ("jitter_probability", "grey_probability", "blur_probability", "flip_probability"):
+            if not 0 <= locals()[name] <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1], got {locals()[name]}.")
+        self.crop_scale = tuple(crop_scale)
+        self.crop_ratio = tuple(crop_ratio)
+        self.jitter = tuple(jitter)
+        self.jitter_probability = jitter_probability
+        self.grey_probability = grey_probability
+        self.blur_sigma = tuple(blur_sigma)
+        self.blur_probability = blur_probability
+        self.flip_probability = flip_probability
+
+    def sample(
+        self, seed: int, epoch: int, index: int, view: int, *, size: tuple[int, int], view_size: int
+    ) -> ViewParameters:
+        """The parameters of one view.
+
+        Args:
+            seed: The run's seed.
+            epoch: The epoch, from 0; -1 for the pass that fills the queue.
+            index: The image's number in the full data set.
+            view: 0 for the query's view, 1 for the key's.
+            size: The original's height and width in pixels: the crop's shape is measured in pixels.
+            view_size: The view's height and width in pixels.
+        """
+        rng = randomness.generator(seed, "view", epoch, index, view)
+        crop = self._sample_crop(rng, *size)
+        u = rng.random(4)  # drawn whether used or not: one option never changes another's numbers
+        strength = np.array(self.jitter)
+        factors = np.array([1, 1, 1, 0]) + strength * rng.uniform(-1, 1, 4)
+        order = tuple(int(i) for i in rng.permutation(4))
+        sigma = rng.uniform(*self.blur_sigma) * view_size / 224
+        return ViewParameters(
+            crop=crop,
+            flip=bool(u[0] < self.flip_probability),
+            jitter=tuple(factors.tolist()) if u[1] < self.jitter_probability else None,
+            jitter_order=order,
+            grey=bool(u[2] < self.grey_probability),
+            blur_sigma=float(sigma) if u[3] < self.blur_probability else 0.0,
+        )
+
+    def _sample_crop(self, rng: np.random.Generator, height: int, width: int) -> tuple[float, float, float, float]:
+        """Area and aspect ratio are drawn until they fit, ten times at most; then the largest central crop."""
+        areas = rng.uniform(*self.crop_scale, 10) * height * width
+        ratios = np.exp(rng.uniform(math.log(self.crop_ratio[0]), math.log(self.crop_ratio[1]), 10))
+        left, top = rng.random(2)
+        for w, h in zip(np.sqrt(areas * ratios) / width, np.sqrt(areas / ratios) / height, strict=True):
+            if w <= 1 and h <= 1:
+                return float(left * (1 - w)), float(top * (1 - h)), float(w), float(h)
+        ratio = min(max(width / height, self.crop_ratio[0]), self.crop_ratio[1])
+        w, h = min(1.0, ratio * height / width), min(1.0, width / (ratio * height))
+        return (1 - w) / 2, (1 - h) / 2, w, h
+
+
+def apply_view(image: Image.Image, parameters: ViewParameters, size: int) -> Tensor:
+    """Carry out a view's parameters on one RGB image: ``(3, size, size)`` uint8."""
+    width, height = image.size
+    left, top, w, h = parameters.crop
+    box = (left * width, top * height, (left + w) * width, (top + h) * height)
+    view = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    if parameters.flip:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if parameters.jitter is not None or parameters.grey:
+        mean = np.asarray(view).reshape(-1, 3).mean(axis=0)
+        view = view.convert("RGB", tuple(color_matrix(parameters, mean).ravel().tolist()))
+    if parameters.blur_sigma > 0:
+        view = view.filter(ImageFilter.GaussianBlur(parameters.blur_sigma))
+    return torch.from_numpy(np.array(view)).permute(2, 0, 1).contiguous()
+
+
+def color_matrix(parameters: ViewParameters, mean: np.ndarray) -> np.ndarray:
+    """Jitter and greyscale as one affine map of RGB: ``(3, 4)``, the last column the offset.
+
+    DEVIATION from torchvision's chain: the hue turns in YIQ, which is linear, and nothing is clipped or rounded in
+    between, as in NVIDIA DALI's ColorTwist. One matrix costs a twentieth of the chain and is the same on a device.
+
+    Args:
+        parameters: The view's parameters.
+        mean: ``(3,)`` mean colour of the cropped view: contrast is taken about its luma.
+    """
+    matrix, offset = np.eye(3), np.zeros(3)
+    for i in parameters.jitter_order if parameters.jitter is not None else ():
+        strength = parameters.jitter[i]  # type: ignore[index]  # not None here
+        step, shift = _adjustment(i, strength, luma=float(_LUMA @ (matrix @ mean + offset)))
+        matrix, offset = step @ matrix, step @ offset + shift
+    if parameters.grey:
+        matrix, offset = _GREY @ matrix, _GREY @ offset
+    return np.concatenate([matrix, offset[:, None]], axis=1)
+
+
+def _adjustment(i: int, strength: float, luma: float) -> tuple[np.ndarray, float]:
+    """Matrix and offset of one adjustment: 0 brightness, 1 contrast about ``luma``, 2 saturation, 3 hue."""
+    if i == 0:
+        return strength * np.eye(3), 0.0
+    if i == 1:
+        return strength * np.eye(3), (1 - strength) * luma
+    if i == 2:
+        return strength * np.eye(3) + (1 - strength) * _GREY, 0.0
+    cos, sin = math.cos(2 * math.pi * strength), math.sin(2 * math.pi * strength)
+    return _YIQ_TO_RGB @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _RGB_TO_YIQ, 0.0
+
+
+def center_view(image: Image.Image, size: int, crop_fraction: float) -> Tensor:
+    """The view for evaluation, ``(3, size, size)`` uint8: short side to ``size / crop_fraction``, centre crop."""
+    resized = tv.resize(image, [round(size / crop_fraction)])
+    return tv.pil_to_tensor(tv.center_crop(resized, [size, size]))

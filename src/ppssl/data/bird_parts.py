@@ -1,0 +1,205 @@
+"""The outlines of the procedural birds, and how a bird is put together from them.
+
+A bird looks to the right, in a frame of about one unit with y downwards. Part outlines are given by hand as points
+through which a smooth curve goes, or as polygons with corners. Nothing here is random: a bird is a function of its
+class and its nuisance values.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from ppssl.data.bird_classes import PARTS, BirdClass
+
+__all__ = ["BODY", "Colour", "Palette", "Stroke", "bird_strokes"]
+
+Colour = tuple[int, int, int]
+
+BODY = len(PARTS) + 1
+"""The number of the rest of the bird; part ``p`` has the number ``p + 1``, and what is no bird has 0."""
+
+# Points "x,y x,y ..." as in SVG, in hundredths of the bird's frame. Beaks and tails start at their base (0, 0) and
+# point to the right; all else is where it is on the bird.
+_SMOOTH = {
+    "body": "16,-16 24,-2 27,9 19,21 5,27.5 -12,25 -26,18.5 -31,12 -29,5 -17,-3 -3,-10 5,-20",
+    "belly": "23,1 24,9 17,19 4,24.5 -10,23 -4,15 8,9 16,2",
+    "wing": "11,-7 17,3 12,13 -4,18 -22,19 -40,17.5 -26,7 -12,-2 2,-8",
+    "crest curled": "17,-27 13,-36 17,-45 27,-49 36,-45 37,-38 31,-35 28,-39 30,-42 25,-43 21,-38 24,-28",
+}
+_CORNERS = {
+    "beak dagger": "-3,-5.5 10,-3.5 24,0.5 10,3.5 -3,5.5",
+    "beak cone": "-3,-9 5,-6.5 14,1 5,7 -3,9",
+    "beak hooked": "-3,-7.5 7,-7 13,-4 16,1 15.5,10 11.5,4.5 6,5.5 -3,7",
+    "beak curved": "-3,-5 6,-5 14,-2 20,4.5 23,13 17,7.5 11,4 5,4 -3,5.5",
+    "crest pointed": "28,-27 22,-33 13,-39 0,-46 5,-35 8,-22 18,-20",
+    "crest fan": "32,-27 35,-38 28,-34 27,-46 20,-37 14,-47 11,-36 2,-43 5,-31 -2,-32 6,-20 20,-20",
+    "tail square": "-4,-5 17,-7 17,7 -4,5.5",
+    "tail forked": "-4,-5 10,-7 30,-14 16,0 30,14 10,7 -4,5.5",
+    "tail pointed": "-4,-5.5 10,-6 35,0 10,6 -4,5.5",
+    "tail fan": "-4,-4.5 14,-18 19,-13 20,-12 23,-5 24,0 23,5 20,12 19,13 14,18 -4,5",
+    "leg front": "5,25 6,37 10,38",
+    "leg back": "-4,25 -4,37 0,38",
+    "bar front": "3.5,-6.5 10,-5 8,14 0,15.5",
+    "bar back": "-13,0 -6.5,-3.5 -7,16.5 -15.5,17.5",
+}
+_SPOTS = ((7, 0), (5, 9), (-3, 1), (-6, 11), (-14, 5), (-18, 13))
+_HEAD, _HEAD_RADIUS = (20.0, -17.0), 13.5
+_EYE, _EYE_RADIUS, _RING_RADIUS = (23.0, -19.0), 3.6, 6.6
+_BEAK_BASE, _TAIL_BASE, _TAIL_ANGLE = (31.5, -16.0), (-28.0, 9.0), math.pi - 0.32
+_NECK = (12.0, -10.0)
+
+_DARK: Colour = (28, 24, 26)
+_WHITE: Colour = (246, 244, 236)
+_BEAK_COLOURS: dict[str, Colour] = {
+    "red": (205, 38, 34),
+    "yellow": (247, 204, 44),
+    "black": (38, 36, 42),
+    "blue": (46, 98, 205),
+}
+_RING_COLOURS: dict[str, Colour] = {"white": _WHITE, "red": (214, 44, 36)}
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours of one bird that have nothing to do with its class."""
+
+    body: Colour
+    belly: Colour
+    wing: Colour
+    tail: Colour
+    crest: Colour
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """One thing to draw.
+
+    Attributes:
+        points: ``(K, 2)`` in pixels.
+        fill: RGB, each 0 to 255.
+        part: The number of the part it belongs to, see :data:`BODY`.
+        width: Line width in pixels; 0 fills the outline instead.
+    """
+
+    points: np.ndarray
+    fill: Colour
+    part: int
+    width: int = 0
+
+
+def bird_strokes(
+    bird: BirdClass, palette: Palette, place: Callable[[np.ndarray], np.ndarray], *, head_pitch: float, line: int
+) -> list[Stroke]:
+    """Everything of one bird, from back to front.
+
+    Args:
+        bird: The class.
+        palette: Its other colours.
+        place: From the bird's frame to pixels, ``(K, 2)`` to ``(K, 2)``.
+        head_pitch: Turn of the head about the neck in radians, positive downwards.
+        line: Width of the contours, in pixels.
+    """
+    turn = _turning(head_pitch, _NECK)
+
+    def head(points: np.ndarray) -> np.ndarray:
+        return place(turn(points))
+
+    legs = [Stroke(place(_outline(f"leg {k}")), _DARK, BODY, line + 1) for k in ("front", "back")]
+    head_disc = head(_disc(_HEAD, _HEAD_RADIUS))
+    trunk = place(_outline("body"))
+    return [
+        *_contoured(place(_tail(bird.tail)), palette.tail, _number("tail"), line),
+        *legs,
+        *_crest(bird.crest, palette, head, line),
+        *_contoured(head(_beak(bird.beak_shape)), _BEAK_COLOURS[bird.beak_colour], _number("beak"), line),
+        Stroke(_closed(trunk), _DARK, BODY, 2 * line),
+        Stroke(_closed(head_disc), _DARK, BODY, 2 * line),
+        Stroke(trunk, palette.body, BODY),
+        Stroke(head_disc, palette.body, BODY),
+        Stroke(place(_outline("belly")), palette.belly, BODY),
+        *_wing(bird.wing, palette, place, line),
+        *_eye(bird.eye_ring, head, line),
+    ]
+
+
+def _crest(kind: str, palette: Palette, head: Callable[[np.ndarray], np.ndarray], line: int) -> list[Stroke]:
+    if kind == "none":
+        return []
+    return _contoured(head(_outline(f"crest {kind}")), palette.crest, _number("crest"), line)
+
+
+def _wing(kind: str, palette: Palette, place: Callable[[np.ndarray], np.ndarray], line: int) -> list[Stroke]:
+    part = _number("wing")
+    marks = {
+        "plain": [],
+        "one bar": [_outline("bar front")],
+        "two bars": [_outline("bar front"), _outline("bar back")],
+        "spotted": [_disc(centre, 2.7) for centre in _SPOTS],
+    }[kind]
+    strokes = _contoured(place(_outline("wing")), palette.wing, part, line)
+    return strokes + [Stroke(place(mark), _WHITE, part) for mark in marks]
+
+
+def _eye(ring: str, head: Callable[[np.ndarray], np.ndarray], line: int) -> list[Stroke]:
+    part = _number("eye")
+    strokes = []
+    if ring != "none":
+        strokes = _contoured(head(_disc(_EYE, _RING_RADIUS)), _RING_COLOURS[ring], part, line)
+    glint = _disc((_EYE[0] + 1.1, _EYE[1] - 1.2), 1.1)
+    return [*strokes, Stroke(head(_disc(_EYE, _EYE_RADIUS)), _DARK, part), Stroke(head(glint), _WHITE, part)]
+
+
+def _contoured(points: np.ndarray, fill: Colour, part: int, line: int) -> list[Stroke]:
+    return [Stroke(points, fill, part), Stroke(_closed(points), _DARK, part, line)]
+
+
+def _closed(points: np.ndarray) -> np.ndarray:
+    return np.concatenate([points, points[:2]])
+
+
+def _number(part: str) -> int:
+    return PARTS.index(part) + 1
+
+
+@cache
+def _tail(kind: str) -> np.ndarray:
+    return _turning(_TAIL_ANGLE, (0.0, 0.0))(_outline(f"tail {kind}")) + np.array(_TAIL_BASE) / 100
+
+
+@cache
+def _beak(kind: str) -> np.ndarray:
+    return _outline(f"beak {kind}") + np.array(_BEAK_BASE) / 100
+
+
+@cache
+def _outline(name: str) -> np.ndarray:
+    """A part's outline in the bird's frame, ``(K, 2)`` float64."""
+    text = _CORNERS.get(name) or _SMOOTH[name]
+    points = np.array([[float(v) for v in pair.split(",")] for pair in text.split()]) / 100
+    return points if name in _CORNERS else _smooth(points)
+
+
+@cache
+def _disc(centre: tuple[float, float], radius: float, corners: int = 20) -> np.ndarray:
+    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    return (np.array(centre) + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)) / 100
+
+
+def _smooth(points: np.ndarray, steps: int = 5) -> np.ndarray:
+    """A closed Catmull-Rom curve through ``points``: ``(K, 2)`` to ``(steps * K, 2)``."""
+    before, after, beyond = (np.roll(points, k, axis=0)[:, None] for k in (1, -1, -2))
+    here = points[:, None]
+    t = (np.arange(steps) / steps)[None, :, None]
+    linear, square = after - before, 2 * before - 5 * here + 4 * after - beyond
+    cubic = 3 * (here - after) + beyond - before
+    return (here + 0.5 * (linear * t + square * t**2 + cubic * t**3)).reshape(-1, 2)
+
+
+def _turning(angle: float, centre: tuple[float, float]) -> Callable[[np.ndarray], np.ndarray]:
+    """Rotation by ``angle`` (clockwise on screen, as y points down) about ``centre`` in hundredths of a unit."""
+    rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    pivot = np.array(centre) / 100
+    return lambda points: (points - pivot) @ rotation + pivot

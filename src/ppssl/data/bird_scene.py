@@ -1,0 +1,282 @@
+"""Draws one picture of a procedural bird: background, bird, twigs in front of it, light."""
+
+import colorsys
+import math
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ppssl.data.bird_classes import PARTS, BirdClass
+from ppssl.data.bird_parts import Colour, Palette, Stroke, bird_strokes
+
+__all__ = ["BACKGROUNDS", "NUISANCES", "Nuisance", "draw_nuisance", "render_image", "render_masks"]
+
+BACKGROUNDS = ("meadow", "foliage", "reeds", "water", "bokeh", "sky")
+"""The kinds of background, in the order of the nuisance value ``background``."""
+
+_MAX_TWIGS = 3
+_HALF_BIRD = 0.58  # half of the largest bird's length, in its own frame
+_CENTRE = np.array([-0.03, -0.04])  # what of the bird's frame is put in the middle of the picture
+
+
+@dataclass(frozen=True)
+class Nuisance:
+    """What varies from picture to picture and says nothing about the class.
+
+    Attributes:
+        background: Index into :data:`BACKGROUNDS`.
+        background_hue: In turns, [0, 1).
+        background_value: Brightness, about 0.35 to 0.9.
+        body_hue: In turns, [0, 1).
+        body_saturation: 0.2 to 0.65.
+        body_value: Brightness, 0.6 to 0.9.
+        scale: Size of the bird's frame over the picture's.
+        tilt: Turn of the bird in radians, positive clockwise.
+        head_pitch: Turn of its head in radians, positive clockwise.
+        stretch: Height over length, relative to the plain bird: a turn towards or from the camera.
+        shift_x: Shift to the right, as a fraction of the picture.
+        shift_y: Shift downwards, as a fraction of the picture.
+        flip: 1 if the bird looks to the left, else 0.
+        light: Factor on all brightness.
+        light_slope: Strength of its gradient across the picture.
+        light_angle: Direction of that gradient in radians.
+        warmth: Colour of the light, negative bluish, positive reddish.
+        twigs: Number of twigs in front of the bird.
+    """
+
+    background: float
+    background_hue: float
+    background_value: float
+    body_hue: float
+    body_saturation: float
+    body_value: float
+    scale: float
+    tilt: float
+    head_pitch: float
+    stretch: float
+    shift_x: float
+    shift_y: float
+    flip: float
+    light: float
+    light_slope: float
+    light_angle: float
+    warmth: float
+    twigs: float
+
+    def values(self) -> tuple[float, ...]:
+        """All of them, in the order of :data:`NUISANCES`."""
+        return astuple(self)
+
+
+NUISANCES = tuple(f.name for f in fields(Nuisance))
+"""The names of the nuisance values, in their order."""
+
+
+def draw_nuisance(rng: np.random.Generator) -> Nuisance:
+    """Random nuisance values; the bird lies within the picture but for the tip of a part now and then."""
+    scale = rng.uniform(0.62, 0.85)
+    slack = max(0.0, 0.5 - _HALF_BIRD * scale) + 0.01
+    return Nuisance(
+        background=float(rng.integers(len(BACKGROUNDS))),
+        background_hue=rng.random(),
+        background_value=rng.uniform(0.35, 0.9),
+        body_hue=rng.random(),
+        body_saturation=rng.uniform(0.2, 0.65),
+        body_value=rng.uniform(0.6, 0.9),
+        scale=scale,
+        tilt=rng.uniform(-0.4, 0.4),
+        head_pitch=rng.uniform(-0.22, 0.22),
+        stretch=rng.uniform(0.88, 1.12),
+        shift_x=rng.uniform(-slack, slack),
+        shift_y=rng.uniform(-slack, slack),
+        flip=float(rng.integers(2)),
+        light=rng.uniform(0.75, 1.15),
+        light_slope=rng.uniform(0.0, 0.35),
+        light_angle=rng.uniform(0, 2 * math.pi),
+        warmth=rng.uniform(-0.12, 0.12),
+        twigs=float(rng.choice(_MAX_TWIGS + 1, p=(0.3, 0.35, 0.25, 0.1))),
+    )
+
+
+def render_image(bird: BirdClass, nuisance: Nuisance, rng: np.random.Generator, size: int) -> np.ndarray:
+    """The picture, ``(size, size, 3)`` uint8.
+
+    Args:
+        bird: Its class.
+        nuisance: Its nuisance values.
+        rng: For what has no name: the grain of the background and the run of the twigs.
+        size: Width and height in pixels.
+    """
+    twigs = _twigs(nuisance, rng, size)
+    canvas = Image.fromarray(_background(nuisance, rng, size)).resize((2 * size, 2 * size), Image.Resampling.BILINEAR)
+    draw = ImageDraw.Draw(canvas)
+    for stroke in _bird(bird, nuisance, size) + twigs:
+        _put(draw, stroke, stroke.fill)
+    picture = np.asarray(canvas.reduce(2), dtype=np.float32) * _light(nuisance, size)
+    picture += rng.normal(0, 3, (size, size, 1)).astype(np.float32)
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def render_masks(
+    bird: BirdClass, nuisance: Nuisance, rng: np.random.Generator, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the parts are in the picture that :func:`render_image` makes of equal arguments.
+
+    Returns:
+        The visible pixels of each part, ``(P, size, size)`` bool in the order of ``PARTS``, and all of the bird
+        with what twigs hide of it, ``(size, size)`` bool. A pixel counts if at least half of it is covered.
+    """
+    twigs = _twigs(nuisance, rng, size)
+    canvas = Image.new("L", (2 * size, 2 * size))
+    draw = ImageDraw.Draw(canvas)
+    for stroke in _bird(bird, nuisance, size):
+        _put(draw, stroke, stroke.part)
+    whole = _at_least_half(np.asarray(canvas) > 0)
+    for stroke in twigs:
+        _put(draw, stroke, 0)
+    visible = np.asarray(canvas)
+    return np.stack([_at_least_half(visible == k + 1) for k in range(len(PARTS))]), whole
+
+
+def _bird(bird: BirdClass, nuisance: Nuisance, size: int) -> list[Stroke]:
+    line = max(1, round(size / 64))
+    return bird_strokes(bird, _palette(nuisance), _placing(nuisance, size), head_pitch=nuisance.head_pitch, line=line)
+
+
+def _placing(nuisance: Nuisance, size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """From the bird's frame to the pixels of a canvas twice as large as the picture."""
+    cos, sin = math.cos(nuisance.tilt), math.sin(nuisance.tilt)
+    mirror = -1.0 if nuisance.flip else 1.0
+    matrix = np.diag([1.0, nuisance.stretch]) @ np.array([[cos, sin], [-sin, cos]]) @ np.diag([mirror, 1.0])
+    matrix = matrix * (2 * size * nuisance.scale)
+    offset = 2 * size * (np.array([nuisance.shift_x, nuisance.shift_y]) + 0.5) - _CENTRE @ matrix
+    return lambda points: points @ matrix + offset
+
+
+def _palette(nuisance: Nuisance) -> Palette:
+    hue, saturation, value = nuisance.body_hue, nuisance.body_saturation, nuisance.body_value
+    return Palette(
+        body=_rgb(hue, saturation, value),
+        belly=_rgb(hue + 0.03, 0.45 * saturation, min(1.0, value * 1.18)),
+        wing=_rgb(hue, saturation, 0.55 * value),
+        tail=_rgb(hue, saturation, 0.6 * value),
+        crest=_rgb(hue - 0.03, min(1.0, 1.3 * saturation), 0.5 * value),
+    )
+
+
+def _twigs(nuisance: Nuisance, rng: np.random.Generator, size: int) -> list[Stroke]:
+    """Bent lines from one side of the picture to the other, each with a leaf; always the same number of draws."""
+    draws = rng.random((_MAX_TWIGS, 10))[: int(nuisance.twigs)]
+    return [stroke for row in draws.tolist() for stroke in _twig(row, size)]
+
+
+def _twig(draws: list[float], size: int) -> list[Stroke]:
+    turn, shade, side, middle_x, middle_y, hue, width, place, leaf_turn, leaf_hue = draws
+    angle, value = 2 * math.pi * turn, 0.3 + 0.4 * shade
+    across = np.array([math.cos(angle), math.sin(angle)])
+    beside = np.array([-across[1], across[0]]) * (0.7 * side - 0.35)
+    middle = beside + 0.3 * (np.array([middle_x, middle_y]) - 0.5)
+    t = np.linspace(0, 1, 12)[:, None]
+    curve = (1 - t) ** 2 * (beside - 0.8 * across) + 2 * t * (1 - t) * middle + t**2 * (beside + 0.8 * across)
+    curve = (curve + 0.5) * 2 * size
+    leaf = _leaf(curve[3 + int(6 * place)], 2 * math.pi * leaf_turn, 0.2 * size)
+    return [
+        Stroke(curve, _rgb(0.07 + 0.06 * hue, 0.5, value), 0, round(size * (0.035 + 0.025 * width))),
+        Stroke(leaf, _rgb(0.2 + 0.2 * leaf_hue, 0.6, value + 0.1), 0),
+    ]
+
+
+def _leaf(stem: np.ndarray, angle: float, length: float) -> np.ndarray:
+    t = np.linspace(0, 1, 7)
+    half = 0.22 * np.sin(math.pi * t)
+    outline = np.concatenate([np.stack([t, half], 1), np.stack([t, -half], 1)[-2:0:-1]]) * length
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    return outline @ turn + stem
+
+
+def _background(nuisance: Nuisance, rng: np.random.Generator, size: int) -> np.ndarray:
+    """``(size, size, 3)`` uint8: two colours, mixed by a texture of the background's kind."""
+    hue, value = nuisance.background_hue, nuisance.background_value
+    other_hue, saturation = hue + rng.uniform(-0.15, 0.15), rng.uniform(0.15, 0.6)
+    dark = np.array(_rgb(hue, 0.55, 0.55 * value), dtype=np.float32)
+    bright = np.array(_rgb(other_hue, saturation, min(1.0, 1.15 * value)), dtype=np.float32)
+    mix = _TEXTURES[int(nuisance.background)](rng, size)
+    mix = np.clip(mix + 0.25 * (_noise(rng, size, 24) - 0.5), 0, 1)
+    return (dark + mix[..., None] * (bright - dark)).astype(np.uint8)
+
+
+def _meadow(rng: np.random.Generator, size: int) -> np.ndarray:
+    return 0.6 * _noise(rng, size, 5) + 0.4 * _noise(rng, size, 14)
+
+
+def _foliage(rng: np.random.Generator, size: int) -> np.ndarray:
+    return np.clip(4 * (_noise(rng, size, 9) - 0.5) + 0.5, 0, 1)
+
+
+def _reeds(rng: np.random.Generator, size: int) -> np.ndarray:
+    x, y = _grid(size)
+    slant, bend = rng.uniform(-0.6, 0.6), 0.15 * _noise(rng, size, 3)
+    return 0.5 + 0.5 * np.sin(2 * math.pi * rng.uniform(5, 11) * (x + slant * y + bend))
+
+
+def _water(rng: np.random.Generator, size: int) -> np.ndarray:
+    x, y = _grid(size)
+    waves = rng.uniform((-4, 3, 0), (4, 10, 1), (3, 3))
+    return 0.5 + sum(np.sin(2 * math.pi * (fx * x + fy * y + phase)) for fx, fy, phase in waves) / 6
+
+
+def _bokeh(rng: np.random.Generator, size: int) -> np.ndarray:
+    canvas = Image.new("L", (size, size), 40)
+    draw = ImageDraw.Draw(canvas)
+    for x, y, radius, shade in rng.uniform((0, 0, 0.04, 60), (1, 1, 0.16, 255), (16, 4)) * (size, size, size, 1):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=int(shade))
+    return np.asarray(canvas, dtype=np.float32) / 255
+
+
+def _sky(rng: np.random.Generator, size: int) -> np.ndarray:
+    y = _grid(size)[1]
+    return 0.6 * (rng.uniform(0.0, 0.4) + 0.6 * y) + np.clip(2 * _noise(rng, size, 4) - 0.9, 0, 1)
+
+
+_TEXTURES = (_meadow, _foliage, _reeds, _water, _bokeh, _sky)
+
+
+def _noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
+    """Smooth noise in [0, 1] with ``cells`` bumps a side, ``(size, size)`` float32."""
+    coarse = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8))
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+
+
+def _light(nuisance: Nuisance, size: int) -> np.ndarray:
+    """Factor on every pixel, ``(size, size, 3)`` float32."""
+    x, y = _grid(size)
+    along = (x - 0.5) * math.cos(nuisance.light_angle) + (y - 0.5) * math.sin(nuisance.light_angle)
+    tint = np.array([1 + nuisance.warmth, 1.0, 1 - nuisance.warmth], dtype=np.float32)
+    return (nuisance.light * (1 + 2 * nuisance.light_slope * along))[..., None] * tint
+
+
+def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel centres in [0, 1]: x ``(1, size)`` and y ``(size, 1)`` float32."""
+    line = (np.arange(size, dtype=np.float32) + 0.5) / size
+    return line[None, :], line[:, None]
+
+
+def _put(draw: ImageDraw.ImageDraw, stroke: Stroke, fill: Colour | int) -> None:
+    points = stroke.points.ravel().tolist()
+    if stroke.width:
+        draw.line(points, fill=fill, width=stroke.width, joint="curve" if stroke.width > 3 else None)
+    else:
+        draw.polygon(points, fill=fill)
+
+
+def _at_least_half(fine: np.ndarray) -> np.ndarray:
+    """``(2 S, 2 S)`` bool to ``(S, S)`` bool."""
+    size = len(fine) // 2
+    return fine.reshape(size, 2, size, 2).sum((1, 3)) >= 2
+
+
+def _rgb(hue: float, saturation: float, value: float) -> Colour:
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)

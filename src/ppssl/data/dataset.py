@@ -1,0 +1,125 @@
+"""Samples and their order, as pure functions of numbers: a worker needs to know nothing but the key it is asked for."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler, default_collate
+
+from ppssl import randomness
+from ppssl.data.augment import MoCoV2Augmentation, apply_view, center_view
+from ppssl.data.source import ImageSource
+from ppssl.errors import UserError
+
+__all__ = ["EpochSampler", "ImageDataset", "Request", "ViewDataset", "collate"]
+
+Request = Callable[[Image.Image], Tensor]
+"""Makes a tensor of the original RGB image, for a plugin."""
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields ``(epoch, number)``: the epoch travels with each key, so workers need not be told of it.
+
+    The order is a permutation that depends on seed and epoch alone. Process r of R takes every R-th from the r-th on,
+    so the same global batch is the same set of images for any R; the rest that does not fill all R is left out.
+
+    Args:
+        size: How many images there are.
+        num_replicas: How many processes share them.
+        rank: Which of them this one is.
+        seed: The run's seed.
+    """
+
+    def __init__(self, size: int, *, num_replicas: int = 1, rank: int = 0, seed: int = 0) -> None:
+        self.size, self.num_replicas, self.rank, self.seed = size, num_replicas, rank, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = randomness.generator(self.seed, "order", self.epoch).permutation(self.size)
+        mine = order[self.rank : self.size - self.size % self.num_replicas : self.num_replicas]
+        return ((self.epoch, int(i)) for i in mine)
+
+    def __len__(self) -> int:
+        return self.size // self.num_replicas
+
+
+class ViewDataset(Dataset[dict[str, Any]]):
+    """Two views of a training image, by ``(epoch, number)``."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        offset: int,
+        augmentation: MoCoV2Augmentation,
+        size: int,
+        seed: int,
+        requests: Mapping[str, Request],
+    ) -> None:
+        self.source, self.offset, self.augmentation = source, offset, augmentation
+        self.size, self.seed, self.requests = size, seed, requests
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, i = key
+        image, i, broken = _load(self.source, i)
+        index = i + self.offset
+        parameters = [
+            self.augmentation.sample(
+                self.seed, epoch, index, view, size=(image.height, image.width), view_size=self.size
+            )
+            for view in (0, 1)
+        ]
+        item = {
+            "views": [apply_view(image, p, self.size) for p in parameters],
+            "geometry": torch.stack([p.geometry() for p in parameters]),
+            **_numbers(self.source, i, index),
+            "broken": broken,
+        }
+        return item | {name: make(image) for name, make in self.requests.items()}
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """Un-augmented images for evaluation, by position among ``items``."""
+
+    def __init__(
+        self, source: ImageSource, *, items: np.ndarray, offset: int, size: int, crop_fraction: float
+    ) -> None:
+        self.source, self.items, self.offset = source, items, offset
+        self.size, self.crop_fraction = size, crop_fraction
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        image, i, broken = _load(self.source, int(self.items[position]))
+        view = center_view(image, self.size, self.crop_fraction)
+        return {"image": view, **_numbers(self.source, i, i + self.offset), "broken": broken}
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of items; what could not be read is listed under ``broken`` as (name, reason)."""
+    broken = [entry for item in items for entry in item.pop("broken")]
+    return default_collate(items) | {"broken": broken}
+
+
+def _load(source: ImageSource, i: int) -> tuple[Image.Image, int, list[tuple[str, str]]]:
+    """Image ``i``, or the next one that can be read, its number, and what could not be read on the way."""
+    broken: list[tuple[str, str]] = []
+    for k in range(min(len(source), 100)):
+        n = (i + k) % len(source)
+        try:
+            return source.load(n), n, broken
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on files that are no images
+            broken.append((source.name(n), str(error).split("\n")[0].rstrip(".")))
+    raise UserError(f"None of {len(broken)} images in a row can be read, the first: {broken[0][0]}: {broken[0][1]}.")
+
+
+def _numbers(source: ImageSource, i: int, index: int) -> dict[str, int]:
+    return {"index": index, "label": int(source.labels[i])}

@@ -1,0 +1,39 @@
+"""What a data set is, before any batching: numbered images with labels."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+__all__ = ["UNKNOWN", "ImageSource"]
+
+UNKNOWN = -1
+"""The label of an image whose class is not known."""
+
+
+class ImageSource(ABC):
+    """Images of one split, by number.
+
+    Attributes:
+        labels: ``(N,)`` int64, 0-based, ``UNKNOWN`` where there is none.
+        classes: Class names; ``labels`` index this list. Empty where no label is known.
+    """
+
+    labels: np.ndarray
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def load(self, i: int) -> Image.Image:
+        """Image ``i`` as it is, upright, in mode RGB. Raises ``OSError`` or ``ValueError`` if it cannot be read."""
+
+    def name(self, i: int) -> str:
+        """What to call image ``i`` in a message: its path where it has one."""
+        return f"image {i}"
+
+    def annotations(self, i: int) -> dict[str, Tensor]:
+        """What else is known of image ``i`` (boxes, part masks, nuisance values), by name; empty by default."""
+        return {}

@@ -1,0 +1,106 @@
+"""How good an encoder's embeddings are: kNN, retrieval and a linear probe, by one versioned protocol.
+
+``clean-1``: the last checkpoint, un-augmented images, embeddings p. Gallery: every labelled training image; queries: the
+test split (the held-out part of the training images where there is none). Nothing is chosen on the queries: C of the
+logistic regression is chosen on a held-out part of the labelled training images.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ppssl.config import Configurable
+from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.labels import held_out
+from ppssl.downstream.embed import Embeddings, embed
+from ppssl.downstream.knn import knn_neighbours, knn_vote
+from ppssl.downstream.linear import logistic_regression_probe
+from ppssl.downstream.rankme import rankme
+from ppssl.downstream.retrieval import per_query_retrieval
+from ppssl.encoder import load_encoder
+from ppssl.errors import UserError
+from ppssl.randomness import resolve_seed
+from ppssl.results import Results, pack_bits
+
+__all__ = ["PROTOCOL", "evaluate", "measure"]
+
+PROTOCOL = "clean-1"
+NEIGHBOURS = (1, 5, 20)
+VAL_FRACTION = 0.2
+"""Part of each class of the labelled training images on which C is chosen."""
+
+
+def evaluate(model: nn.Module | str | Path, data: FineGrainedDataModule, *, device: str = "auto") -> Results:
+    """Measure an encoder on a data set.
+
+    Args:
+        model: A timm model or :class:`ppssl.PPSSL`, ``(B, 3, H, W) -> (B, D)``, or the path of a checkpoint.
+        data: The data set; its ``label_fraction`` is the part of the labels used.
+        device: Where the encoder runs; ``"auto"``: a GPU if there is one.
+
+    Returns:
+        ``knn-1``, ``knn-5``, ``knn-20``, ``linear`` (top-1), ``rank-1``, ``rank-5``, ``mAP`` in [0, 1], and ``rankme``.
+
+    Raises:
+        UserError: No labels, or the checkpoint cannot be read.
+    """
+    encoder = load_encoder(model) if isinstance(model, str | Path) else getattr(model, "encoder", model)
+    timm_model = getattr(encoder, "model", encoder)
+    data.setup()
+    if not data.has_labels():
+        raise UserError("Nothing to evaluate against: no training image has a label. Put images into class folders.")
+    cfg = timm_model.pretrained_cfg
+    data.normalise_with(tuple(cfg["mean"]), tuple(cfg["std"]))
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    was_on = next(timm_model.parameters()).device
+    timm_model.to(chosen)
+    split, items = ("test", None) if "test" in data.sources else ("train", data.train_val)
+    gallery_items = data.train_labelled if split == "test" else data.train_fit
+    queries = embed(timm_model, data.eval_loader(split, items), data, description=f"Embedding {split}")
+    gallery = embed(timm_model, data.eval_loader("train", gallery_items), data, description="Embedding train")
+    timm_model.to(was_on)
+    seed = resolve_seed(data.seed)
+    metrics, hits = measure(gallery, queries, seed=seed)
+    return Results(
+        metrics=metrics,
+        units={name: "dimensions" if name == "rankme" else "fraction" for name in metrics},
+        protocol=PROTOCOL,
+        seed=seed,
+        config=_config(model, data),
+        per_image={name: pack_bits(values) for name, values in hits.items()},
+    )
+
+
+def measure(gallery: Embeddings, queries: Embeddings, *, seed: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """All metrics of the protocol, and for each query whether it was right, ``(Q,)`` bool by metric."""
+    known = queries.labels >= 0
+    features, labels = queries.features[known], queries.labels[known]
+    if not len(labels):
+        raise UserError("Nothing to evaluate: no query has a label.")
+    hits = {}
+    k_max = min(max(NEIGHBOURS), len(gallery.labels))
+    similarity, neighbours = knn_neighbours(gallery.features, gallery.labels, features, k=k_max)
+    for k in NEIGHBOURS:
+        hits[f"knn-{k}"] = knn_vote(similarity[:, :k], neighbours[:, :k]) == labels
+    hits["linear"] = _linear(gallery, features, seed=seed) == labels
+    retrieval = per_query_retrieval(features, labels)
+    metrics = {name: float(value.float().mean()) for name, value in hits.items()}
+    metrics |= retrieval.means() | {"rankme": float(rankme(features))}
+    hits["rank-1"] = retrieval.hits(1)
+    return metrics, {name: value.numpy() for name, value in hits.items()}
+
+
+def _linear(gallery: Embeddings, features: Tensor, *, seed: int) -> Tensor:
+    labels = gallery.labels.numpy()
+    val = held_out(labels, np.arange(len(labels)), VAL_FRACTION, seed)
+    return logistic_regression_probe(gallery.features, gallery.labels, features, held_out=torch.from_numpy(val)).predictions
+
+
+def _config(model: Any, data: FineGrainedDataModule) -> dict[str, Any]:
+    described: Any = str(model) if isinstance(model, str | Path) else type(model).__name__
+    if isinstance(model, Configurable):
+        described = model.config()
+    return {"model": described, "data": data.config()}

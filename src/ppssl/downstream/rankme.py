@@ -1,0 +1,58 @@
+"""RankMe (Garrido et al. 2023, arXiv:2210.02885, eq. 1): how many dimensions a set of embeddings really uses.
+
+With the singular values ``sigma_k`` of the ``(N, D)`` matrix of embeddings, neither centred nor normalised::
+
+    p_k = sigma_k / sum_j sigma_j          RankMe = exp(-sum_k p_k log p_k)       in [1, min(N, D)]
+
+1: all embeddings lie on one line through the origin (collapse). D: every direction is used alike.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppssl.downstream.retrieval import EmbeddingMetric, check_embeddings
+
+__all__ = ["RankMe", "rankme"]
+
+
+@torch.no_grad()
+def rankme(embeddings: Tensor) -> Tensor:
+    """Effective rank of ``(N, D)`` floating-point embeddings: a float64 scalar in [1, min(N, D)]; 0 if all are 0.
+
+    Singular values below float rounding (sigma_1 * max(N, D) * eps, as in `torch.linalg.matrix_rank`) count as 0. DEVIATION
+    from the paper, which adds 1e-7 to every p_k instead and so depends slightly on D.
+    """
+    check_embeddings(embeddings)
+    if not embeddings.numel():
+        raise ValueError(f"`embeddings` must not be empty, got {tuple(embeddings.shape)}.")
+    if not embeddings.isfinite().all():
+        raise ValueError("`embeddings` must be finite, got NaN or infinity.")
+    sigma = torch.linalg.svdvals(embeddings.double())
+    eps = torch.finfo(torch.float64).eps
+    sigma = sigma[sigma > sigma[0] * max(embeddings.shape) * eps]
+    if not len(sigma):
+        return embeddings.new_zeros((), dtype=torch.float64)
+    share = sigma / sigma.sum()
+    return torch.special.entr(share).sum().exp()
+
+
+class RankMe(EmbeddingMetric):
+    """RankMe of all images seen, each once, over batches and ranks; ``compute`` gives a float32 scalar.
+
+    Labels play no part, so images without one count.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def update(self, embeddings: Tensor, labels: Tensor, index: Tensor) -> None:
+        """Add a batch: ``(B, D)`` floating point, ``(B,)`` integers (not used), ``(B,)`` image numbers."""
+        self._append(embeddings, labels, index)
+
+    def compute(self) -> Tensor:
+        """The effective rank of all embeddings."""
+        return rankme(self._rows()[0]).float().to(self.device)

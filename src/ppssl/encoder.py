@@ -1,0 +1,213 @@
+"""The encoder: a timm model seen as a feature map and the embedding pooled from it.
+
+The embedding p is timm's own pooled pre-logits, what ``model(x)`` gives for ``num_classes=0`` (METHOD, "Notation");
+it is what every metric, every exported file and :func:`load_encoder` work with (F5).
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
+from torch import Tensor, nn
+
+from ppssl.errors import UserError
+
+__all__ = ["Encoder", "EncoderInfo", "Features", "load_encoder", "read_checkpoint", "resnet_small"]
+
+PREFIX = "encoder.model."
+
+
+class Features(NamedTuple):
+    """What the encoder makes of a batch.
+
+    Attributes:
+        map: The feature map F that is pooled, ``(B, C, h, w)``; tokens become a grid, class tokens are left out.
+        embedding: p, ``(B, D)``.
+    """
+
+    map: Tensor
+    embedding: Tensor
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What plugins and objectives may know of the encoder before they make their own parameters.
+
+    Attributes:
+        dim: D, the length of the embedding.
+        channels: C, the channels of the feature map.
+        mean: Mean of each channel that its input is normalised with, in units of [0, 1].
+        std: Standard deviation of each channel, likewise.
+    """
+
+    dim: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Encoder(nn.Module):
+    """A timm model without its classifier.
+
+    Args:
+        backbone: Any timm model name, or ``resnet_small``, this project's encoder for small images on a CPU.
+        pretrained: timm's weights (``True``), none (``False``), or a local file or folder: an encoder or checkpoint of
+            ppssl, or a timm ``.safetensors`` / ``.pth`` file, all of whose encoder weights must fit.
+        image_size: Height and width of the input in pixels, for models that are built for one size (ViT).
+        kwargs: More arguments of the timm model, such as ``channels`` or ``drop_path_rate``.
+
+    Raises:
+        UserError: No such model, weights that do not fit, or none to be had.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        pretrained: bool | str = False,
+        image_size: int | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = {"backbone": backbone, "image_size": image_size, "kwargs": dict(kwargs or {})}
+        self.model = _create(**self.spec, pretrained=pretrained is True)
+        if isinstance(pretrained, str):
+            _load_strictly(self.model, _encoder_weights(Path(pretrained)), pretrained)
+
+    @property
+    def info(self) -> EncoderInfo:
+        """Its sizes and its normalisation."""
+        cfg = self.model.pretrained_cfg
+        dim = getattr(self.model, "head_hidden_size", None) or self.model.num_features
+        return EncoderInfo(dim, self.model.num_features, tuple(cfg["mean"]), tuple(cfg["std"]))
+
+    def features(self, images: Tensor) -> Features:
+        """Feature map and embedding of ``(B, 3, H, W)`` normalised images; gradients flow to the images."""
+        hidden = self.model.forward_features(images)
+        return Features(self._as_map(hidden), self.model.forward_head(hidden, pre_logits=True))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The embedding alone: ``(B, 3, H, W) -> (B, D)``."""
+        return self.model(images)
+
+    def _as_map(self, hidden: Tensor) -> Tensor:
+        if hidden.ndim == 4:
+            channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+            return hidden.permute(0, 3, 1, 2) if channels_last else hidden
+        tokens = hidden[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        height, width = self.model.patch_embed.grid_size
+        return tokens.transpose(1, 2).unflatten(2, (height, width))
+
+
+def load_encoder(path: str | Path) -> nn.Module:
+    """The trained encoder of a checkpoint, as a timm model in evaluation mode: ``(B, 3, H, W) -> (B, D)``.
+
+    Needs neither the data set nor the plugins nor transformers.
+
+    Args:
+        path: A checkpoint of ``ppssl fit``.
+
+    Raises:
+        UserError: No such file, no checkpoint of ppssl, or weights that do not fit, naming the keys.
+    """
+    checkpoint = read_checkpoint(path)
+    model = _create(**checkpoint["ppssl"]["encoder"], pretrained=False)
+    _load_strictly(model, _strip(checkpoint["state_dict"]), str(path))
+    return model.eval()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The plain contents of a ppssl checkpoint, on the CPU; nothing in it is executed.
+
+    Raises:
+        UserError: No such file, torn, or not of ppssl.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"No such checkpoint: {path}.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types on torn or foreign files
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason}).") from error
+    if not isinstance(checkpoint, dict) or "ppssl" not in checkpoint:
+        raise UserError(f"{path} is no checkpoint of ppssl: it has no `ppssl` entry.")
+    return checkpoint
+
+
+def resnet_small(width: int = 32, depth: int = 1, in_chans: int = 3, num_classes: int = 0, **kwargs: Any) -> ByobNet:
+    """A narrow ResNet of stride 8, for images of 48 to 96 pixels on a CPU.
+
+    3x3 stem of stride 2, then stages of ``depth`` basic blocks with 1, 2, 4 and 8 times ``width`` channels and
+    strides 1, 2, 2, 1; timm's own blocks.
+    """
+    stages = [(width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 1)]
+    blocks = tuple(ByoBlockCfg(type="basic", d=depth, c=c, s=s, gs=0, br=1.0) for c, s in stages)
+    cfg = ByoModelCfg(blocks=blocks, stem_chs=width, stem_type="3x3", stem_pool="")
+    model = ByobNet(cfg, num_classes=num_classes, in_chans=in_chans, **kwargs)
+    model.pretrained_cfg = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    return model
+
+
+def _create(backbone: str, image_size: int | None, kwargs: Mapping[str, Any], pretrained: bool) -> nn.Module:
+    if backbone == "resnet_small":
+        if pretrained:
+            raise UserError("There are no pretrained weights for `resnet_small`; set `pretrained: false`.")
+        return resnet_small(**kwargs)
+    if not timm.is_model(backbone):
+        close = difflib.get_close_matches(backbone, timm.list_models(), n=1)
+        hint = f"; did you mean `{close[0]}`?" if close else "; `timm.list_models()` names them."
+        raise UserError(f"timm has no model `{backbone}`{hint}")
+    cfg = timm.get_pretrained_cfg(backbone)
+    sized = {"img_size": image_size} if image_size and cfg is not None and cfg.fixed_input_size else {}
+    try:
+        return timm.create_model(backbone, pretrained=pretrained, num_classes=0, **sized, **kwargs)
+    except TypeError as error:
+        raise UserError(f"`{backbone}` does not take these `backbone_kwargs` {dict(kwargs)}: {error}.") from error
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"Cannot get timm's weights of `{backbone}` ({reason}): without network give a local file, "
+            "`pretrained: path/to/model.safetensors`."
+        ) from error
+
+
+def _encoder_weights(path: Path) -> dict[str, Tensor]:
+    """Encoder weights from a ppssl checkpoint or a timm file, without classifier."""
+    path = path / "model.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"`pretrained`: no such file: {path}.")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        weights = load_file(path)
+    else:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        weights = content.get("state_dict", content)
+    weights = _strip(weights) or weights
+    heads = ("head.fc.", "fc.", "classifier.", "head.")
+    classifier = next((p for p in heads if {k for k in weights if k.startswith(p)} == {p + "weight", p + "bias"}), None)
+    return {k: v for k, v in weights.items() if classifier is None or not k.startswith(classifier)}
+
+
+def _strip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(PREFIX): v for k, v in weights.items() if k.startswith(PREFIX)}
+
+
+def _load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    own = model.state_dict()
+    wrong = {
+        "missing": sorted(own.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - own.keys()),
+        "of another shape": sorted(k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape),
+    }
+    if any(wrong.values()):
+        listed = "; ".join(f"{kind}: {', '.join(keys[:5])}{' ...' * (len(keys) > 5)}" for kind, keys in wrong.items() if keys)
+        raise UserError(f"The encoder weights in {where} do not fit the backbone: {listed}.")
+    model.load_state_dict(weights)

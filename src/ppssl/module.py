@@ -1,0 +1,297 @@
+"""PPSSL: an encoder, a contrastive objective, and one more loss for each plugin (METHOD, "Total"; F5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from timm.optim import param_groups_weight_decay
+from torch import Tensor, nn
+
+from ppssl.callbacks.monitor import RepresentationMonitor
+from ppssl.callbacks.throughput import Throughput
+from ppssl.config import Configurable, instantiate
+from ppssl.contrastive import ContrastiveObjective, MoCo
+from ppssl.encoder import Encoder, read_checkpoint
+from ppssl.errors import UserError
+from ppssl.plugin import LossPlugin, LossTerm, TrainingStep
+from ppssl.randomness import resolve_seed, seed_step, torch_seed
+
+__all__ = ["PPSSL"]
+
+SCHEMA_VERSION = 1
+
+
+class PPSSL(LightningModule, Configurable):
+    """Priority-perception self-supervised learning (arXiv 2412.00134) of an encoder.
+
+    ``L = L_con + sum of weight(progress) * L_plugin``. As a function it is its encoder: ``model(images)`` gives the
+    embeddings ``(B, C)`` of normalised images ``(B, 3, H, W)``.
+
+    Args:
+        backbone: Any timm model name, or ``resnet_small``.
+        pretrained: Where the encoder's weights come from: timm (``True``), nowhere (``False``), or a local file: a
+            checkpoint of ppssl or a timm weight file, which must fit completely.
+        image_size: Input height and width in pixels, for models built for one size (ViT); ``None``: their own.
+        backbone_kwargs: More arguments of the timm model.
+        contrastive: The contrastive objective; ``None``: :class:`~ppssl.contrastive.MoCo`.
+        plugins: Loss plugins by name.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        base_lr: Learning rate for a global batch of 128; it scales with the batch.
+        lr: The learning rate outright, in place of ``base_lr``.
+        weight_decay: For matrices and kernels; norms and biases have none.
+        sgd_momentum: SGD's momentum.
+        warmup_fraction: Part of the steps in which the learning rate rises linearly; then it falls as a cosine.
+        seed: For the steps' own randomness; ``None``: that of ``seed_everything``, or 0.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        pretrained: bool | str = False,
+        image_size: int | None = None,
+        backbone_kwargs: dict[str, Any] | None = None,
+        contrastive: ContrastiveObjective | None = None,
+        plugins: dict[str, LossPlugin] | None = None,
+        optimizer: Literal["sgd", "adamw"] = "sgd",
+        base_lr: float = 0.03,
+        lr: float | None = None,
+        weight_decay: float = 1e-4,
+        sgd_momentum: float = 0.9,
+        warmup_fraction: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"`optimizer` must be 'sgd' or 'adamw', got {optimizer!r}.")
+        if not 0 <= warmup_fraction < 1:
+            raise ValueError(f"`warmup_fraction` must be in [0, 1), got {warmup_fraction}.")
+        for name in ("base_lr", "lr"):
+            if locals()[name] is not None and locals()[name] <= 0:
+                raise ValueError(f"`{name}` must be > 0, got {locals()[name]}.")
+        self.backbone = backbone
+        self.pretrained = pretrained
+        self.image_size = image_size
+        self.backbone_kwargs = backbone_kwargs
+        self.optimizer = optimizer
+        self.base_lr = base_lr
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.sgd_momentum = sgd_momentum
+        self.warmup_fraction = warmup_fraction
+        self.seed = seed
+        self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs)
+        self.contrastive = MoCo() if contrastive is None else contrastive
+        self.plugins = nn.ModuleDict(plugins or {})
+        self._num_images: int | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The embeddings p of normalised images: ``(B, 3, H, W) -> (B, C)``."""
+        return self.encoder(images)
+
+    # -- building -------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Tell the data module what is needed; make what depends on the data."""
+        self.config()  # what cannot be checkpointed is said now, not after the first epoch
+        data = self._data_module()
+        if hasattr(data, "normalise_with"):
+            info = self.encoder.info
+            data.normalise_with(info.mean, info.std)
+            requests = [(f"plugins.{n}", p.data_requests()) for n, p in self._plugins()]
+            data.request(_merged(requests))
+        if stage == "fit":
+            self._build(data.num_train if hasattr(data, "num_train") else self._count_images())
+
+    def _build(self, num_images: int) -> None:
+        if self._num_images is not None:
+            return
+        self._num_images = num_images
+        self.contrastive.build(self.encoder, num_images=num_images)
+        for _, plugin in self._plugins():
+            plugin.build(self.encoder.info)
+
+    def _count_images(self) -> int:
+        self.trainer.fit_loop.setup_data()
+        return len(self.trainer.train_dataloader.dataset)
+
+    def _plugins(self) -> list[tuple[str, LossPlugin]]:
+        return list(self.plugins.items())  # type: ignore[arg-type]  # ModuleDict's values are Modules
+
+    def _data_module(self) -> LightningDataModule | None:
+        return getattr(self.trainer, "datamodule", None)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The monitors' and the plugins' callbacks, without the types that the Trainer already has."""
+        wanted = [RepresentationMonitor(), Throughput()]
+        wanted += [callback for _, plugin in self._plugins() for callback in plugin.callbacks()]
+        present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        return [callback for callback in wanted if type(callback) not in present]
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Fill the queue with keys of training images."""
+        if not self.contrastive.needs_prefill():
+            return
+        data = self._data_module()
+        loader = data.train_dataloader(epoch=-1) if hasattr(data, "normalise_with") else self.trainer.train_dataloader
+        while self.contrastive.needs_prefill():
+            for i, cpu_batch in enumerate(loader):
+                batch = self.trainer.strategy.batch_to_device(cpu_batch, self.device)
+                with self.trainer.precision_plugin.forward_context():
+                    self.contrastive.prefill_batch(batch, seed=torch_seed(self._seed, "prefill", i))
+                if not self.contrastive.needs_prefill():
+                    return
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Contrastive loss plus the plugins' losses of one batch."""
+        seed_step(self._seed, self.global_step, batch_idx, self.global_rank)
+        if any(plugin.needs_image_gradient for _, plugin in self._plugins()):
+            batch["views"][0].requires_grad_()
+        shared = torch_seed(self._seed, "shared step", self.global_step, batch_idx)
+        result = self.contrastive(self.encoder, batch, seed=shared)
+        loss = result.loss.mean()
+        logs = {"loss_contrastive": loss.detach(), **result.logs}
+        step = TrainingStep(
+            batch=batch,
+            image=batch["views"][0],
+            feature_map=result.features.map,
+            embedding=result.features.embedding,
+            z=result.z,
+            key=result.key,
+            contrastive_loss=result.loss,
+            progress=self.progress,
+        )
+        for name, plugin in self._plugins():
+            term: LossTerm = plugin(step)
+            value = term.value.mean()
+            loss = loss + plugin.weight(step.progress) * value
+            logs[f"loss_{name}"] = value.detach()
+            logs |= {f"{name}_{key}": item for key, item in term.logs.items()}
+        self.contrastive.after_loss(batch, result)
+        self._log_step(loss, logs, len(result.loss))
+        return loss
+
+    def _log_step(self, loss: Tensor, logs: Mapping[str, Tensor], batch_size: int) -> None:
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch_size)
+        self.log_dict({f"train/{k}": v for k, v in logs.items()} | {"train/lr": lr}, batch_size=batch_size)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """An optimizer step, and the momentum encoder's after it."""
+        super().optimizer_step(*args, **kwargs)
+        self.contrastive.after_step(self.encoder, total_steps=self._total_steps)
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Embeddings of a batch of images ``(B, C)``; the monitor callback collects them."""
+        return self(batch["image"])
+
+    test_step = validation_step
+    predict_step = validation_step
+
+    @property
+    def progress(self) -> float:
+        """How much of the training is done, in [0, 1]."""
+        return min(1.0, self.global_step / self._total_steps)
+
+    @property
+    def _total_steps(self) -> int:
+        return max(1, int(self.trainer.estimated_stepping_batches))
+
+    @property
+    def _seed(self) -> int:
+        return resolve_seed(self.seed)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """SGD or AdamW over everything that is trained, warm-up and cosine by step."""
+        groups = param_groups_weight_decay(self, self.weight_decay)
+        lr = self._learning_rate()
+        optimizer: torch.optim.Optimizer
+        if self.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=lr, momentum=self.sgd_momentum)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _learning_rate(self) -> float:
+        data = self._data_module()
+        loader = None if data is not None else self.trainer.train_dataloader
+        per_process = data.batch_size if hasattr(data, "batch_size") else getattr(loader, "batch_size", None)
+        batch = (per_process or 128) * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        lr = self.base_lr * batch / 128 if self.lr is None else self.lr
+        rank_zero_info(f"Learning rate {lr:.3g} for a global batch of {batch}, {self._total_steps} steps.")
+        return lr
+
+    def _lr_factor(self, step: int) -> float:
+        warmup = round(self.warmup_fraction * self._total_steps)
+        if step < warmup:
+            return (step + 1) / warmup
+        done = (step - warmup) / max(1, self._total_steps - warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to rebuild the model, in plain types."""
+        data = self._data_module()
+        checkpoint["ppssl"] = {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.config(),
+            "encoder": self.encoder.spec,
+            "num_images": self._num_images,
+            "data": data.config() if isinstance(data, Configurable) else None,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make what the checkpoint has weights for."""
+        if "ppssl" not in checkpoint:
+            raise UserError("This is no checkpoint of ppssl: it has no `ppssl` entry.")
+        version = checkpoint["ppssl"]["schema_version"]
+        if version > SCHEMA_VERSION:
+            raise UserError(f"The checkpoint's schema {version} is newer than this ppssl's {SCHEMA_VERSION}: update it.")
+        if checkpoint["ppssl"]["num_images"] is not None:
+            self._build(checkpoint["ppssl"]["num_images"])
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes file objects and hparams files too
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **overrides: Any
+    ) -> PPSSL:
+        """The model of a checkpoint, with its plugins. Only classes of ppssl or already imported ones are made.
+
+        Args:
+            checkpoint_path: A checkpoint written by a Trainer.
+            map_location: The device to put it on.
+            overrides: Constructor arguments in place of the saved ones, such as ``plugins={...}``.
+
+        Raises:
+            UserError: It cannot be read, names foreign classes, or does not fit.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        saved = checkpoint["ppssl"]["model"]
+        init_args = saved["init_args"] | {"pretrained": False} | overrides
+        model = instantiate({"class_path": saved["class_path"], "init_args": init_args})
+        if not isinstance(model, cls):
+            raise UserError(f"{checkpoint_path} holds a `{type(model).__name__}`, not a `{cls.__name__}`.")
+        model.on_load_checkpoint(checkpoint)
+        try:
+            model.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise UserError(f"{checkpoint_path} does not fit: {' '.join(str(error).split())}") from error
+        return model.to(map_location)
+
+
+def _merged(requests: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for owner, wanted in requests:
+        for name in wanted:
+            if name in merged or name in ("views", "index", "label", "geometry", "broken"):
+                raise ValueError(f"`{owner}` requests `{name}` from the data, which is taken: choose another name.")
+        merged |= wanted
+    return merged

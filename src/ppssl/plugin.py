@@ -1,0 +1,86 @@
+"""What a loss plugin is, and what it is given.
+
+A plugin adds one term to the loss. It is an ``nn.Module``, so its parameters are trained, moved and checkpointed with
+the model; ``PPSSL(plugins={"name": plugin})`` is all there is to register.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ppssl.config import Configurable
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
+    from ppssl.encoder import EncoderInfo
+
+__all__ = ["LossPlugin", "LossTerm", "TrainingStep"]
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What is known when the contrastive loss of a batch has been computed. Images share nothing but batch norm.
+
+    Attributes:
+        batch: The batch (:class:`~ppssl.data.base.FineGrainedDataModule`), with what the plugin requested.
+        image: x_q, the query's view, ``(B, 3, H, W)``; its gradient can be asked for where the plugin sets
+            ``needs_image_gradient``.
+        feature_map: F of x_q, ``(B, C, h, w)``, with its graph.
+        embedding: p of x_q, ``(B, D)``, with its graph.
+        z: z_q, ``(B, d)`` float32, L2-normalised, with its graph.
+        key: z_k, ``(B, d)`` float32, L2-normalised, no gradient.
+        contrastive_loss: L_con of each sample, ``(B,)``, with its graph.
+        progress: How much of the training is done, in [0, 1].
+    """
+
+    batch: Mapping[str, Any]
+    image: Tensor
+    feature_map: Tensor
+    embedding: Tensor
+    z: Tensor
+    key: Tensor
+    contrastive_loss: Tensor
+    progress: float
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A plugin's loss: ``value`` per sample ``(B,)`` or a scalar, its batch mean is minimised; ``logs`` by name."""
+
+    value: Tensor
+    logs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class LossPlugin(nn.Module, Configurable):
+    """Base class of the plugins: implement :meth:`forward`, and what else is needed.
+
+    Every constructor argument is kept under its own name (see :mod:`ppssl.config`). ``train/loss_<name>`` is logged,
+    and each of the term's logs as ``train/<name>_<log>``.
+    """
+
+    needs_image_gradient = False
+    """Whether :meth:`forward` differentiates with respect to ``step.image``."""
+
+    def build(self, encoder: EncoderInfo) -> None:  # noqa: B027  # optional
+        """Make parameters, before the optimizer is made and after all other modules."""
+
+    def forward(self, step: TrainingStep) -> LossTerm:
+        """The loss of one batch."""
+        raise NotImplementedError(f"`{type(self).__name__}` must implement `forward(step) -> LossTerm`.")
+
+    def weight(self, progress: float) -> float:
+        """The factor of the term when ``progress`` in [0, 1] of the training is done. At 0 it is computed all the same."""
+        return 1.0
+
+    def data_requests(self) -> dict[str, Callable[[Any], Tensor]]:
+        """What the batch is to hold for this plugin: a name, and what makes a tensor of the original RGB image."""
+        return {}
+
+    def callbacks(self) -> list[Callback]:
+        """Callbacks to run beside the plugin; one whose type the Trainer already has is left out."""
+        return []

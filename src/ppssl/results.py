@@ -1,0 +1,97 @@
+"""Results are JSON first: metrics with units, and all that is needed to know where they came from."""
+
+import base64
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["Results", "pack_bits", "provenance", "show_table", "unpack_bits", "write_json"]
+
+LIBRARIES = ("ppssl", "torch", "torchvision", "lightning", "timm", "transformers", "torchmetrics", "scikit-learn")
+
+
+@dataclass
+class Results:
+    """What was measured on one model.
+
+    Attributes:
+        metrics: Values by name.
+        units: Unit of each metric: ``"fraction"`` for [0, 1], or what is counted.
+        protocol: Name and version of how it was measured.
+        seed: The seed of the measured run.
+        config: What was measured: model and data, as plain data.
+        per_image: Right (1) or wrong (0) for each test image in order of its index, packed by :func:`pack_bits`.
+        provenance: See :func:`provenance`.
+        schema_version: Of this layout.
+    """
+
+    metrics: dict[str, float]
+    units: dict[str, str]
+    protocol: str
+    seed: int
+    config: dict[str, Any] = field(default_factory=dict)
+    per_image: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=lambda: provenance())
+    schema_version: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def provenance() -> dict[str, Any]:
+    """Git commit (``None`` outside of a checkout; ``-dirty`` with uncommitted changes), versions, machine."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"commit": _commit(), "python": platform.python_version(), "machine": platform.machine(), "versions": versions}
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write JSON so that the file is either the old one or the new one, whenever it is interrupted."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    part.replace(path)
+
+
+def pack_bits(hits: np.ndarray) -> str:
+    """``(N,)`` bool as text: ``"N:"`` and the bits in base64."""
+    return f"{len(hits)}:{base64.b64encode(np.packbits(hits.astype(bool)).tobytes()).decode()}"
+
+
+def unpack_bits(text: str) -> np.ndarray:
+    """The ``(N,)`` bool array that :func:`pack_bits` packed."""
+    count, _, bits = text.partition(":")
+    return np.unpackbits(np.frombuffer(base64.b64decode(bits), dtype=np.uint8), count=int(count)).astype(bool)
+
+
+def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table."""
+    table = Table(title=title)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
