@@ -106,9 +106,10 @@ class PPSSL(LightningModule, Configurable):
             requests = [(f"plugins.{n}", p.data_requests()) for n, p in self._plugins()]
             data.request(_merged(requests))
         if stage == "fit":
-            self._build(data.num_train if hasattr(data, "num_train") else self._count_images())
+            self.build(data.num_train if hasattr(data, "num_train") else self._count_images())
 
-    def _build(self, num_images: int) -> None:
+    def build(self, num_images: int) -> None:
+        """Make heads, queue and plugin parameters for so many training images; once. A Trainer does it in setup."""
         if self._num_images is not None:
             return
         self._num_images = num_images
@@ -150,12 +151,30 @@ class PPSSL(LightningModule, Configurable):
                     return
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Contrastive loss plus the plugins' losses of one batch."""
+        """The loss of one batch; its random numbers depend on seed, step and process alone."""
         seed_step(self._seed, self.global_step, batch_idx, self.global_rank)
+        shared = torch_seed(self._seed, "shared step", self.global_step, batch_idx)
+        loss, logs = self.losses(batch, seed=shared, progress=self.progress)
+        size = len(batch["index"])
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
+        logs = logs | {"lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])}
+        self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=size)
+        return loss
+
+    def losses(self, batch: Mapping[str, Any], *, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Contrastive loss plus the plugins' losses; then the objective remembers the batch. Needs no Trainer.
+
+        Args:
+            batch: A training batch as the data module gives it.
+            seed: For what is random in the step, equal on all processes.
+            progress: How much of the training is done, in [0, 1].
+
+        Returns:
+            The total, a scalar with its graph, and what to log, by name.
+        """
         if any(plugin.needs_image_gradient for _, plugin in self._plugins()):
             batch["views"][0].requires_grad_()
-        shared = torch_seed(self._seed, "shared step", self.global_step, batch_idx)
-        result = self.contrastive(self.encoder, batch, seed=shared)
+        result = self.contrastive(self.encoder, batch, seed=seed)
         loss = result.loss.mean()
         logs = {"loss_contrastive": loss.detach(), **result.logs}
         step = TrainingStep(
@@ -166,22 +185,31 @@ class PPSSL(LightningModule, Configurable):
             z=result.z,
             key=result.key,
             contrastive_loss=result.loss,
-            progress=self.progress,
+            progress=progress,
         )
         for name, plugin in self._plugins():
             term: LossTerm = plugin(step)
             value = term.value.mean()
-            loss = loss + plugin.weight(step.progress) * value
+            loss = loss + plugin.weight(progress) * value
             logs[f"loss_{name}"] = value.detach()
             logs |= {f"{name}_{key}": item for key, item in term.logs.items()}
         self.contrastive.after_loss(batch, result)
-        self._log_step(loss, logs, len(result.loss))
-        return loss
+        return loss, logs
 
-    def _log_step(self, loss: Tensor, logs: Mapping[str, Tensor], batch_size: int) -> None:
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch_size)
-        self.log_dict({f"train/{k}": v for k, v in logs.items()} | {"train/lr": lr}, batch_size=batch_size)
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's clipping, but the norm is summed in float64: a plugin of weight 0 must not change its last bit."""
+        if gradient_clip_val is None or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms = torch.stack([torch.linalg.vector_norm(p.grad, dtype=torch.float32) for p in parameters])
+        norm = norms.double().norm().float()
+        torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """An optimizer step, and the momentum encoder's after it."""
@@ -257,7 +285,7 @@ class PPSSL(LightningModule, Configurable):
         if version > SCHEMA_VERSION:
             raise UserError(f"The checkpoint's schema {version} is newer than this ppssl's {SCHEMA_VERSION}: update it.")
         if checkpoint["ppssl"]["num_images"] is not None:
-            self._build(checkpoint["ppssl"]["num_images"])
+            self.build(checkpoint["ppssl"]["num_images"])
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes file objects and hparams files too

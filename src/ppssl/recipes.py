@@ -1,15 +1,101 @@
-"""The recipes that travel with the package: ``ppssl:folder/pretrain`` names ``experiments/folder/pretrain.yaml``."""
+"""Recipes: YAML files that say what to train, on what, and how. They are LightningCLI's configs.
+
+``ppssl:folder/pretrain`` names a recipe that travels with the package, ``experiments/folder/pretrain.yaml``. The base
+recipe gives the defaults; a recipe states only what it changes.
+"""
 
 import difflib
+import warnings
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
+
+from ppssl.data.base import FineGrainedDataModule
 from ppssl.errors import UserError
+from ppssl.module import PPSSL
+from ppssl.resume import newest_checkpoint
 
-__all__ = ["BASE", "recipe_path"]
+__all__ = ["PPSSLCLI", "build_recipe", "recipe_path"]
 
 _PREFIX = "ppssl:"
-BASE = "ppssl:base"
+_BASE = "ppssl:base"
+
+
+class PPSSLCLI(LightningCLI):
+    """LightningCLI over :class:`ppssl.PPSSL` and the data modules: base recipe, checkpoints, ``--resume auto``.
+
+    Args:
+        args: The command line, without the program's name.
+        examples: What ``--help`` of each of the Trainer's commands shows; ``None``: no commands, build only.
+    """
+
+    def __init__(self, args: Sequence[str], examples: dict[str, str] | None = None) -> None:
+        base: dict[str, Any] = {"exit_on_error": False, "default_config_files": [recipe_path(_BASE)]}
+        commands = {name: base | {"description": f"Example: {text}"} for name, text in (examples or {}).items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            super().__init__(
+                PPSSL,
+                FineGrainedDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs={"exit_on_error": False} | commands if examples else base,
+                args=_resolved(args),
+                run=examples is not None,
+            )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The options that are not the Trainer's, the model's or the data's."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.save_last": True,
+                "checkpoint.save_on_exception": True,
+                "checkpoint.enable_version_counter": False,
+                "checkpoint.filename": "{epoch}-{step}",
+            }
+        )
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="`auto`: go on from the readable checkpoint with the highest step below trainer.default_root_dir; "
+            "or a checkpoint's path.",
+        )
+
+    def before_fit(self) -> None:
+        """Choose the checkpoint to go on from."""
+        resume = self.config_init["fit"]["resume"]
+        if resume is None:
+            return
+        root = Path(self.trainer.default_root_dir)
+        path = newest_checkpoint(root) if resume == "auto" else Path(resume)
+        if path is not None and not path.is_file():
+            raise UserError(f"`--resume`: no such checkpoint: {path}; `--resume auto` looks for one.")
+        rank_zero_info(f"Resuming from {path}." if path else f"Nothing to resume in {root}: starting anew.")
+        self.config_init["fit"]["ckpt_path"] = None if path is None else str(path)
+
+    def after_fit(self) -> None:
+        """Say where the result lies."""
+        path = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
+        if path:
+            rank_zero_info(f"Checkpoint: {path}")
+
+
+def build_recipe(recipe: str, overrides: Sequence[str] = ()) -> PPSSLCLI:
+    """What a recipe describes: the result has ``trainer``, ``model`` and ``datamodule``.
+
+    Args:
+        recipe: A file, or ``ppssl:<folder>/<recipe>``.
+        overrides: As on the command line, such as ``--model.lr=0.001``.
+    """
+    return PPSSLCLI(["--config", recipe, *overrides])
 
 
 def recipe_path(name: str) -> str:
@@ -20,19 +106,33 @@ def recipe_path(name: str) -> str:
     """
     if not name.startswith(_PREFIX):
         if not Path(name).is_file():
-            raise UserError(f"No such config: {name}{_hint(name)}.")
+            raise UserError(f"No such config: {name}{_did_you_mean(name, _neighbours(Path(name)))}.")
         return name
     root = Path(str(files("ppssl.experiments")))
     path = root / f"{name.removeprefix(_PREFIX)}.yaml"
-    if path.is_file():
-        return str(path)
-    known = sorted(f"{_PREFIX}{p.relative_to(root).with_suffix('')}" for p in root.rglob("*.yaml"))
+    if not path.is_file():
+        known = sorted(f"{_PREFIX}{p.relative_to(root).with_suffix('')}" for p in root.rglob("*.yaml"))
+        raise UserError(f"No such recipe: {name}{_did_you_mean(name, known)}; there are {', '.join(known)}.")
+    return str(path)
+
+
+def _neighbours(path: Path) -> list[str]:
+    return [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    raise UserError(f"No such recipe: {name}{f' (did you mean {close[0]}?)' if close else ''}; there are {known}.")
-
-
-def _hint(name: str) -> str:
-    folder = Path(name).parent
-    found = [str(p) for p in folder.glob("*.yaml")] if folder.is_dir() else []
-    close = difflib.get_close_matches(name, found, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _resolved(args: Sequence[str]) -> list[str]:
+    """The command line with the values of ``--config`` replaced by the files they name."""
+    resolved: list[str] = []
+    for previous, arg in zip(["", *args], args, strict=False):
+        if previous in ("--config", "-c"):
+            resolved.append(recipe_path(arg))
+        elif arg.startswith("--config="):
+            resolved.append(f"--config={recipe_path(arg.removeprefix('--config='))}")
+        else:
+            resolved.append(arg)
+    return resolved

@@ -16,6 +16,10 @@ class Throughput(Callback):
         self._waited = 0.0
         self._started = self._batch_ended = 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock: a run resumed in mid-epoch starts no epoch."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._images, self._waited = 0, 0.0
@@ -32,8 +36,14 @@ class Throughput(Callback):
         self._images += len(batch["index"]) * trainer.world_size
         self._batch_ended = time.perf_counter()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave validation out: neither training nor waiting."""
+        paused = time.perf_counter() - self._batch_ended
+        self._started += paused
+        self._batch_ended += paused
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log; validation is not counted."""
+        """Log."""
         elapsed = self._batch_ended - self._started
         if elapsed > 0:
             values = {"images_per_second": self._images / elapsed, "data_wait": self._waited / elapsed}

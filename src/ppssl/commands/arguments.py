@@ -1,6 +1,5 @@
-"""What all commands do with their arguments before they parse them."""
+"""What commands with a data set do with their arguments before they parse them."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -9,30 +8,17 @@ import yaml
 from ppssl.errors import UserError
 from ppssl.recipes import recipe_path
 
-__all__ = ["data_section", "resolve_recipes"]
+__all__ = ["data_section"]
 
 
-def resolve_recipes(argv: list[str]) -> list[str]:
-    """Replace the values of ``--config`` by the files they name."""
-    resolved: list[str] = []
-    for previous, arg in itertools.pairwise(["", *argv]):
-        if previous in ("--config", "-c"):
-            resolved.append(recipe_path(arg))
-        elif arg.startswith("--config="):
-            resolved.append(f"--config={recipe_path(arg.removeprefix('--config='))}")
-        else:
-            resolved.append(arg)
-    return resolved
-
-
-def data_section(argv: list[str], option: str = "--data") -> list[str]:
+def data_section(argv: list[str]) -> list[str]:
     """Replace the value of ``--data``, a recipe, by its ``data:`` section; overrides ``--data.x=y`` go on working."""
     resolved: list[str] = []
-    for previous, arg in itertools.pairwise(["", *argv]):
-        if previous == option and not arg.startswith("{"):
+    for previous, arg in zip(["", *argv], argv, strict=False):
+        if previous == "--data":
             resolved.append(_read_data(arg))
-        elif arg.startswith(f"{option}=") and not arg.startswith(f"{option}={{"):
-            resolved.append(f"{option}={_read_data(arg.removeprefix(f'{option}='))}")
+        elif arg.startswith("--data="):
+            resolved.append(f"--data={_read_data(arg.removeprefix('--data='))}")
         else:
             resolved.append(arg)
     return resolved

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ppssl.config import Configurable
 from ppssl.data.augment import MoCoV2Augmentation
-from ppssl.data.dataset import EpochSampler, ImageDataset, Request, ViewDataset, collate
+from ppssl.data.dataset import EpochLoader, EpochSampler, ImageDataset, Request, ViewDataset, collate
 from ppssl.data.labels import held_out, labelled
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.errors import UserError
@@ -142,11 +142,12 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
 
     # -- loaders --------------------------------------------------------------------------------------------------
 
-    def train_dataloader(self, epoch: int = 0) -> DataLoader[Any]:
+    def train_dataloader(self, epoch: int | None = None) -> DataLoader[Any]:
         """Views of all training images; the order is a function of seed and epoch. The last, partial batch is left out.
 
         Args:
-            epoch: Where to start; -1 is the pass that fills the queue.
+            epoch: The epoch, all of it; -1 is the pass that fills the queue. ``None``: the one that the Trainer is in,
+                without the batches it has already used, where it resumes in mid-epoch.
         """
         world, rank = self._world()
         if self.num_train < self.batch_size * world:
@@ -161,8 +162,9 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
             seed=seed,
             requests=self._requests,
         )
-        sampler = EpochSampler(self.num_train, num_replicas=world, rank=rank, seed=seed)
-        sampler.set_epoch(epoch)
+        used = self._used if epoch is None else int
+        sampler = EpochSampler(self.num_train, num_replicas=world, rank=rank, seed=seed, used=used)
+        sampler.set_epoch(epoch or 0)
         return self._loader(dataset, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
@@ -193,7 +195,8 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
     def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(8, max(cores - 1, 0)) if self.num_workers is None else self.num_workers
-        return DataLoader(
+        kind = EpochLoader if "sampler" in kwargs else DataLoader
+        return kind(
             dataset,
             batch_size=self.batch_size,
             num_workers=workers,
@@ -206,6 +209,11 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
     def _world(self) -> tuple[int, int]:
         trainer = self.trainer
         return (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
+
+    def _used(self) -> int:
+        """How many images of the current epoch the Trainer has used in this process."""
+        trainer = self.trainer
+        return 0 if trainer is None else trainer.fit_loop.epoch_loop.batch_progress.current.ready * self.batch_size
 
     # -- batches --------------------------------------------------------------------------------------------------
 

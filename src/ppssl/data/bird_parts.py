@@ -27,30 +27,37 @@ _SMOOTH = {
     "body": "16,-16 24,-2 27,9 19,21 5,27.5 -12,25 -26,18.5 -31,12 -29,5 -17,-3 -3,-10 5,-20",
     "belly": "23,1 24,9 17,19 4,24.5 -10,23 -4,15 8,9 16,2",
     "wing": "11,-7 17,3 12,13 -4,18 -22,19 -40,17.5 -26,7 -12,-2 2,-8",
-    "crest curled": "17,-27 13,-36 17,-45 27,-49 36,-45 37,-38 31,-35 28,-39 30,-42 25,-43 21,-38 24,-28",
+    "crest curled": "15,-27 11,-37 16,-47 27,-51 37,-47 39,-38 32,-34 27,-38 30,-42 25,-43 21,-38 24,-28",
 }
 _CORNERS = {
-    "beak dagger": "-3,-5.5 10,-3.5 24,0.5 10,3.5 -3,5.5",
-    "beak cone": "-3,-9 5,-6.5 14,1 5,7 -3,9",
-    "beak hooked": "-3,-7.5 7,-7 13,-4 16,1 15.5,10 11.5,4.5 6,5.5 -3,7",
-    "beak curved": "-3,-5 6,-5 14,-2 20,4.5 23,13 17,7.5 11,4 5,4 -3,5.5",
-    "crest pointed": "28,-27 22,-33 13,-39 0,-46 5,-35 8,-22 18,-20",
-    "crest fan": "32,-27 35,-38 28,-34 27,-46 20,-37 14,-47 11,-36 2,-43 5,-31 -2,-32 6,-20 20,-20",
-    "tail square": "-4,-5 17,-7 17,7 -4,5.5",
-    "tail forked": "-4,-5 10,-7 30,-14 16,0 30,14 10,7 -4,5.5",
-    "tail pointed": "-4,-5.5 10,-6 35,0 10,6 -4,5.5",
-    "tail fan": "-4,-4.5 14,-18 19,-13 20,-12 23,-5 24,0 23,5 20,12 19,13 14,18 -4,5",
+    "beak dagger": "-3,-6 10,-4.5 26,0.5 10,4.5 -3,6",
+    "beak cone": "-3,-11 4,-9.5 14,1 4,9.5 -3,11",
+    "beak hooked": "-3,-9 8,-9 15,-5.5 19,1.5 18,14 12.5,5.5 6,7 -3,9",
+    "beak curved": "-3,-6 6,-6 15,-3 22,5 24.5,17 17,10 11,6 5,5 -3,6.5",
+    "crest pointed": "30,-26 24,-34 13,-41 -3,-49 3,-36 6,-21 18,-18",
+    "crest fan": "32,-26 37,-39 29,-35 28,-49 20,-39 13,-50 10,-38 0,-45 3,-32 -5,-32 5,-18 20,-18",
+    "tail square": "-4,-6 17,-9 17,9 -4,6.5",
+    "tail forked": "-4,-6 10,-9 29,-19 14,0 29,19 10,9 -4,6.5",
+    "tail pointed": "-4,-6 12,-7 33,0 12,7 -4,6",
+    "tail fan": "-4,-5 12,-21 18,-16 22,-8 23.5,0 22,8 18,16 12,21 -4,5",
     "leg front": "5,25 6,37 10,38",
     "leg back": "-4,25 -4,37 0,38",
     "bar front": "3.5,-6.5 10,-5 8,14 0,15.5",
     "bar back": "-13,0 -6.5,-3.5 -7,16.5 -15.5,17.5",
 }
 _SPOTS = ((7, 0), (5, 9), (-3, 1), (-6, 11), (-14, 5), (-18, 13))
-_HEAD, _HEAD_RADIUS = (20.0, -17.0), 13.5
-_EYE, _EYE_RADIUS, _RING_RADIUS = (23.0, -19.0), 3.6, 6.6
-_BEAK_BASE, _TAIL_BASE, _TAIL_ANGLE = (31.5, -16.0), (-28.0, 9.0), math.pi - 0.32
+_HEAD, _HEAD_RADIUS = (19.0, -17.0), 15.0
+_EYE, _EYE_RADIUS, _RING_RADIUS = (23.0, -19.5), 4.0, 7.6
+_BEAK_BASE, _TAIL_BASE, _TAIL_ANGLE = (33.0, -16.0), (-28.0, 9.0), math.pi - 0.32
 _NECK = (12.0, -10.0)
 
+_TAIL_COLOURS: dict[str, Colour] = {
+    "square": (238, 196, 60),
+    "forked": (40, 40, 46),
+    "pointed": (60, 110, 205),
+    "fan": (244, 240, 230),
+}
+_CREST_COLOURS: dict[str, Colour] = {"pointed": (205, 40, 36), "fan": (246, 204, 50), "curled": (40, 38, 44)}
 _DARK: Colour = (28, 24, 26)
 _WHITE: Colour = (246, 244, 236)
 _BEAK_COLOURS: dict[str, Colour] = {
@@ -69,8 +76,6 @@ class Palette:
     body: Colour
     belly: Colour
     wing: Colour
-    tail: Colour
-    crest: Colour
 
 
 @dataclass(frozen=True)
@@ -111,9 +116,9 @@ def bird_strokes(
     head_disc = head(_disc(_HEAD, _HEAD_RADIUS))
     trunk = place(_outline("body"))
     return [
-        *_contoured(place(_tail(bird.tail)), palette.tail, _number("tail"), line),
+        *_contoured(place(_tail(bird.tail)), _TAIL_COLOURS[bird.tail], _number("tail"), line),
         *legs,
-        *_crest(bird.crest, palette, head, line),
+        *_crest(bird.crest, head, line),
         *_contoured(head(_beak(bird.beak_shape)), _BEAK_COLOURS[bird.beak_colour], _number("beak"), line),
         Stroke(_closed(trunk), _DARK, BODY, 2 * line),
         Stroke(_closed(head_disc), _DARK, BODY, 2 * line),
@@ -125,10 +130,10 @@ def bird_strokes(
     ]
 
 
-def _crest(kind: str, palette: Palette, head: Callable[[np.ndarray], np.ndarray], line: int) -> list[Stroke]:
+def _crest(kind: str, head: Callable[[np.ndarray], np.ndarray], line: int) -> list[Stroke]:
     if kind == "none":
         return []
-    return _contoured(head(_outline(f"crest {kind}")), palette.crest, _number("crest"), line)
+    return _contoured(head(_outline(f"crest {kind}")), _CREST_COLOURS[kind], _number("crest"), line)
 
 
 def _wing(kind: str, palette: Palette, place: Callable[[np.ndarray], np.ndarray], line: int) -> list[Stroke]:

@@ -17,7 +17,7 @@ BACKGROUNDS = ("meadow", "foliage", "reeds", "water", "bokeh", "sky")
 """The kinds of background, in the order of the nuisance value ``background``."""
 
 _MAX_TWIGS = 3
-_HALF_BIRD = 0.58  # half of the largest bird's length, in its own frame
+_HALF_BIRD = 0.56  # half of the largest bird's length, in its own frame
 _CENTRE = np.array([-0.03, -0.04])  # what of the bird's frame is put in the middle of the picture
 
 
@@ -28,10 +28,10 @@ class Nuisance:
     Attributes:
         background: Index into :data:`BACKGROUNDS`.
         background_hue: In turns, [0, 1).
-        background_value: Brightness, about 0.35 to 0.9.
+        background_value: Brightness, 0.55 to 0.75.
         body_hue: In turns, [0, 1).
-        body_saturation: 0.2 to 0.65.
-        body_value: Brightness, 0.6 to 0.9.
+        body_saturation: 0.05 to 0.22.
+        body_value: Brightness, 0.66 to 0.82.
         scale: Size of the bird's frame over the picture's.
         tilt: Turn of the bird in radians, positive clockwise.
         head_pitch: Turn of its head in radians, positive clockwise.
@@ -76,15 +76,15 @@ NUISANCES = tuple(f.name for f in fields(Nuisance))
 
 def draw_nuisance(rng: np.random.Generator) -> Nuisance:
     """Random nuisance values; the bird lies within the picture but for the tip of a part now and then."""
-    scale = rng.uniform(0.62, 0.85)
+    scale = rng.uniform(0.68, 0.88)
     slack = max(0.0, 0.5 - _HALF_BIRD * scale) + 0.01
     return Nuisance(
         background=float(rng.integers(len(BACKGROUNDS))),
         background_hue=rng.random(),
-        background_value=rng.uniform(0.35, 0.9),
+        background_value=rng.uniform(0.55, 0.75),
         body_hue=rng.random(),
-        body_saturation=rng.uniform(0.2, 0.65),
-        body_value=rng.uniform(0.6, 0.9),
+        body_saturation=rng.uniform(0.05, 0.22),
+        body_value=rng.uniform(0.66, 0.82),
         scale=scale,
         tilt=rng.uniform(-0.4, 0.4),
         head_pitch=rng.uniform(-0.22, 0.22),
@@ -92,10 +92,10 @@ def draw_nuisance(rng: np.random.Generator) -> Nuisance:
         shift_x=rng.uniform(-slack, slack),
         shift_y=rng.uniform(-slack, slack),
         flip=float(rng.integers(2)),
-        light=rng.uniform(0.75, 1.15),
-        light_slope=rng.uniform(0.0, 0.35),
+        light=rng.uniform(0.85, 1.12),
+        light_slope=rng.uniform(0.0, 0.25),
         light_angle=rng.uniform(0, 2 * math.pi),
-        warmth=rng.uniform(-0.12, 0.12),
+        warmth=rng.uniform(-0.05, 0.05),
         twigs=float(rng.choice(_MAX_TWIGS + 1, p=(0.3, 0.35, 0.25, 0.1))),
     )
 
@@ -161,8 +161,6 @@ def _palette(nuisance: Nuisance) -> Palette:
         body=_rgb(hue, saturation, value),
         belly=_rgb(hue + 0.03, 0.45 * saturation, min(1.0, value * 1.18)),
         wing=_rgb(hue, saturation, 0.55 * value),
-        tail=_rgb(hue, saturation, 0.6 * value),
-        crest=_rgb(hue - 0.03, min(1.0, 1.3 * saturation), 0.5 * value),
     )
 
 
@@ -199,11 +197,15 @@ def _leaf(stem: np.ndarray, angle: float, length: float) -> np.ndarray:
 def _background(nuisance: Nuisance, rng: np.random.Generator, size: int) -> np.ndarray:
     """``(size, size, 3)`` uint8: two colours, mixed by a texture of the background's kind."""
     hue, value = nuisance.background_hue, nuisance.background_value
-    other_hue, saturation = hue + rng.uniform(-0.15, 0.15), rng.uniform(0.15, 0.6)
-    dark = np.array(_rgb(hue, 0.55, 0.55 * value), dtype=np.float32)
-    bright = np.array(_rgb(other_hue, saturation, min(1.0, 1.15 * value)), dtype=np.float32)
+    hues, saturations = hue + rng.uniform(-0.35, 0.35, 3), rng.uniform(0.04, 0.2, 3)
+    dark, bright, third = (
+        np.array(_rgb(h, s, min(1.0, v * value)), dtype=np.float32)
+        for h, s, v in zip(hues, saturations, (0.6, 1.1, 0.85), strict=True)
+    )
     mix = _TEXTURES[int(nuisance.background)](rng, size)
     mix = np.clip(mix + 0.25 * (_noise(rng, size, 24) - 0.5), 0, 1)
+    patch = np.clip(3 * _noise(rng, size, 4) - 1, 0, 1)[..., None]
+    bright = bright + patch * (third - bright)
     return (dark + mix[..., None] * (bright - dark)).astype(np.uint8)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ppssl.data.bird_classes import ATTRIBUTE_PARTS, ATTRIBUTES, PARTS, BirdClass, bird_classes, nearest_classes
@@ -65,10 +66,11 @@ class SyntheticBirds(ImageSource):
         self._nearest = nearest_classes(self.birds)
         self._images: Tensor | None = None
 
-    def load(self, i: int) -> Tensor:
-        """Picture ``i``, ``(3, S, S)`` uint8: from memory after :meth:`materialise`, else drawn now."""
+    def load(self, i: int) -> Image.Image:
+        """Picture ``i``, RGB, S x S pixels: from memory after :meth:`materialise`, else drawn now."""
         i = self._checked(i)
-        return self._draw(i) if self._images is None else self._images[i].clone()
+        pixels = self._draw(i) if self._images is None else self._images[i]
+        return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
     def materialise(self, progress: Callable[[int, int], None] | None = None, *, every: int = 256) -> Tensor:
         """Draws all pictures once and keeps them; call it before data loader workers start, and they share them.

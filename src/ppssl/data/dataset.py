@@ -1,40 +1,53 @@
 """Samples and their order, as pure functions of numbers: a worker needs to know nothing but the key it is asked for."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from ppssl import randomness
 from ppssl.data.augment import MoCoV2Augmentation, apply_view, center_view
 from ppssl.data.source import ImageSource
 from ppssl.errors import UserError
 
-__all__ = ["EpochSampler", "ImageDataset", "Request", "ViewDataset", "collate"]
+__all__ = ["EpochLoader", "EpochSampler", "ImageDataset", "Request", "ViewDataset", "collate"]
+
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises on files that are no images, or whose header was hit."""
 
 Request = Callable[[Image.Image], Tensor]
 """Makes a tensor of the original RGB image, for a plugin."""
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
+class EpochSampler(DistributedSampler[tuple[int, int]]):
     """Yields ``(epoch, number)``: the epoch travels with each key, so workers need not be told of it.
 
     The order is a permutation that depends on seed and epoch alone. Process r of R takes every R-th from the r-th on,
     so the same global batch is the same set of images for any R; the rest that does not fill all R is left out.
+    It is a ``DistributedSampler`` by name only: Lightning would wrap any other in one, and share the images out twice.
 
     Args:
         size: How many images there are.
         num_replicas: How many processes share them.
         rank: Which of them this one is.
         seed: The run's seed.
+        used: How many images of the epoch this process has already used; asked at the start of each pass.
     """
 
-    def __init__(self, size: int, *, num_replicas: int = 1, rank: int = 0, seed: int = 0) -> None:
-        self.size, self.num_replicas, self.rank, self.seed = size, num_replicas, rank, seed
+    def __init__(
+        self,
+        size: int,
+        *,
+        num_replicas: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        used: Callable[[], int] = int,
+    ) -> None:
+        self.size, self.num_replicas, self.rank, self.seed, self.used = size, num_replicas, rank, seed, used
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -44,10 +57,28 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = randomness.generator(self.seed, "order", self.epoch).permutation(self.size)
         mine = order[self.rank : self.size - self.size % self.num_replicas : self.num_replicas]
-        return ((self.epoch, int(i)) for i in mine)
+        return ((self.epoch, int(i)) for i in mine[self.used() :])
 
     def __len__(self) -> int:
         return self.size // self.num_replicas
+
+
+class EpochLoader(DataLoader[Any]):
+    """A loader that starts with the first batch asked for.
+
+    Lightning makes the iterator of a resumed run before it tells the sampler the epoch; workers that run ahead would by
+    then have begun with another epoch's order.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator in place of torch's own class
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: where to go on follows from the Trainer's counters. That it exists tells Lightning so."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
 
 
 class ViewDataset(Dataset[dict[str, Any]]):
@@ -68,7 +99,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, i = key
-        image, i, broken = _load(self.source, i)
+        image, i, broken = _load(self.source, range(len(self.source)), i)
         index = i + self.offset
         parameters = [
             self.augmentation.sample(
@@ -98,7 +129,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return len(self.items)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        image, i, broken = _load(self.source, int(self.items[position]))
+        image, i, broken = _load(self.source, self.items, position)
         view = center_view(image, self.size, self.crop_fraction)
         return {"image": view, **_numbers(self.source, i, i + self.offset), "broken": broken}
 
@@ -109,14 +140,19 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     return default_collate(items) | {"broken": broken}
 
 
-def _load(source: ImageSource, i: int) -> tuple[Image.Image, int, list[tuple[str, str]]]:
-    """Image ``i``, or the next one that can be read, its number, and what could not be read on the way."""
+def _load(
+    source: ImageSource, among: Sequence[int] | np.ndarray, position: int
+) -> tuple[Image.Image, int, list[tuple[str, str]]]:
+    """The image at a position among some, or the next one of them that can be read; its number; what could not be read.
+
+    The substitute is one of them too: an image held out never gets into the gallery in a broken one's place.
+    """
     broken: list[tuple[str, str]] = []
-    for k in range(min(len(source), 100)):
-        n = (i + k) % len(source)
+    for k in range(min(len(among), 100)):
+        n = int(among[(position + k) % len(among)])
         try:
             return source.load(n), n, broken
-        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on files that are no images
+        except _UNREADABLE as error:
             broken.append((source.name(n), str(error).split("\n")[0].rstrip(".")))
     raise UserError(f"None of {len(broken)} images in a row can be read, the first: {broken[0][0]}: {broken[0][1]}.")
 

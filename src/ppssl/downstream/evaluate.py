@@ -95,8 +95,9 @@ def measure(gallery: Embeddings, queries: Embeddings, *, seed: int) -> tuple[dic
 
 def _linear(gallery: Embeddings, features: Tensor, *, seed: int) -> Tensor:
     labels = gallery.labels.numpy()
-    val = held_out(labels, np.arange(len(labels)), VAL_FRACTION, seed)
-    return logistic_regression_probe(gallery.features, gallery.labels, features, held_out=torch.from_numpy(val)).predictions
+    val = torch.zeros(len(labels), dtype=torch.bool)
+    val[held_out(labels, np.arange(len(labels)), VAL_FRACTION, seed)] = True
+    return logistic_regression_probe(gallery.features, gallery.labels, features, held_out=val).predictions
 
 
 def _config(model: Any, data: FineGrainedDataModule) -> dict[str, Any]:

@@ -78,12 +78,13 @@ def knn_neighbours(
     order = _gallery_order(gallery, gallery_labels, queries, k)
     points, labels = unit_rows(gallery[order]), gallery_labels[order].long()
     probes = unit_rows(queries)
-    # Similarities are multiples of 2**-30 in [-1, 1], so these steps order equal ones exactly and change no other order.
+    # Similarities are multiples of 2**-30 in [-1, 1]: these steps order equal ones and change no other order.
     step = torch.arange(len(order), dtype=torch.float64, device=points.device) * 2.0**-52
     similarity = probes.new_empty(len(probes), k)
     neighbour = torch.empty(len(probes), k, dtype=torch.int64, device=probes.device)
-    for rows in torch.arange(len(probes)).split(chunk_length(len(points), chunk_size)):
-        part = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0)
+    length = chunk_length(len(points), chunk_size)
+    for start in range(0, len(probes), length):
+        part = slice(start, start + length)
         nearest = (cosine_similarity(probes[part], points) - step).topk(k, dim=1)
         similarity[part] = (nearest.values * GRID).ceil() / GRID  # takes the step off again
         neighbour[part] = labels[nearest.indices]
@@ -103,7 +104,9 @@ def knn_vote(
     if weighting == "softmax":
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
     votes = torch.zeros_like(similarity)
-    for weight, label in zip(weights.T, labels.T, strict=True):  # one order of summation on every device
+    for weight, label in zip(
+        weights.T, labels.T, strict=True
+    ):  # one order of summation on every device
         votes += weight[:, None] * (labels == label[:, None])
     votes = (votes * GRID).round_()  # equal sums, added up in another order, stay equal
     winners = votes == votes.amax(dim=1, keepdim=True)

@@ -5,7 +5,9 @@
 
        minimise over W, b:   C * sum_i -log softmax(W x_i + b)[y_i] + |W|^2 / 2      (b is not penalised)
 
-3. Keep the C with the best accuracy on the held-out part (of equals the smallest), fit it to *all* of train, predict test.
+   (with two classes scikit-learn penalises ``W_1 - W_0`` in place of W: the same models, at C / 2).
+
+3. Keep the C with the best accuracy on the held-out part (of equals the smallest), fit *all* of train, predict test.
 
 The problem is convex and is solved to convergence, so there is no seed, no schedule and no epoch to pick. The solver is
 scikit-learn's L-BFGS in float64 on one thread: the same numbers on any machine, and on a machine shared with other work
@@ -118,9 +120,7 @@ def _accuracies(
 
 
 def _model(c: float, *, warm_start: bool = False) -> Pipeline:
-    solver = LogisticRegression(
-        C=c, tol=TOLERANCE, max_iter=MAX_ITERATIONS, warm_start=warm_start
-    )
+    solver = LogisticRegression(C=c, tol=TOLERANCE, max_iter=MAX_ITERATIONS, warm_start=warm_start)
     return make_pipeline(StandardScaler(), solver)
 
 

@@ -1,8 +1,8 @@
 """Image retrieval as fine-grained papers report it: every image queries all the others of its split.
 
 Similarity is the cosine of the embeddings, relevance is equality of labels, and the query itself is left out.
-For a query with ``R`` relevant images, of which the one at similarity ``s`` has ``rel(s)`` relevant images and ``all(s)``
-images of any class at ``s`` or nearer (both counts include the image itself)::
+For a query with ``R`` relevant images, of which one at similarity ``s`` has ``rel(s)`` relevant images and ``all(s)``
+images of any class at ``s`` or nearer, itself included in both counts::
 
     AP     = 1/R * sum over relevant images of rel(s) / all(s)     (= sklearn's average_precision_score)
     rank-k = 1 if fewer than k irrelevant images are at s* or nearer, s* = the nearest relevant image's similarity
@@ -11,14 +11,15 @@ Both depend on the similarities alone, never on the order of the images. Ties co
 one threshold in AP, and at equal similarity the irrelevant ones come first in rank-k, so an encoder that gives every
 image the same embedding gets rank-k 0 (if k is at most the number of irrelevant images) and an AP of the class's share.
 
-Similarities are computed in float64 and rounded to 2**-30. That is what makes the numbers the same for every chunk size,
-order and device: float64 is touched neither by autocast nor by TF32, and equal images stay tied after the rounding.
+Similarities are computed in float64 and rounded to 2**-30, so that the numbers are the same for every chunk size, order
+and device: float64 is touched neither by autocast nor by TF32, and the rounding keeps equal images tied.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -142,11 +143,18 @@ def _rank_and_precision(distance: Tensor, relevant: Tensor) -> tuple[Tensor, Ten
     """
     wanted = distance.gather(1, relevant.clamp(min=0)).where(relevant >= 0, torch.inf)
     wanted = wanted.sort(dim=1).values  # (c, R), then +inf
-    all_within = torch.searchsorted(distance.sort(dim=1).values, wanted, right=True)
+    all_within = torch.searchsorted(_sorted_rows(distance), wanted, right=True)
     wanted_within = torch.searchsorted(wanted, wanted, right=True)
     found = wanted.isfinite()
     precision = (wanted_within.double() / all_within).where(found, 0).sum(1) / found.sum(1)
     return (all_within - wanted_within)[:, 0] + 1, precision
+
+
+def _sorted_rows(values: Tensor) -> Tensor:
+    """Each row in ascending order; NumPy's sort, without indices, is ten times as fast as torch's on the CPU."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.numpy(), axis=1))
+    return values.sort(dim=1).values
 
 
 def unit_rows(embeddings: Tensor) -> Tensor:
@@ -217,9 +225,9 @@ def gather_rows(rows: Tensor, group: Any | None = None) -> list[Tensor]:
 class EmbeddingMetric(Metric):
     """Base of metrics over whole sets of images: keeps each image's embedding, label and index.
 
-    Embeddings are kept as float32 on the metric's device (`compute_on_cpu=True` keeps them on the CPU). Rows are gathered
-    over ranks, which may have seen different numbers of them, or none; of rows with the same index (the padding of a
-    `DistributedSampler`) the first counts.
+    Embeddings are kept as float32 on the metric's device (`compute_on_cpu=True` keeps them on the CPU). Rows are
+    gathered over ranks, which may have seen different numbers of them, or none; of rows with the same index (the
+    padding of a `DistributedSampler`) the first counts.
     """
 
     is_differentiable = False
@@ -248,7 +256,9 @@ class EmbeddingMetric(Metric):
         """Embeddings ``(N, D)``, labels ``(N,)`` and index ``(N,)``, one row for each index."""
         states = [getattr(self, prefix + name) for name in ("embeddings", "labels", "index")]
         if any(len(state) == 0 for state in states):
-            raise ValueError(f"`compute` needs {prefix.strip('_') or 'some'} images: call `update` first.")
+            raise ValueError(
+                f"`compute` needs {prefix.strip('_') or 'some'} images: call `update` first."
+            )
         embeddings, labels, index = (dim_zero_cat(state) for state in states)
         keep = first_occurrence(index)
         if len(keep) < len(index):
@@ -259,16 +269,18 @@ class EmbeddingMetric(Metric):
     def _result(self, values: dict[str, float]) -> dict[str, Tensor]:
         """Float32 scalars on the metric's device, with one warning where there was nothing to average."""
         if any(value != value for value in values.values()):
-            rank_zero_warn(f"{type(self).__name__}: no valid query, so the result is NaN.", UserWarning)
+            rank_zero_warn(
+                f"{type(self).__name__}: no valid query, so the result is NaN.", UserWarning
+            )
         return {name: torch.tensor(v, device=self.device) for name, v in values.items()}
 
 
 class RetrievalMetrics(EmbeddingMetric):
     """Rank-1, rank-5 and mAP of all images seen, each against all the others; see the module's docstring.
 
-    ``compute`` gives a dict of float32 scalars in [0, 1] with the keys ``rank-1``, ``rank-5`` and ``mAP``: means over the
-    images with a known label that at least one other image has; NaN, with a warning, if there are none. Images with a
-    negative (unknown) label are left out altogether, as queries and as answers.
+    ``compute`` gives a dict of float32 scalars in [0, 1] with the keys ``rank-1``, ``rank-5`` and ``mAP``: means over
+    the images with a known label that at least one other image has; NaN, with a warning, if there are none. Images
+    with a negative (unknown) label are left out altogether, as queries and as answers.
     """
 
     higher_is_better = True

@@ -1,0 +1,40 @@
+"""``ppssl ablate``: a grid of overrides times seeds over a recipe."""
+
+import re
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from ppssl.measure.ablate import ablate, load_study
+from ppssl.measure.compare import markdown_table, summarise
+from ppssl.results import show_table
+
+__all__ = ["main"]
+
+_LOCAL = re.compile(r"--(data|model|trainer)\.[\w.]+=")
+METRICS = ("knn-1", "knn-5", "knn-20", "linear", "rank-1", "rank-5", "mAP")
+
+
+def main(argv: list[str]) -> int:
+    """Parse, run, write ``table.md``, print it."""
+    parser = ArgumentParser(
+        prog="ppssl ablate",
+        description="Run variants times seeds over a recipe; runs whose JSON exists are not repeated. "
+        "Overrides on the command line (--data.root=DIR) are this machine's and do not tell runs apart. "
+        "Example: ppssl ablate experiments/ablation/stable_synthetic.yaml --out experiments/results/stable-synthetic",
+        exit_on_error=False,
+    )
+    parser.add_argument("study", type=str, help="YAML: recipe, variants, seeds, overrides, grid, baseline.")
+    parser.add_argument("--out", type=str, required=True, help="Folder of the JSON files and the table.")
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time; they share the cores.")
+    parser.add_argument("--work", type=str | None, default=None, help="Folder of checkpoints and logs.")
+    local = [arg for arg in argv if _LOCAL.match(arg)]
+    args = parser.parse_args([arg for arg in argv if arg not in local])
+    study = load_study(args.study)
+    results = ablate(study, args.out, jobs=args.jobs, work=args.work, local=local)
+    summary = summarise(results, baseline=study.baseline, metrics=METRICS)
+    table = markdown_table(summary, METRICS)
+    (Path(args.out) / "table.md").write_text(table)
+    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
+    show_table(f"{args.study}, percent", rows[0], rows[2:])
+    return 0

@@ -1,0 +1,50 @@
+"""One run of an ablation, in a process of its own: train a recipe, evaluate it, write JSON."""
+
+import json
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ppssl.downstream.evaluate import evaluate
+from ppssl.recipes import build_recipe
+from ppssl.results import write_json
+
+__all__ = ["main", "run_cell"]
+
+QUIET = (
+    "--trainer.logger=false",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.limit_val_batches=0",
+)
+
+
+def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> None:
+    """Train, evaluate, write.
+
+    Args:
+        cell: ``recipe``, ``overrides`` (dotted names and values), ``seed`` and what identifies the cell.
+        path: The JSON to write.
+        local: Overrides of this machine, not written down.
+    """
+    overrides = [f"--{name}={_text(value)}" for name, value in cell["overrides"].items()]
+    built = build_recipe(cell["recipe"], [*QUIET, *overrides, f"--seed_everything={cell['seed']}", *local])
+    built.trainer.fit(built.model, built.datamodule)
+    results = evaluate(built.model, built.datamodule).to_dict()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    cost = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "max_rss_kib": usage.ru_maxrss}
+    write_json(path, results | {"seed": cell["seed"], "cell": cell, "cost": cost})
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def main() -> None:
+    """``python -m ppssl.measure.cell CELL_JSON PATH [LOCAL OVERRIDES]``."""
+    run_cell(json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Tables of an ablation: mean and spread over seeds, and differences paired by seed and image."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ppssl import randomness
+from ppssl.results import unpack_bits
+
+__all__ = ["Difference", "group", "markdown_table", "paired_difference", "summarise"]
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A variant's metric minus the baseline's: the mean over common seeds, and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+def group(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """Results by variant and seed, in their order."""
+    grouped: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for result in results:
+        grouped.setdefault(result["cell"]["variant"], {})[result["cell"]["seed"]] = result
+    return grouped
+
+
+def paired_difference(
+    variant: Mapping[int, Mapping[str, Any]], baseline: Mapping[int, Mapping[str, Any]], metric: str
+) -> Difference | None:
+    """A bootstrap over seeds, and over images where the results hold them; ``None`` without a common seed.
+
+    Seeds and images are resampled independently, each as often as there are, and both sides see the same ones: what is
+    common to them (a hard image, a lucky seed) cancels.
+    """
+    seeds = sorted(variant.keys() & baseline.keys())
+    if not seeds:
+        return None
+    differences = np.stack([_difference(variant[s], baseline[s], metric) for s in seeds])  # (S, Q) or (S, 1)
+    rng = randomness.generator(0, "bootstrap")
+    means = np.empty(RESAMPLES)
+    for r in range(RESAMPLES):
+        rows = rng.integers(len(differences), size=len(differences))
+        weights = rng.multinomial(differences.shape[1], np.full(differences.shape[1], 1 / differences.shape[1]))
+        means[r] = (differences[rows].mean(axis=0) * weights).sum() / weights.sum()
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Difference(float(differences.mean()), float(low), float(high), len(seeds))
+
+
+def _difference(left: Mapping[str, Any], right: Mapping[str, Any], metric: str) -> np.ndarray:
+    if metric in left["per_image"] and metric in right["per_image"]:
+        a, b = (unpack_bits(side["per_image"][metric]).astype(float) for side in (left, right))
+        if len(a) == len(b):
+            return a - b
+    return np.array([left["metrics"][metric] - right["metrics"][metric]])
+
+
+def summarise(
+    results: Sequence[Mapping[str, Any]], *, baseline: str | None = None, metrics: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """By variant and metric: ``mean``, ``std`` (over seeds, ddof 1), ``seeds``, and ``difference`` to the baseline."""
+    grouped = group(results)
+    base = next(iter(grouped)) if baseline is None else baseline
+    summary: dict[str, dict[str, Any]] = {}
+    for name, runs in grouped.items():
+        summary[name] = {}
+        for metric in metrics:
+            values = np.array([run["metrics"][metric] for run in runs.values()])
+            entry: dict[str, Any] = {"mean": values.mean(), "seeds": len(values)}
+            entry["std"] = values.std(ddof=1) if len(values) > 1 else None
+            if name != base and base in grouped:
+                entry["difference"] = paired_difference(runs, grouped[base], metric)
+            summary[name][metric] = entry
+    return summary
+
+
+def markdown_table(summary: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> str:
+    """Percent, ``mean ± standard deviation``, and under it the difference to the baseline with its interval."""
+    lines = ["| variant | seeds | " + " | ".join(metrics) + " |", "|---|" + "---:|" * (len(metrics) + 1)]
+    for name, row in summary.items():
+        seeds = next(iter(row.values()))["seeds"]
+        lines.append(f"| {name} | {seeds} | " + " | ".join(_text(row[m]) for m in metrics) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _text(entry: Mapping[str, Any]) -> str:
+    text = f"{100 * entry['mean']:.1f}"
+    if entry["std"] is not None:
+        text += f" ± {100 * entry['std']:.1f}"
+    difference = entry.get("difference")
+    if difference is not None:
+        text += f" ({100 * difference.mean:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}])"
+    return text

@@ -1,0 +1,196 @@
+"""Linear probe: the optimum against torch's L-BFGS, the choice of C, the held-out part, errors."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ppssl.downstream import linear
+from ppssl.downstream.linear import held_out_mask, logistic_regression_probe
+
+
+def blobs(
+    n: int, dim: int, classes: int, *, spread: float = 1.0, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Overlapping classes, features of different size and offset."""
+    centre = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, classes, (n,), generator=g)
+    x = centre[y] + spread * torch.randn(n, dim, generator=g)
+    return x * torch.logspace(-2, 2, dim) + 5, y
+
+
+def torch_optimum(x: Tensor, y: Tensor, c: float, test: Tensor) -> Tensor:
+    """The logits of the module's objective, minimised by torch.optim.LBFGS in float64."""
+    x, test = x.double(), test.double()
+    mean, std = x.mean(0), x.std(0, correction=0)
+    x, test = (x - mean) / std, (test - mean) / std
+    weight = torch.zeros(int(y.max()) + 1, x.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(len(weight), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=2000,
+        tolerance_grad=1e-8,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        loss = cross_entropy(x @ weight.T + bias, y) + weight.square().sum() / (2 * c * len(x))
+        loss.backward()
+        return loss
+
+    optimizer.step(objective)
+    return (test @ weight.T + bias).detach()
+
+
+@pytest.mark.parametrize("c", [1e-3, 1e-1, 1.0])
+def test_solver_equals_torch_lbfgs(c: float) -> None:
+    x, y = blobs(300, 12, 5)
+    test, _ = blobs(200, 12, 5, seed=1)
+    expected = torch_optimum(x, y, c, test).softmax(1)
+    model = linear._model(c).fit(x.double().numpy(), y.numpy())
+    assert np.abs(model.predict_proba(test.double().numpy()) - expected.numpy()).max() < 1e-4
+
+
+def test_probe_equals_torch_lbfgs_from_end_to_end() -> None:
+    x, y = blobs(300, 12, 5)
+    test, _ = blobs(200, 12, 5, seed=1)
+    held_out = held_out_mask(y)
+    grid = (1e-3, 1e-1, 10.0)
+    expected = {
+        c: (torch_optimum(x[~held_out], y[~held_out], c, x[held_out]).argmax(1) == y[held_out])
+        .double()
+        .mean()
+        .item()
+        for c in grid
+    }
+    result = logistic_regression_probe(x, y, test, held_out=held_out, c_grid=grid)
+    assert result.val_accuracies == pytest.approx(expected)
+    assert len(set(expected.values())) > 1
+    assert result.val_accuracy == max(expected.values()) == expected[result.c]
+    assert result.predictions.equal(torch_optimum(x, y, result.c, test).argmax(1))
+    assert result.predictions.dtype == torch.int64
+
+
+def test_separable_classes_are_learnt_and_noise_is_not() -> None:
+    x, y = blobs(200, 8, 4, spread=0.05)
+    test, truth = blobs(100, 8, 4, spread=0.05, seed=1)
+    result = logistic_regression_probe(x, y, test, held_out=held_out_mask(y))
+    assert result.val_accuracy == 1
+    assert result.predictions.equal(truth)
+    noise = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(400) % 4
+    found = logistic_regression_probe(
+        noise[:200], labels[:200], noise[200:], held_out=held_out_mask(labels[:200])
+    )
+    assert (found.predictions == labels[200:]).float().mean() < 0.4
+
+
+def test_of_equal_accuracies_the_smallest_c_is_kept() -> None:
+    x, y = blobs(200, 8, 4, spread=0.05)
+    result = logistic_regression_probe(
+        x, y, x, held_out=held_out_mask(y), c_grid=(10.0, 0.1, 1.0, 0.1)
+    )
+    assert list(result.val_accuracies) == [0.1, 1.0, 10.0]
+    assert set(result.val_accuracies.values()) == {1.0}
+    assert result.c == 0.1
+
+
+def test_c_is_chosen_on_the_held_out_part_alone() -> None:
+    """Held-out labels are the wrong ones: whatever fits train best must not be what is chosen by."""
+    x, y = blobs(200, 8, 4, spread=0.05)
+    held_out = held_out_mask(y)
+    y[held_out] = (y[held_out] + 1) % 4
+    assert (
+        logistic_regression_probe(x, y, x[:3], held_out=held_out, c_grid=(0.1, 1.0)).val_accuracy
+        == 0
+    )
+
+
+def test_the_last_fit_uses_the_held_out_part() -> None:
+    """A class that is only in the held-out part can be predicted at last."""
+    x, y = blobs(200, 8, 4, spread=0.05)
+    result = logistic_regression_probe(x, y, x, held_out=y == 3, c_grid=(1.0,))
+    assert result.val_accuracy == 0
+    assert result.predictions.equal(y)
+
+
+def test_scale_and_offset_of_features_do_not_matter() -> None:
+    x, y = blobs(150, 6, 3)
+    held_out = held_out_mask(y)
+    plain = logistic_regression_probe(x, y, x, held_out=held_out)
+    moved = logistic_regression_probe(x * 1000 - 7, y, x * 1000 - 7, held_out=held_out)
+    assert moved.val_accuracies == plain.val_accuracies
+    assert moved.predictions.equal(plain.predictions)
+
+
+def test_unknown_labels_are_left_out() -> None:
+    x, y = blobs(150, 6, 3)
+    y[::4] = -1
+    held_out = held_out_mask(y)
+    known = y >= 0
+    expected = logistic_regression_probe(x[known], y[known], x, held_out=held_out[known])
+    result = logistic_regression_probe(x, y, x, held_out=held_out)
+    assert result.val_accuracies == expected.val_accuracies
+    assert result.predictions.equal(expected.predictions)
+
+
+def test_constant_features_and_bfloat16_and_label_gaps_are_fine() -> None:
+    x, y = blobs(100, 6, 3, spread=0.05)
+    x[:, 2] = 7
+    result = logistic_regression_probe(
+        x.bfloat16(), y * 10, x.bfloat16(), held_out=held_out_mask(y), c_grid=(0.1,)
+    )
+    assert result.predictions.equal(y * 10)
+
+
+def test_held_out_mask_takes_a_share_of_every_class_but_never_all() -> None:
+    labels = torch.tensor([0] * 10 + [1] * 5 + [2] * 1 + [3] * 2 + [-1] * 8)
+    mask = held_out_mask(labels, fraction=0.4)
+    assert [int(mask[labels == c].sum()) for c in (0, 1, 2, 3, -1)] == [4, 2, 0, 1, 0]
+    assert held_out_mask(labels, fraction=0.99)[labels == 3].sum() == 1
+
+
+def test_held_out_mask_is_a_function_of_the_seed() -> None:
+    labels = torch.arange(100) % 5
+    state = torch.get_rng_state()
+    assert held_out_mask(labels, seed=3).equal(held_out_mask(labels, seed=3))
+    assert not held_out_mask(labels, seed=3).equal(held_out_mask(labels, seed=4))
+    assert torch.get_rng_state().equal(state)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, float("nan")])
+def test_fraction_is_checked(fraction: float) -> None:
+    with pytest.raises(ValueError, match=r"`fraction` must lie in \(0, 1\), got"):
+        held_out_mask(torch.arange(4), fraction=fraction)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"test": torch.ones(2, 5)}, "as many dimensions, got 4 and 5"),
+        ({"test": torch.ones(4)}, r"must be \(N, D\)"),
+        ({"train_labels": torch.zeros(5).long()}, r"`train_labels` must be \(6,\)"),
+        ({"held_out": torch.tensor([0, 1, 0, 1, 0, 1])}, r"`held_out` must be \(6,\) bool.*int64"),
+        ({"held_out": torch.zeros(5).bool()}, r"`held_out` must be \(6,\) bool.*got \(5,\)"),
+        ({"held_out": torch.zeros(6).bool()}, "must hold out a labelled image, got none"),
+        ({"held_out": torch.ones(6).bool()}, "two classes or more.*got 0"),
+        ({"train_labels": torch.zeros(6).long()}, "two classes or more.*got 1"),
+        ({"c_grid": ()}, r"`c_grid` must be one or more numbers > 0, got \(\)"),
+        ({"c_grid": (1.0, 0.0)}, r"`c_grid` must be .*got \(1.0, 0.0\)"),
+        ({"train": torch.full((6, 4), torch.nan)}, "must be finite"),
+        ({"test": torch.full((2, 4), torch.inf)}, "must be finite"),
+    ],
+)
+def test_errors_name_the_rule(changes: dict[str, object], match: str) -> None:
+    arguments = {
+        "train": torch.randn(6, 4),
+        "train_labels": torch.arange(6) % 3,
+        "test": torch.randn(2, 4),
+        "held_out": torch.tensor([True, False, False, False, False, True]),
+    }
+    with pytest.raises(ValueError, match=match):
+        logistic_regression_probe(**arguments | changes)  # type: ignore[arg-type]  # wrong on purpose

@@ -1,0 +1,109 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from ppssl.encoder import Encoder, load_encoder, resnet_small
+from ppssl.errors import UserError
+
+MODELS = ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "resnet_small"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_embedding_is_timms_own_and_the_map_is_spatial(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(name, image_size=96).eval()
+    images = torch.randn(3, 3, 96, 96)
+    with torch.no_grad():
+        features = encoder.features(images)
+        torch.testing.assert_close(features.embedding, encoder.model(images))
+        torch.testing.assert_close(encoder(images), encoder.model(images))
+    assert features.map.shape[:2] == (3, encoder.info.channels)
+    assert features.embedding.shape == (3, encoder.info.dim)
+    assert features.map.shape[2] == features.map.shape[3] == {"resnet_small": 12, "vit_tiny_patch16_224": 6}.get(name, 3)
+
+
+def test_plain_resnet_pools_the_map_by_its_mean() -> None:
+    encoder = Encoder("resnet18").eval()
+    features = encoder.features(torch.randn(2, 3, 64, 64))
+    torch.testing.assert_close(features.map.mean(dim=(2, 3)), features.embedding)
+
+
+def test_vit_tokens_lie_where_their_patches_are() -> None:
+    """A change in one patch changes a block-free ViT's map in that cell alone."""
+    encoder = Encoder("vit_tiny_patch16_224", image_size=64, kwargs={"depth": 0}).eval()
+    image = torch.zeros(1, 3, 64, 64)
+    changed = image.clone()
+    changed[:, :, 16:32, 48:64] = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        moved = (encoder.features(image).map - encoder.features(changed).map).abs().sum(dim=1)[0]
+    assert moved[1, 3] > 0
+    moved[1, 3] = 0
+    assert moved.max() == 0
+
+
+def test_a_mobile_net_embeds_wider_than_its_map() -> None:
+    encoder = Encoder("mobilenetv3_small_100").eval()
+    features = encoder.features(torch.randn(1, 3, 64, 64))
+    assert encoder.info.dim == features.embedding.shape[1] != encoder.info.channels == features.map.shape[1]
+
+
+def test_small_resnet_has_stride_eight() -> None:
+    assert resnet_small(width=8).forward_features(torch.zeros(1, 3, 64, 64)).shape == (1, 64, 8, 8)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_weights_from_a_local_file_with_classifier(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(1)
+    source = timm.create_model("resnet18", num_classes=10)
+    path = tmp_path / f"model.{suffix}"
+    if suffix == "pth":
+        torch.save(source.state_dict(), path)
+    else:
+        save_file(source.state_dict(), path)
+    encoder = Encoder("resnet18", pretrained=str(path))
+    torch.testing.assert_close(encoder.model.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    folder = Encoder("resnet18", pretrained=str(tmp_path)) if suffix == "safetensors" else encoder
+    torch.testing.assert_close(folder.model.conv1.weight, source.conv1.weight)
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    weights = timm.create_model("resnet18", num_classes=0).state_dict()
+    weights["stray.weight"] = weights.pop("conv1.weight")
+    torch.save(weights, path)
+    with pytest.raises(UserError, match=r"missing: conv1.weight; unexpected: stray.weight"):
+        Encoder("resnet18", pretrained=str(path))
+    torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), path)
+    with pytest.raises(UserError, match="do not fit the backbone: missing: layer1"):
+        Encoder("resnet34", pretrained=str(path))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"backbone": "resnet81"}, "timm has no model `resnet81`; did you mean `resne"),
+        ({"backbone": "resnet18", "kwargs": {"colour": 1}}, "does not take these `backbone_kwargs`"),
+        ({"backbone": "resnet18", "pretrained": "nowhere.pth"}, "no such file: nowhere.pth"),
+        ({"backbone": "resnet_small", "pretrained": True}, "no pretrained weights for `resnet_small`"),
+    ],
+)
+def test_errors(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Encoder(**kwargs)
+
+
+def test_load_encoder_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such checkpoint"):
+        load_encoder(tmp_path / "none.ckpt")
+    torn = tmp_path / "torn.ckpt"
+    torch.save({"state_dict": torch.randn(1000)}, torn)
+    torn.write_bytes(torn.read_bytes()[:2000])
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+        load_encoder(torn)
+    torch.save({"state_dict": {}}, torn)
+    with pytest.raises(UserError, match="no checkpoint of ppssl"):
+        load_encoder(torn)

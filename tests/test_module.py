@@ -1,0 +1,330 @@
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+
+from ppssl import PPSSL, FolderDataModule, LossPlugin, LossTerm, TrainingStep, UserError, load_encoder
+from ppssl.callbacks.monitor import RepresentationMonitor
+from ppssl.contrastive import MoCo
+from ppssl.encoder import EncoderInfo
+
+TINY = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
+
+
+class Whiten(LossPlugin):
+    """A user's own plugin: embeddings of zero mean, through a layer of its own."""
+
+    def __init__(self, strength: float = 0.1, dim: int = 4) -> None:
+        super().__init__()
+        self.strength, self.dim = strength, dim
+
+    def build(self, encoder: EncoderInfo) -> None:
+        self.layer = nn.Linear(encoder.dim, self.dim)
+
+    def forward(self, step: TrainingStep) -> LossTerm:
+        out = self.layer(step.embedding)
+        return LossTerm(out.square().mean(dim=1), {"norm": out.detach().norm()})
+
+    def weight(self, progress: float) -> float:
+        return self.strength
+
+
+def _data(folder: Path, **kwargs: Any) -> FolderDataModule:
+    return FolderDataModule(str(folder), **{"image_size": 32, "batch_size": 8, "num_workers": 0, "val_fraction": 0.25} | kwargs)
+
+
+def _model(**kwargs: Any) -> PPSSL:
+    torch.manual_seed(0)
+    return PPSSL(**TINY | {"lr": 0.05, "contrastive": MoCo(dim=8)} | kwargs)
+
+
+def _trainer(folder: Path, **kwargs: Any) -> Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    return Trainer(**{"default_root_dir": str(folder), "max_epochs": 2, "log_every_n_steps": 1} | quiet | kwargs)
+
+
+def _fit(folder: Path, images: Path, model: PPSSL | None = None, **kwargs: Any) -> tuple[PPSSL, Trainer, str]:
+    model = _model() if model is None else model
+    trainer = _trainer(folder, **kwargs)
+    trainer.fit(model, _data(images))
+    path = str(folder / "last.ckpt")
+    trainer.save_checkpoint(path)
+    return model, trainer, path
+
+
+def test_as_a_function_it_is_its_encoder() -> None:
+    model = PPSSL(backbone="resnet18").eval()
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model(images), model.encoder.model(images))
+    assert model(images).shape == (2, 512)
+
+
+def test_trains_logs_and_monitors(tmp_path: Path, image_folder: Path) -> None:
+    model, trainer, _ = _fit(tmp_path, image_folder)
+    logged = set(trainer.logged_metrics)
+    assert {"train/loss", "train/loss_contrastive", "train/contrastive_accuracy", "train/lr"} <= logged
+    assert {"train/images_per_second", "train/data_wait", "val/knn_top1", "val/rankme"} <= logged
+    assert {"val/retrieval_rank1", "val/retrieval_rank5", "val/retrieval_map"} <= logged
+    assert trainer.global_step == 6
+    assert model.contrastive.queue.is_full()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
+def test_checkpoint_gives_the_same_encoder(name: str, tmp_path: Path, image_folder: Path) -> None:
+    """`PPSSL(x)` equals `load_encoder(path)(x)`, alone and in a batch."""
+    torch.manual_seed(0)
+    model = PPSSL(backbone=name, image_size=96, contrastive=MoCo(dim=8), lr=0.01)
+    trainer = _trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    trainer.fit(model, _data(image_folder, image_size=96, batch_size=4))
+    path = tmp_path / "last.ckpt"
+    trainer.save_checkpoint(path)
+    images = torch.randn(4, 3, 96, 96)
+    encoder = load_encoder(path)
+    with torch.no_grad():
+        expected = model.eval()(images)
+        torch.testing.assert_close(encoder(images), expected, atol=1e-5, rtol=0)
+        for i in range(4):
+            torch.testing.assert_close(encoder(images[i : i + 1])[0], expected[i], atol=1e-5, rtol=0)
+        restored = PPSSL.load_from_checkpoint(path).eval()
+        torch.testing.assert_close(restored(images), expected)
+
+
+def test_checkpoint_restores_everything_without_arguments(tmp_path: Path, image_folder: Path) -> None:
+    model, _, path = _fit(tmp_path, image_folder, _model(plugins={"whiten": Whiten(0.2, dim=3)}))
+    restored = PPSSL.load_from_checkpoint(path)
+    assert restored.config()["init_args"] | {"pretrained": False} == model.config()["init_args"]
+    assert isinstance(restored.plugins["whiten"], Whiten)
+    for (name, ours), (other, theirs) in zip(
+        model.state_dict().items(), restored.state_dict().items(), strict=True
+    ):
+        assert name == other
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_checkpoint_is_plain_data(tmp_path: Path, image_folder: Path) -> None:
+    _, _, path = _fit(tmp_path, image_folder, _model(plugins={"whiten": Whiten()}))
+    content = torch.load(path, weights_only=True)
+    assert content["ppssl"]["schema_version"] == 1
+    assert content["ppssl"]["data"]["class_path"] == "ppssl.data.folder.FolderDataModule"
+
+
+def test_third_plugin_trains_logs_and_is_checkpointed(tmp_path: Path, image_folder: Path) -> None:
+    plugin = Whiten(1.0)
+    start = None
+
+    class Remember(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            nonlocal start
+            start = plugin.layer.weight.detach().clone()
+
+    _, trainer, path = _fit(tmp_path, image_folder, _model(plugins={"whiten": plugin}), callbacks=[Remember()])
+    assert start is not None
+    assert not torch.equal(plugin.layer.weight, start)
+    assert {"train/loss_whiten", "train/whiten_norm"} <= set(trainer.logged_metrics)
+    assert "plugins.whiten.layer.weight" in torch.load(path, weights_only=True)["state_dict"]
+    total = trainer.logged_metrics["train/loss"]
+    parts = trainer.logged_metrics["train/loss_contrastive"] + trainer.logged_metrics["train/loss_whiten"]
+    torch.testing.assert_close(total, parts)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_weight_zero_is_bitwise_the_run_without(optimizer: Any, tmp_path: Path, image_folder: Path) -> None:
+    runs = []
+    for plugins in (None, {"whiten": Whiten(0.0)}):
+        model = _model(optimizer=optimizer, lr=0.003, plugins=plugins)
+        model, _, _ = _fit(tmp_path, image_folder, model, gradient_clip_val=0.5, limit_val_batches=0)
+        runs.append({k: v for k, v in model.state_dict().items() if not k.startswith("plugins.")})
+    assert runs[0].keys() == runs[1].keys()
+    assert all(torch.equal(runs[0][k], runs[1][k]) for k in runs[0])
+
+
+def test_steps_replay_bitwise_with_any_number_of_workers(tmp_path: Path, image_folder: Path) -> None:
+    runs = []
+    for workers in (0, 2):
+        model, trainer = _model(), _trainer(tmp_path, max_epochs=2, limit_val_batches=0)
+        trainer.fit(model, _data(image_folder, num_workers=workers))
+        runs.append(model.state_dict())
+    assert all(torch.equal(runs[0][k], runs[1][k]) for k in runs[0])
+
+
+def test_seeds_differ(tmp_path: Path, image_folder: Path) -> None:
+    heads = []
+    for seed in (0, 1):
+        model = _model(seed=seed)
+        trainer = _trainer(tmp_path, max_epochs=1, limit_val_batches=0)
+        trainer.fit(model, _data(image_folder, seed=seed))
+        heads.append(model.contrastive.head[0].weight.detach().clone())
+    assert not torch.equal(*heads)
+
+
+class _Foreign(LossPlugin):
+    def forward(self, step: TrainingStep) -> LossTerm:
+        return LossTerm(step.embedding.mean(dim=1))
+
+
+def test_foreign_class_path_is_refused_before_anything_runs(tmp_path: Path, image_folder: Path) -> None:
+    (tmp_path / "evil_plugin.py").write_text("raise SystemExit('this ran')\n")
+    sys.path.insert(0, str(tmp_path))
+    _, _, path = _fit(tmp_path, image_folder, _model(plugins={"p": _Foreign()}))
+    content = torch.load(path, weights_only=True)
+    content["ppssl"]["model"]["init_args"]["plugins"]["p"]["class_path"] = "evil_plugin.Evil"
+    torch.save(content, path)
+    try:
+        with pytest.raises(UserError, match="`evil_plugin.Evil` is not part of ppssl"):
+            PPSSL.load_from_checkpoint(path)
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert "evil_plugin" not in sys.modules
+    restored = PPSSL.load_from_checkpoint(path, plugins={"p": _Foreign()})  # the way out
+    assert isinstance(restored.plugins["p"], _Foreign)
+
+
+def test_subclass_comes_back_as_itself(tmp_path: Path, image_folder: Path) -> None:
+    module = types.ModuleType("my_notebook")
+
+    class Mine(PPSSL):
+        def __init__(self, scale: float = 1.0, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.scale = scale
+
+    Mine.__module__, Mine.__qualname__, module.Mine = "my_notebook", "Mine", Mine  # type: ignore[attr-defined]
+    sys.modules["my_notebook"] = module
+    try:
+        _, _, path = _fit(tmp_path, image_folder, Mine(scale=3.0, **TINY, contrastive=MoCo(dim=8), lr=0.01))
+        restored = PPSSL.load_from_checkpoint(path)
+        assert type(restored) is Mine
+        assert restored.scale == 3.0
+    finally:
+        del sys.modules["my_notebook"]
+
+
+def test_resumed_run_goes_on_with_queue_and_optimizer(tmp_path: Path, image_folder: Path) -> None:
+    straight, _, _ = _fit(tmp_path / "a", image_folder, max_epochs=2, limit_val_batches=0)
+    saver = ModelCheckpoint(dirpath=tmp_path / "b", filename="half")
+    _trainer(tmp_path, max_epochs=2, limit_val_batches=0, limit_train_batches=3, callbacks=[saver, _StopAfter(0)]).fit(
+        _model(), _data(image_folder)
+    )
+    resumed, trainer = _model(), _trainer(tmp_path, max_epochs=2, limit_val_batches=0)
+    trainer.fit(resumed, _data(image_folder), ckpt_path=str(tmp_path / "b" / "half.ckpt"))
+    for key, value in straight.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[key], value, rtol=0, atol=0, msg=key)
+
+
+class _StopAfter(Callback):
+    """End the run after an epoch as a Ctrl-C would: the schedule stays that of the whole run."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        trainer.should_stop = trainer.current_epoch >= self.epoch
+
+
+def test_schedule_warms_up_and_falls(tmp_path: Path, image_folder: Path) -> None:
+    rates = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+            rates.append(float(trainer.callback_metrics["train/lr"]))
+
+    _fit(tmp_path, image_folder, _model(lr=1.0, warmup_fraction=1 / 3), max_epochs=4, callbacks=[Watch()], limit_val_batches=0)
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert rates[4] == pytest.approx(1.0)
+    assert rates[8] == pytest.approx(0.5, abs=1e-6)  # half of the cosine
+    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+
+
+def test_learning_rate_scales_with_the_global_batch(tmp_path: Path, image_folder: Path) -> None:
+    model = _model(lr=None, base_lr=0.32)
+    _fit(tmp_path, image_folder, model, accumulate_grad_batches=3, max_epochs=1, limit_val_batches=0)
+    groups = model.optimizers().param_groups  # type: ignore[union-attr]
+    assert groups[0]["initial_lr"] == pytest.approx(0.32 * 8 * 3 / 128)
+    assert {g["weight_decay"] for g in groups} == {0.0, 1e-4}
+
+
+def test_momentum_encoder_moves_once_an_optimizer_step(tmp_path: Path, image_folder: Path) -> None:
+    calls = []
+
+    class Counting(MoCo):
+        def after_step(self, *args: Any, **kwargs: Any) -> None:
+            calls.append("step")
+            super().after_step(*args, **kwargs)
+
+        def after_loss(self, *args: Any) -> None:
+            calls.append("loss")
+            super().after_loss(*args)
+
+    model = _model(contrastive=Counting(dim=8))
+    _fit(tmp_path, image_folder, model, accumulate_grad_batches=3, max_epochs=2, limit_val_batches=0)
+    assert calls == ["loss", "loss", "loss", "step"] * 2
+
+
+def test_users_callback_is_not_doubled(tmp_path: Path, image_folder: Path) -> None:
+    mine = RepresentationMonitor(k=1)
+    _, trainer, _ = _fit(tmp_path, image_folder, callbacks=[mine])
+    assert [c for c in trainer.callbacks if isinstance(c, RepresentationMonitor)] == [mine]  # type: ignore[attr-defined]
+
+
+def test_csv_logger_takes_all_that_is_logged(tmp_path: Path, image_folder: Path) -> None:
+    _fit(tmp_path, image_folder, logger=CSVLogger(tmp_path))
+    (written,) = tmp_path.rglob("metrics.csv")
+    assert {"train/loss", "val/knn_top1"} <= set(written.read_text().splitlines()[0].split(","))
+
+
+def test_unlabelled_folder_trains_and_says_so(tmp_path: Path, image_folder: Path, caplog: Any) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i, path in enumerate(sorted(image_folder.rglob("*.png"))):
+        path.rename(flat / f"{i}.png")
+    with caplog.at_level("INFO"):
+        _, trainer, _ = _fit(tmp_path, flat)
+    assert "No labels: kNN and retrieval are not monitored." in caplog.text
+    assert not any(name.startswith("val/") for name in trainer.logged_metrics)
+
+
+def test_argument_that_cannot_be_checkpointed_is_said_at_once(tmp_path: Path, image_folder: Path) -> None:
+    class Forgetful(LossPlugin):
+        def __init__(self, secret: int = 1) -> None:
+            super().__init__()
+
+        def forward(self, step: TrainingStep) -> LossTerm:
+            return LossTerm(step.embedding.mean(dim=1))
+
+    with pytest.raises(TypeError, match="must keep its argument `secret` as `self.secret`"):
+        _fit(tmp_path, image_folder, _model(plugins={"f": Forgetful()}))
+
+
+def test_requested_data_arrives(tmp_path: Path, image_folder: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Wants(_Foreign):
+        def data_requests(self) -> dict[str, Any]:
+            return {"size": lambda image: torch.tensor(image.size)}
+
+        def forward(self, step: TrainingStep) -> LossTerm:
+            seen.append(step.batch["size"])
+            return super().forward(step)
+
+    _fit(tmp_path, image_folder, _model(plugins={"w": Wants()}), max_epochs=1)
+    assert seen[0].tolist() == [[48, 40]] * 8
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"optimizer": "lamb"}, "`optimizer` must be 'sgd' or 'adamw', got 'lamb'"),
+        ({"warmup_fraction": 1.0}, r"`warmup_fraction` must be in \[0, 1\), got 1.0"),
+        ({"lr": 0.0}, "`lr` must be > 0, got 0.0"),
+        ({"base_lr": -1.0}, "`base_lr` must be > 0, got -1.0"),
+    ],
+)
+def test_errors(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _model(**kwargs)
