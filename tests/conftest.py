@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from collections.abc import Iterator
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401  # its log handler keeps the stderr it is imported with: not one test's, then
 import numpy as np
 import pytest
 import torch

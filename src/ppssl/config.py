@@ -113,6 +113,8 @@ def _argument(owner: Any, name: str) -> Any:
 def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Configurable):
         return value.config()
+    if isinstance(value, float):
+        return float(value)  # NumPy's float is one too, but no plain one
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, (list, tuple)):

@@ -1,37 +1,86 @@
-"""Errors in one line: what is wrong and what to do."""
+"""Errors in one line: what is wrong, the value, what to do."""
 
 import difflib
+import importlib
+import inspect
 import re
-from collections.abc import Iterable
+from argparse import ArgumentError as ArgparseError
+from collections.abc import Iterable, Iterator
 
-from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ppssl.config import Configurable
 from ppssl.errors import UserError
 
 __all__ = ["describe"]
 
+_SECTIONS = {"trainer": Trainer, "checkpoint": ModelCheckpoint}
+_TOP = ("config", "seed_everything", "trainer", "model", "data", "checkpoint", "resume", "ckpt_path", "out", "seed", "json")
+
 
 def describe(error: BaseException) -> tuple[int, str | None]:
-    """Exit code and message of an error; no message where it is ours and its traceback should be seen."""
-    if isinstance(error, UserError):
-        return 2, str(error)
-    if isinstance(error, ArgumentError | MisconfigurationException):
-        return 2, _innermost(str(error))
-    if isinstance(error, ValueError) and str(error).startswith("`"):
-        return 2, str(error)
+    """Exit code and message of an error; no message where it is ours, and its traceback should be seen."""
+    for link in _chain(error):
+        if isinstance(link, UserError):
+            return 2, _line(str(link))
+        if isinstance(link, ValueError) and str(link).startswith("`"):  # our own argument checks
+            return 2, _line(str(link))
+    if isinstance(error, ArgparseError):
+        return 2, _parser_message(str(error))
+    if isinstance(error, MisconfigurationException):
+        return 2, _line(str(error))
+    if isinstance(error, ValueError) and "Does not validate" in str(error):
+        return 2, _parser_message(str(error))
     return 1, None
 
 
-def _innermost(message: str) -> str:
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    return lines[-1] if lines else message
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean ...?`` where a known name is near."""
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _parser_message(text: str) -> str:
+    """The innermost of what jsonargparse says, and the nearest option."""
+    option = re.findall(r"Option '([^']+)' is not accepted", text)
+    if option:
+        owner = re.findall(r"class_path '([^']+)'", text)[-1]
+        return f"`{option[-1]}` is no option of {owner}{_nearest(option[-1], _options_of(owner))}"
+    wrong = re.findall(r'(?:Parser key|key) "([^"]+)":\s+(Expected [^\n]+?)\. Got value: ([^\n]+)', text)
+    if wrong:
+        name, expected, value = wrong[-1]
+        expected = re.sub(r"<class '([^']+)'>", r"\1", expected).replace("typing.", "")
+        return f"`{name}`: {expected[0].lower()}{expected[1:]}, got {value}."
+    unknown = re.findall(r"[Uu]nrecognized arguments: (\S+)", text)
+    if unknown:
+        return f"No such option: {unknown[0]}{_nearest_option(unknown[0])}"
+    lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -") and "NoneType" not in line]
+    told = [line for line in lines if not line.startswith(("Given value", "Subtypes", "Errors", "Does not validate"))]
+    return _line((told or lines)[-1])
+
+
+def _options_of(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    bases = [b for b in cls.__mro__ if issubclass(b, Configurable) and "__init__" in vars(b)] or [cls]
+    return [p for base in bases for p in inspect.signature(base).parameters]
+
+
+def _nearest_option(option: str) -> str:
+    name = option.lstrip("-").partition("=")[0]
+    section, _, rest = name.partition(".")
+    if section in _SECTIONS and rest:
+        return _nearest(name, [f"{section}.{p}" for p in inspect.signature(_SECTIONS[section]).parameters], "--")
+    known = difflib.get_close_matches(section, _TOP, n=1)
+    return _nearest(name, [f"{known[0]}.{rest}" if rest else known[0]] if known else [], "--")
+
+
+def _nearest(name: str, known: Iterable[str], dashes: str = "") -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean `{close[0]}`?" if close else ""
-
-
-_ = re
+    return f"; did you mean `{dashes}{close[0]}`?" if close else "; see --help."

@@ -213,7 +213,9 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
     def _used(self) -> int:
         """How many images of the current epoch the Trainer has used in this process."""
         trainer = self.trainer
-        return 0 if trainer is None else trainer.fit_loop.epoch_loop.batch_progress.current.ready * self.batch_size
+        if trainer is None or not trainer.training:
+            return 0
+        return trainer.fit_loop.epoch_loop.batch_progress.current.ready * self.batch_size
 
     # -- batches --------------------------------------------------------------------------------------------------
 

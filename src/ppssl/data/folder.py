@@ -47,7 +47,7 @@ class FolderSource(ImageSource):
     def load(self, i: int) -> Image.Image:
         """Image ``i`` in RGB, turned upright by its EXIF orientation."""
         with Image.open(self.paths[i]) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _rgb(ImageOps.exif_transpose(image))
 
     def name(self, i: int) -> str:
         """The image's path."""
@@ -80,6 +80,12 @@ class FolderDataModule(FineGrainedDataModule):
                 if (root / split).is_dir():
                     sources[split] = FolderSource(root / split, train.classes)
         return sources
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow clips 16 bits to 8: all but the darkest pixels would be white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _images(root: Path) -> list[Path]:

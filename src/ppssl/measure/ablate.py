@@ -74,7 +74,21 @@ def load_study(path: str) -> Study:
     if not isinstance(content, Mapping) or "recipe" not in content or set(content) - known:
         odd = ", ".join(sorted(set(content or {}) - known)) if isinstance(content, Mapping) else "no mapping"
         raise UserError(f"{path} is no study ({odd or 'no `recipe`'}): it takes {', '.join(sorted(known))}.")
+    _check_types(content, path)
     return Study(**content)
+
+
+def _check_types(content: Mapping[str, Any], path: str) -> None:
+    """Raise on what would otherwise fail, or be taken letter by letter, far from the file that says it."""
+    kinds = {"variants": dict, "seeds": list, "overrides": dict, "grid": dict}
+    found = [(name, content[name], kind) for name, kind in kinds.items() if name in content]
+    for name, kind in (("variants", dict), ("grid", list)):
+        items = content.get(name)
+        found += [(f"{name}.{k}", v, kind) for k, v in items.items()] if isinstance(items, dict) else []
+    for name, value, kind in found:
+        if not isinstance(value, kind):
+            wanted = "a list" if kind is list else "a mapping ({} for none)"
+            raise UserError(f"{path}: `{name}` must be {wanted}, got {value!r}.")
 
 
 def ablate(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ppssl import randomness
+from ppssl.errors import UserError
 from ppssl.results import unpack_bits
 
 __all__ = ["Difference", "group", "markdown_table", "paired_difference", "summarise"]
@@ -65,9 +66,15 @@ def _difference(left: Mapping[str, Any], right: Mapping[str, Any], metric: str) 
 def summarise(
     results: Sequence[Mapping[str, Any]], *, baseline: str | None = None, metrics: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """By variant and metric: ``mean``, ``std`` (over seeds, ddof 1), ``seeds``, and ``difference`` to the baseline."""
+    """By variant and metric: ``mean``, ``std`` (over seeds, ddof 1), ``seeds``, and ``difference`` to the baseline.
+
+    Raises:
+        UserError: No such baseline.
+    """
     grouped = group(results)
-    base = next(iter(grouped)) if baseline is None else baseline
+    if baseline is not None and baseline not in grouped:
+        raise UserError(f"`baseline`: no variant {baseline}; there are {'; '.join(grouped)}.")
+    base = next(iter(grouped), None) if baseline is None else baseline
     summary: dict[str, dict[str, Any]] = {}
     for name, runs in grouped.items():
         summary[name] = {}
@@ -75,7 +82,7 @@ def summarise(
             values = np.array([run["metrics"][metric] for run in runs.values()])
             entry: dict[str, Any] = {"mean": values.mean(), "seeds": len(values)}
             entry["std"] = values.std(ddof=1) if len(values) > 1 else None
-            if name != base and base in grouped:
+            if name != base:
                 entry["difference"] = paired_difference(runs, grouped[base], metric)
             summary[name][metric] = entry
     return summary

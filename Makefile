@@ -1,0 +1,27 @@
+# Everything below makes .venv by itself when it is missing, and is safe to repeat.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test slow lint clean
+
+demo: $(VENV)/.installed  ## pretrain on synthetic birds, before and after in one table, in minutes
+	$(BIN)/ppssl demo --out runs/demo
+
+test: $(VENV)/.installed  ## the default tests
+	$(BIN)/python -m pytest -n 2
+
+slow: $(VENV)/.installed  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist runs

@@ -1,0 +1,238 @@
+"""The command line, in process: what it prints, and its exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from ppssl.cli import COMMANDS, TRAINER_COMMANDS, main
+
+RECIPE = Path(__file__).parents[1] / "experiments" / "folder" / "pretrain.yaml"
+TINY = [
+    "--model.backbone_kwargs={width: 4}",
+    "--data.image_size=32",
+    "--data.batch_size=8",
+    "--data.num_workers=0",
+    "--trainer.max_epochs=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+
+
+def _fit(images: Path, out: Path, *more: str) -> list[str]:
+    root = ["--data.root", str(images), "--trainer.default_root_dir", str(out)]
+    return ["fit", "--config", str(RECIPE), *root, *TINY, *more]
+
+
+def _one_line(capsys: Any) -> str:
+    """What went to stderr, without what the libraries say: exactly one line, no traceback."""
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("ppssl: ")]
+    return line
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Images and the folder of one run on them."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("cli")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 8), ("test", 4)):
+        for label in range(3):
+            folder = root / "images" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = torch.randint(0, 200, (40, 48, 3), generator=generator, dtype=torch.uint8)
+                pixels[..., label] += 55
+                Image.fromarray(pixels.numpy()).save(folder / f"{i}.jpg")
+    assert main(_fit(root / "images", root / "run")) == 0
+    return root / "images", root / "run"
+
+
+def _last(run: Path) -> Path:
+    (path,) = run.rglob("last.ckpt")
+    return path
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = "import sys; from ppssl.cli import main; main(['--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert all(f"  {name} " in done.stdout for name in TRAINER_COMMANDS | COMMANDS)
+
+
+@pytest.mark.parametrize("command", [*TRAINER_COMMANDS, *COMMANDS])
+def test_every_command_has_help_with_an_example(command: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, *(["step"] if command == "bench" else []), "--help"])
+    assert "Example: ppssl" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_fit_leaves_checkpoint_config_and_events(trained: tuple[Path, Path]) -> None:
+    _, run = trained
+    assert torch.load(_last(run), weights_only=True)["global_step"] == 3
+    assert list(run.rglob("config.yaml"))
+    assert list(run.rglob("events.out.tfevents*"))
+
+
+def test_validate_repeats_what_fit_logged_last(trained: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    images, _ = trained
+    logger = "--trainer.logger={class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: %s}}"
+    assert main(_fit(images, tmp_path / "run", logger % (tmp_path / "fit"))) == 0
+    again = [*_fit(images, tmp_path / "again", logger % (tmp_path / "again"))[1:], "--ckpt_path", str(_last(tmp_path))]
+    assert main(["validate", *again]) == 0
+
+    def read(folder: Path) -> dict[str, float]:
+        (path,) = folder.rglob("metrics.csv")
+        header, *rows = [line.split(",") for line in path.read_text().splitlines()]
+        pairs = [(name, value) for row in rows for name, value in zip(header, row, strict=True) if value]
+        return {name: float(value) for name, value in pairs if name.startswith("val/")}
+
+    first, second = read(tmp_path / "fit"), read(tmp_path / "again")
+    assert set(first) == {"val/knn_top1", "val/retrieval_rank1", "val/retrieval_rank5", "val/retrieval_map", "val/rankme"}
+    assert second == pytest.approx(first, abs=1e-4)
+
+
+def test_evaluate_prints_and_writes(trained: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    images, run = trained
+    written = tmp_path / "results.json"
+    own_data = ["evaluate", str(_last(run)), "--json", str(written)]
+    assert main(own_data) == 0
+    assert "knn-1" in capsys.readouterr().out
+    first = json.loads(written.read_text())
+    recipe = ["--data", str(RECIPE), "--data.root", str(images), "--data.image_size=32", "--data.num_workers=0"]
+    assert main([*own_data, *recipe]) == 0
+    second = json.loads(written.read_text())
+    assert first["metrics"] == second["metrics"]
+    assert set(first["metrics"]) == {"knn-1", "knn-5", "knn-20", "linear", "rank-1", "rank-5", "mAP", "rankme"}
+    assert first["protocol"] == "clean-1"
+    assert {"seed", "units", "provenance", "schema_version", "config", "per_image"} <= set(first)
+
+
+def test_resume_auto_goes_on_from_the_highest_step(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    images, _ = trained
+    assert main(_fit(images, tmp_path, "--resume", "auto")) == 0
+    assert main(_fit(images, tmp_path, "--resume", "auto", "--trainer.max_epochs=2")) == 0
+    steps = {torch.load(path, weights_only=True)["global_step"] for path in tmp_path.rglob("*.ckpt")}
+    assert max(steps) == 6
+
+
+def test_packaged_recipe_by_name(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    images, _ = trained
+    args = _fit(images, tmp_path)
+    args[2] = "ppssl:folder/pretrain"
+    assert main(args) == 0
+
+
+def _bad_yaml(tmp_path: Path) -> Path:
+    content = yaml.safe_load(RECIPE.read_text())
+    content["model"]["init_args"]["warmup_fractoin"] = 0.1
+    path = tmp_path / "typo.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--data.root": "{images}s"}, r"images \(did you mean|no folder: .*did you mean"),
+        ({"--data.root": "{empty}"}, "No images in"),
+        ({"--data.batch_siez": "3"}, "batch_siez.*batch_size"),
+        ({"--model.lrr": "3"}, "lrr.*lr"),
+        ({"--trainer.max_epcohs": "3"}, "max_epcohs.*max_epochs"),
+        ({"--modle.lr": "3"}, r"modle.*model\.lr"),
+        ({"--model.backbone": "resnet81"}, "timm has no model `resnet81`; did you mean"),
+        ({"--data.batch_size": "1000"}, "`batch_size` 1000 is larger than the data set of 24 training images"),
+        ({"--data.batch_size": "many"}, "batch_size.*many"),
+        ({"--config": "experiments/folder/pretrian.yaml"}, "No such config: experiments/folder/pretrian.yaml"),
+        ({"--config": "ppssl:folder/pretrian"}, r"did you mean ppssl:folder/pretrain\?"),
+        ({"--config": "{typo}"}, "warmup_fractoin.*warmup_fraction"),
+        ({"--model.optimizer": "adma"}, "optimizer.*adma"),
+        ({"--model.lr": "-1"}, "`lr` must be > 0, got -1"),
+        ({"--resume": "nowhere.ckpt"}, "no such checkpoint: nowhere.ckpt"),
+    ],
+)
+def test_bad_input_is_one_line_and_two(
+    change: dict[str, str], message: str, trained: tuple[Path, Path], tmp_path: Path, capsys: Any
+) -> None:
+    import re
+
+    images, _ = trained
+    (tmp_path / "empty").mkdir()
+    names = {"images": images, "empty": tmp_path / "empty", "typo": _bad_yaml(tmp_path)}
+    args = _fit(images, tmp_path / "run")
+    for option, value in change.items():
+        value = value.format(**names)
+        if option == "--config":
+            args[args.index("--config") + 1] = value
+        else:
+            args += [option, value]
+    assert main(args) == 2
+    line = _one_line(capsys)
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_truncated_image_is_named(workers: int, trained: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    import shutil
+
+    images = tmp_path / "images"
+    shutil.copytree(trained[0], images)
+    broken = images / "train" / "class1" / "3.jpg"
+    broken.write_bytes(broken.read_bytes()[:700])
+    assert main([*_fit(images, tmp_path / "run"), f"--data.num_workers={workers}"]) == 2
+    line = _one_line(capsys)
+    assert str(broken) in line
+    assert "on_error: skip" in line
+    with pytest.warns(UserWarning, match="Skipped .*3.jpg"):
+        assert main([*_fit(images, tmp_path / "skipped"), "--data.on_error=skip"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fti"], "No such command: `fti`; did you mean `fit`"),
+        (["evaluate", "nowhere.ckpt"], "No such checkpoint: nowhere.ckpt"),
+        (["evaluate"], "checkpoint"),
+        (["ablate", "nowhere.yaml", "--out", "x"], "No such config: nowhere.yaml"),
+        (["bench", "step", "--batch-size", "0"], "`batch_size` must be >= 1, got 0"),
+        (["demo", "--sede", "3"], "sede.*seed"),
+    ],
+)
+def test_other_commands_fail_as_clearly(args: list[str], message: str, capsys: Any) -> None:
+    import re
+
+    assert main(args) == 2
+    line = _one_line(capsys)
+    assert re.search(message, line), line
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    from ppssl import UserError
+
+    with pytest.raises(UserError, match="No such config"):
+        main(["fit", "--config", "nowhere.yaml", "--debug"])
+
+
+def test_interruption_is_130_and_keeps_the_checkpoint(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """A real SIGINT to a real process."""
+    import signal
+    import time
+
+    args = _fit(trained[0], tmp_path, "--trainer.max_epochs=10000")
+    process = subprocess.Popen([sys.executable, "-m", "ppssl", *args], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err.decode()[-2000:]
+    assert b"Traceback" not in err
+    assert max(torch.load(p, weights_only=True)["global_step"] for p in tmp_path.rglob("*.ckpt")) >= 3

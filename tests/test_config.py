@@ -1,0 +1,249 @@
+"""Objects as plain data and back; a checkpoint's class paths run nothing foreign."""
+
+import builtins
+import importlib
+import json
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ppssl.data
+from ppssl.config import Configurable, instantiate, resolve_class
+from ppssl.data import FolderDataModule, MoCoV2Augmentation
+from ppssl.errors import UserError
+
+FOREIGN = '''
+import builtins
+builtins._ppssl_test_imported.append(__name__)
+
+from ppssl.config import Configurable
+
+
+class Evil(Configurable):
+    def __init__(self):
+        builtins._ppssl_test_imported.append("Evil()")
+'''
+
+
+class Leaf(Configurable):
+    made: list["Leaf"] = []
+
+    def __init__(self, size: int, *, name: str = "leaf", rate: float | None = None) -> None:
+        self.size, self.name, self.rate = size, name, rate
+        Leaf.made.append(self)
+
+
+class Branch(Configurable):
+    def __init__(self, leaves: dict[str, Leaf], spare: tuple[Leaf, ...] = (), shape: list[int] | None = None) -> None:
+        self.leaves, self.spare, self.shape = leaves, spare, shape
+
+
+class Base(Configurable):
+    def __init__(self, width: int = 1, height: int = 2) -> None:
+        self.width, self.height = width, height
+
+
+class Middle(Base):
+    """Adds nothing, so has no constructor of its own."""
+
+
+class Derived(Middle):
+    def __init__(self, root: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root = root
+
+
+class Closed(Derived):
+    """No **kwargs: the arguments below are not its own."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__(root="fixed", width=depth)
+        self.depth = depth
+
+
+class Forgetful(Configurable):
+    def __init__(self, kept: int = 1, lost: int = 2) -> None:
+        self.kept = kept
+
+
+class Holder(Configurable):
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+@pytest.fixture(autouse=True)
+def _imported(monkeypatch):
+    """This module under its own name, as a user's is: importlib mode leaves it out where no package is."""
+    module = ModuleType("ppssl_test_user_code")
+    for cls in (Leaf, Branch, Base, Middle, Derived, Closed, Forgetful, Holder):
+        monkeypatch.setattr(cls, "__module__", module.__name__)
+        setattr(module, cls.__name__, cls)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(Leaf, "made", [])
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+    """A module on the path, not imported; returns the list in which it leaves traces, and its name."""
+    traces: list[str] = []
+    monkeypatch.setattr(builtins, "_ppssl_test_imported", traces, raising=False)
+    (tmp_path / "ppssl_test_foreign.py").write_text(FOREIGN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield traces, "ppssl_test_foreign.Evil"
+    sys.modules.pop("ppssl_test_foreign", None)
+
+
+def _through_plain_data(obj, tmp_path):
+    """The object rebuilt from its configuration, which went through a file that torch reads safely."""
+    torch.save(obj.config(), tmp_path / "config.pt")
+    return instantiate(torch.load(tmp_path / "config.pt", weights_only=True))
+
+
+# ---------------------------------------------------------------- there and back
+
+
+def test_an_object_comes_back_from_plain_data(tmp_path):
+    leaf = _through_plain_data(Leaf(3, name="oak", rate=0.5), tmp_path)
+    assert type(leaf) is Leaf
+    assert vars(leaf) == {"size": 3, "name": "oak", "rate": 0.5}
+
+
+def test_nested_objects_in_dicts_and_tuples_come_back(tmp_path):
+    branch = Branch({"a": Leaf(1), "b": Leaf(2, name="b")}, spare=(Leaf(3), Leaf(4)), shape=[5, 6])
+    again = _through_plain_data(branch, tmp_path)
+    assert {name: leaf.size for name, leaf in again.leaves.items()} == {"a": 1, "b": 2}
+    assert again.leaves["b"].name == "b"
+    assert isinstance(again.spare, tuple)
+    assert [leaf.size for leaf in again.spare] == [3, 4]
+    assert again.shape == [5, 6]
+    assert again.config() == branch.config()
+
+
+def test_the_configuration_of_an_object_can_be_json():
+    branch = Branch({"a": Leaf(1)}, spare=[Leaf(2)], shape=[2])
+    assert instantiate(json.loads(json.dumps(branch.config()))).config() == branch.config()
+
+
+def test_plain_data_comes_back_as_it_is():
+    data = {"a": [1, (2.5, None)], "b": {"class_path": "os.system"}, "c": True}
+    assert instantiate(data) == data
+
+
+def test_arguments_behind_kwargs_are_those_of_the_base_classes(tmp_path):
+    derived = Derived("somewhere", height=7)
+    assert derived.config()["init_args"] == {"root": "somewhere", "width": 1, "height": 7}
+    assert vars(_through_plain_data(derived, tmp_path)) == vars(derived)
+
+
+def test_without_kwargs_the_base_classes_arguments_are_left_out(tmp_path):
+    closed = Closed(4)
+    assert closed.config()["init_args"] == {"depth": 4}
+    assert vars(_through_plain_data(closed, tmp_path)) == vars(closed)
+
+
+def test_a_data_module_comes_back(tmp_path):
+    augmentation = MoCoV2Augmentation(crop_scale=(0.5, 1.0), jitter=(0.1, 0.2, 0.3, 0.05))
+    data = FolderDataModule("here", image_size=32, augmentation=augmentation, on_error="skip", seed=3)
+    again = _through_plain_data(data, tmp_path)
+    assert type(again) is FolderDataModule
+    assert (again.root, again.image_size, again.on_error, again.seed) == ("here", 32, "skip", 3)
+    assert vars(again.augmentation) == vars(augmentation)
+    assert again.config() == data.config()
+
+
+def test_a_numpy_float_becomes_a_plain_one(tmp_path):
+    """``np.float64`` is a ``float``, but torch refuses to load it safely."""
+    again = _through_plain_data(Leaf(1, rate=np.float64(0.25)), tmp_path)
+    assert type(again.rate) is float
+    assert again.rate == 0.25
+
+
+def test_an_argument_that_is_not_kept_is_named():
+    with pytest.raises(TypeError, match=r"`Forgetful` must keep its argument `lost` as `self.lost`"):
+        Forgetful().config()
+
+
+@pytest.mark.parametrize("value", [np.zeros(2), object(), len, {1: object()}])
+def test_what_is_no_plain_data_is_named(value):
+    with pytest.raises(TypeError, match=r"Holder\(value=\.\.\.\) must be plain data or a Configurable"):
+        Holder([value]).config()
+
+
+# ---------------------------------------------------------------- what a file may name
+
+
+def test_a_foreign_module_is_not_imported(foreign):
+    traces, path = foreign
+    with pytest.raises(UserError, match=r"ppssl_test_foreign\.Evil` is not part of ppssl.*import `ppssl_test_foreign`"):
+        instantiate({"class_path": path, "init_args": {}})
+    assert traces == []
+    assert "ppssl_test_foreign" not in sys.modules
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: [inner], lambda inner: {"x": (1, inner)}])
+def test_a_foreign_class_deep_inside_stops_all_before_anything_is_made(foreign, wrap):
+    traces, path = foreign
+    leaf = Leaf(1).config()
+    Leaf.made.clear()
+    evil = {"class_path": path, "init_args": {}}
+    config = {"class_path": Branch.__module__ + ".Branch", "init_args": {"leaves": {"a": leaf}, "spare": wrap(evil)}}
+    with pytest.raises(UserError, match="not part of ppssl"):
+        instantiate(config)
+    assert Leaf.made == []
+    assert traces == []
+
+
+def test_the_same_class_is_accepted_once_its_module_is_imported(foreign):
+    traces, path = foreign
+    module = importlib.import_module("ppssl_test_foreign")
+    assert type(instantiate({"class_path": path, "init_args": {}})) is module.Evil
+    assert traces == ["ppssl_test_foreign", "Evil()"]
+
+
+def test_a_name_that_only_begins_like_ours_is_foreign(tmp_path, monkeypatch):
+    (tmp_path / "ppssl_evil.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="not part of ppssl"):
+        resolve_class("ppssl_evil.Evil")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "builtins.eval",
+        "torch.nn.Linear",
+        "ppssl.results.subprocess",
+        "ppssl.results.write_json",
+        "ppssl.errors.UserError",
+        "ppssl.data.NoSuchClass",
+    ],
+)
+def test_only_configurable_classes_are_called(path):
+    """``subprocess`` and the like are imported already; that alone does not make them ours to call."""
+    with pytest.raises(UserError, match=r"is no class that ppssl can rebuild"):
+        instantiate({"class_path": path, "init_args": {}})
+
+
+@pytest.mark.parametrize("path", ["ppssl.nowhere.Thing", "ppssl.config.os.system"])
+def test_a_module_of_ours_that_does_not_exist_is_said_so(path):
+    with pytest.raises(UserError, match=r"this version of ppssl has no module"):
+        resolve_class(path)
+
+
+@pytest.mark.parametrize("path", ["Leaf", "", "."])
+def test_a_path_without_a_module_is_refused(path):
+    with pytest.raises(UserError, match="not part of ppssl"):
+        resolve_class(path)
+
+
+def test_our_modules_are_imported_when_named(monkeypatch):
+    monkeypatch.setattr(ppssl.data, "synthetic", ppssl.data.synthetic)  # both are put back afterwards
+    monkeypatch.delitem(sys.modules, "ppssl.data.synthetic")
+    assert resolve_class("ppssl.data.synthetic.SyntheticDataModule").__name__ == "SyntheticDataModule"
+    assert resolve_class("ppssl.PPSSL").__name__ == "PPSSL"  # lazily exported
