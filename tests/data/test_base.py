@@ -346,9 +346,8 @@ def _folder(root, **kwargs):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_raises_with_its_path(tmp_path, workers):
     data = _folder(_torn_folder(tmp_path / "images"), num_workers=workers)
-    with pytest.raises(UserError, match=r"Cannot read .*images/(a/1|b/3)\.png: .*set `on_error: skip`") as error:
+    with pytest.raises(UserError, match=r"^Cannot read .*images/(a/1|b/3)\.png: .* or set `on_error: skip`\.$"):
         list(_batches(data, data.train_dataloader()))
-    assert "\n" not in str(error.value)
 
 
 def test_a_broken_image_raises_in_evaluation_too(tmp_path):
@@ -391,7 +390,7 @@ def test_bad_arguments_are_refused(arguments, message):
         Data(**arguments)
 
 
-@pytest.mark.parametrize(("wanted", "got"), [(0, 0), (3, 3)])
+@pytest.mark.parametrize(("wanted", "got"), [(0, 0), (1, 1)])
 def test_the_number_of_workers_is_kept(wanted, got):
     assert _data(num_workers=wanted).train_dataloader().num_workers == got
 

@@ -139,7 +139,7 @@ def test_other_modes_become_rgb(tmp_path, mode):
 
 def test_a_transparent_palette_becomes_rgb(tmp_path):
     image = Image.new("RGB", (12, 8), COLOUR).convert("P")
-    assert np.abs(_load(tmp_path, image, transparency=0) - COLOUR).max() <= 40
+    assert np.abs(_load(tmp_path, image, transparency=0) - COLOUR).max() <= 60  # a palette of few colours
 
 
 def test_cmyk_becomes_rgb(tmp_path):

@@ -4,18 +4,24 @@ import colorsys
 import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from ppssl.data.bird_classes import PARTS, BirdClass
 from ppssl.data.bird_parts import Colour, Palette, Stroke, bird_strokes
+from ppssl.randomness import generator
 
 __all__ = ["BACKGROUNDS", "NUISANCES", "Nuisance", "draw_nuisance", "render_image", "render_masks"]
 
 BACKGROUNDS = ("meadow", "foliage", "reeds", "water", "bokeh", "sky")
 """The kinds of background, in the order of the nuisance value ``background``."""
 
+# Few scenes and few body colours, each met by many birds of every class: a nuisance that is strong and yet tells no
+# picture from the others. (With a scene of its own for each picture MoCo v2 learns the scenes, and nothing of the birds.)
+_BACKGROUND_HUES = 4
+_BODY_HUES = 6
 _MAX_TWIGS = 3
 _HALF_BIRD = 0.56  # half of the largest bird's length, in its own frame
 _CENTRE = np.array([-0.03, -0.04])  # what of the bird's frame is put in the middle of the picture
@@ -27,9 +33,9 @@ class Nuisance:
 
     Attributes:
         background: Index into :data:`BACKGROUNDS`.
-        background_hue: In turns, [0, 1).
+        background_hue: In turns, one of four.
         background_value: Brightness, 0.55 to 0.75.
-        body_hue: In turns, [0, 1).
+        body_hue: In turns, one of six.
         body_saturation: 0.05 to 0.22.
         body_value: Brightness, 0.66 to 0.82.
         scale: Size of the bird's frame over the picture's.
@@ -76,13 +82,13 @@ NUISANCES = tuple(f.name for f in fields(Nuisance))
 
 def draw_nuisance(rng: np.random.Generator) -> Nuisance:
     """Random nuisance values; the bird lies within the picture but for the tip of a part now and then."""
-    scale = rng.uniform(0.68, 0.88)
+    scale = rng.uniform(0.72, 0.9)
     slack = max(0.0, 0.5 - _HALF_BIRD * scale) + 0.01
     return Nuisance(
         background=float(rng.integers(len(BACKGROUNDS))),
-        background_hue=rng.random(),
+        background_hue=rng.integers(_BACKGROUND_HUES) / _BACKGROUND_HUES,
         background_value=rng.uniform(0.55, 0.75),
-        body_hue=rng.random(),
+        body_hue=rng.integers(_BODY_HUES) / _BODY_HUES,
         body_saturation=rng.uniform(0.05, 0.22),
         body_value=rng.uniform(0.66, 0.82),
         scale=scale,
@@ -96,7 +102,7 @@ def draw_nuisance(rng: np.random.Generator) -> Nuisance:
         light_slope=rng.uniform(0.0, 0.25),
         light_angle=rng.uniform(0, 2 * math.pi),
         warmth=rng.uniform(-0.05, 0.05),
-        twigs=float(rng.choice(_MAX_TWIGS + 1, p=(0.3, 0.35, 0.25, 0.1))),
+        twigs=float(rng.choice(_MAX_TWIGS + 1, p=(0.45, 0.35, 0.15, 0.05))),
     )
 
 
@@ -195,51 +201,60 @@ def _leaf(stem: np.ndarray, angle: float, length: float) -> np.ndarray:
 
 
 def _background(nuisance: Nuisance, rng: np.random.Generator, size: int) -> np.ndarray:
-    """``(size, size, 3)`` uint8: two colours, mixed by a texture of the background's kind."""
-    hue, value = nuisance.background_hue, nuisance.background_value
+    """``(size, size, 3)`` uint8: a window of the scene, in its brightness."""
+    x, y = rng.integers(0, size + 1, 2)
+    scene = _scene(int(nuisance.background), nuisance.background_hue, size)[y : y + size, x : x + size]
+    return np.clip(nuisance.background_value * scene, 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=64)
+def _scene(kind: int, hue: float, size: int) -> np.ndarray:
+    """``(2 size, 2 size, 3)`` float32: two colours, mixed by the kind's texture; the same for every bird seen there."""
+    rng = generator(0, "bird-scene", kind)
     hues, saturations = hue + rng.uniform(-0.35, 0.35, 3), rng.uniform(0.04, 0.2, 3)
     dark, bright, third = (
-        np.array(_rgb(h, s, min(1.0, v * value)), dtype=np.float32)
-        for h, s, v in zip(hues, saturations, (0.6, 1.1, 0.85), strict=True)
+        np.array(_rgb(h, s, v), dtype=np.float32)
+        for h, s, v in zip(hues, saturations, (0.55, 1.0, 0.78), strict=True)
     )
-    mix = _TEXTURES[int(nuisance.background)](rng, size)
-    mix = np.clip(mix + 0.25 * (_noise(rng, size, 24) - 0.5), 0, 1)
-    patch = np.clip(3 * _noise(rng, size, 4) - 1, 0, 1)[..., None]
+    wide = 2 * size
+    mix = _TEXTURES[kind](rng, wide)
+    mix = np.clip(mix + 0.25 * (_noise(rng, wide, 48) - 0.5), 0, 1)
+    patch = np.clip(3 * _noise(rng, wide, 8) - 1, 0, 1)[..., None]
     bright = bright + patch * (third - bright)
-    return (dark + mix[..., None] * (bright - dark)).astype(np.uint8)
+    return dark + mix[..., None] * (bright - dark)
 
 
 def _meadow(rng: np.random.Generator, size: int) -> np.ndarray:
-    return 0.6 * _noise(rng, size, 5) + 0.4 * _noise(rng, size, 14)
+    return 0.6 * _noise(rng, size, 10) + 0.4 * _noise(rng, size, 28)
 
 
 def _foliage(rng: np.random.Generator, size: int) -> np.ndarray:
-    return np.clip(4 * (_noise(rng, size, 9) - 0.5) + 0.5, 0, 1)
+    return np.clip(4 * (_noise(rng, size, 18) - 0.5) + 0.5, 0, 1)
 
 
 def _reeds(rng: np.random.Generator, size: int) -> np.ndarray:
     x, y = _grid(size)
-    slant, bend = rng.uniform(-0.6, 0.6), 0.15 * _noise(rng, size, 3)
-    return 0.5 + 0.5 * np.sin(2 * math.pi * rng.uniform(5, 11) * (x + slant * y + bend))
+    slant, bend = rng.uniform(-0.6, 0.6), 0.15 * _noise(rng, size, 6)
+    return 0.5 + 0.5 * np.sin(2 * math.pi * rng.uniform(10, 22) * (x + slant * y + bend))
 
 
 def _water(rng: np.random.Generator, size: int) -> np.ndarray:
     x, y = _grid(size)
-    waves = rng.uniform((-4, 3, 0), (4, 10, 1), (3, 3))
+    waves = rng.uniform((-8, 6, 0), (8, 20, 1), (3, 3))
     return 0.5 + sum(np.sin(2 * math.pi * (fx * x + fy * y + phase)) for fx, fy, phase in waves) / 6
 
 
 def _bokeh(rng: np.random.Generator, size: int) -> np.ndarray:
     canvas = Image.new("L", (size, size), 40)
     draw = ImageDraw.Draw(canvas)
-    for x, y, radius, shade in rng.uniform((0, 0, 0.04, 60), (1, 1, 0.16, 255), (16, 4)) * (size, size, size, 1):
+    for x, y, radius, shade in rng.uniform((0, 0, 0.02, 60), (1, 1, 0.08, 255), (64, 4)) * (size, size, size, 1):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=int(shade))
     return np.asarray(canvas, dtype=np.float32) / 255
 
 
 def _sky(rng: np.random.Generator, size: int) -> np.ndarray:
     y = _grid(size)[1]
-    return 0.6 * (rng.uniform(0.0, 0.4) + 0.6 * y) + np.clip(2 * _noise(rng, size, 4) - 0.9, 0, 1)
+    return 0.6 * (rng.uniform(0.0, 0.4) + 0.6 * y) + np.clip(2 * _noise(rng, size, 8) - 0.9, 0, 1)
 
 
 _TEXTURES = (_meadow, _foliage, _reeds, _water, _bokeh, _sky)

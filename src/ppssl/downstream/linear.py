@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ppssl.downstream.retrieval import check_embeddings
 
-__all__ = ["C_GRID", "LinearProbeResult", "held_out_mask", "logistic_regression_probe"]
+__all__ = ["C_GRID", "LinearProbeResult", "logistic_regression_probe"]
 
 C_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TOLERANCE = 1e-6
@@ -65,7 +65,7 @@ def logistic_regression_probe(
         train: ``(N, D)`` floating point, un-normalised.
         train_labels: ``(N,)`` integer; images with a negative (unknown) label are left out.
         test: ``(T, D)`` floating point.
-        held_out: ``(N,)`` bool, the images on which C is chosen; see `held_out_mask`.
+        held_out: ``(N,)`` bool, the images on which C is chosen; see :func:`ppssl.data.labels.held_out`.
         c_grid: Inverse penalties to try, > 0.
 
     Returns:
@@ -83,28 +83,6 @@ def logistic_regression_probe(
     return LinearProbeResult(
         best, accuracies[best], accuracies, torch.from_numpy(predictions.astype(np.int64))
     )
-
-
-def held_out_mask(labels: Tensor, *, fraction: float = 0.2, seed: int = 0) -> Tensor:
-    """Choose the images to hold out: the same share of every class, but never all of one.
-
-    Args:
-        labels: ``(N,)`` integer; images with a negative (unknown) label are not chosen.
-        fraction: Share in (0, 1); of a class of n images, ``round(fraction * n)``, at most n - 1.
-        seed: The choice is a function of this and of ``labels`` alone.
-
-    Returns:
-        ``(N,)`` bool on the CPU.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"`fraction` must lie in (0, 1), got {fraction}.")
-    classes = labels.cpu().numpy()
-    rng = np.random.default_rng(seed)
-    mask = np.zeros(len(classes), dtype=bool)
-    for label in np.unique(classes[classes >= 0]):
-        members = rng.permutation(np.flatnonzero(classes == label))
-        mask[members[: min(round(fraction * len(members)), len(members) - 1)]] = True
-    return torch.from_numpy(mask)
 
 
 def _accuracies(

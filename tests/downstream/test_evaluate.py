@@ -1,0 +1,70 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from ppssl import PPSSL, FolderDataModule, UserError
+from ppssl.downstream.embed import embed
+from ppssl.downstream.evaluate import evaluate
+from ppssl.results import unpack_bits
+
+
+def _data(folder: Path, **kwargs: Any) -> FolderDataModule:
+    return FolderDataModule(str(folder), **{"image_size": 32, "batch_size": 7, "num_workers": 0} | kwargs)
+
+
+def _model() -> PPSSL:
+    torch.manual_seed(0)
+    return PPSSL(backbone="resnet_small", backbone_kwargs={"width": 4})
+
+
+def test_knn_is_scikit_learns_and_hits_are_per_image(image_folder: Path) -> None:
+    model, data = _model(), _data(image_folder)
+    results = evaluate(model, data)
+    gallery, queries = (embed(model.encoder, loader, data) for loader in data.test_dataloader())
+    unit = [torch.nn.functional.normalize(e.features, dim=1).numpy() for e in (gallery, queries)]
+    expected = KNeighborsClassifier(1, metric="cosine").fit(unit[0], gallery.labels).predict(unit[1])
+    hits = unpack_bits(results.per_image["knn-1"])
+    assert np.array_equal(hits, expected == queries.labels.numpy())
+    assert results.metrics["knn-1"] == pytest.approx(hits.mean())
+    assert results.metrics["linear"] == pytest.approx(unpack_bits(results.per_image["linear"]).mean())
+    json.dumps(results.to_dict())
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 3}, {"num_workers": 2}])
+def test_batch_size_and_workers_change_nothing(change: dict[str, int], image_folder: Path) -> None:
+    first, second = evaluate(_model(), _data(image_folder)), evaluate(_model(), _data(image_folder, **change))
+    assert second.metrics == pytest.approx(first.metrics, abs=1e-4)
+
+
+def test_the_model_is_left_as_it_was(image_folder: Path) -> None:
+    model = _model().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    evaluate(model, _data(image_folder))
+    assert model.encoder.model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_without_a_test_split_the_held_out_part_queries(image_folder: Path) -> None:
+    data = _data(image_folder / "train", val_fraction=0.25)
+    results = evaluate(_model(), data)
+    assert len(unpack_bits(results.per_image["knn-1"])) == len(data.train_val) == 6
+
+
+def test_fewer_labels_are_used(image_folder: Path) -> None:
+    full, few = _data(image_folder), _data(image_folder, label_fraction=0.5)
+    evaluate(_model(), full), evaluate(_model(), few)
+    assert len(few.train_labelled) == len(full.train_labelled) / 2
+
+
+def test_no_labels_is_said(image_folder: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i, path in enumerate(image_folder.rglob("*.png")):
+        path.rename(flat / f"{i}.png")
+    with pytest.raises(UserError, match="no training image has a label"):
+        evaluate(_model(), _data(flat))
