@@ -1,0 +1,1 @@
+"""The recipes; a package only so that the wheel carries them."""

@@ -35,6 +35,8 @@ def image_folder(tmp_path: Path) -> Path:
             folder = tmp_path / "images" / split / f"class{label}"
             folder.mkdir(parents=True)
             for i in range(count):
-                pixels = np.clip(np.array(colour) + rng.normal(0, 40, (40, 48, 3)), 0, 255).astype(np.uint8)
+                pixels = np.clip(np.array(colour) + rng.normal(0, 40, (40, 48, 3)), 0, 255).astype(
+                    np.uint8
+                )
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     return tmp_path / "images"

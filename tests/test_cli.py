@@ -82,45 +82,81 @@ def test_fit_leaves_checkpoint_config_and_events(trained: tuple[Path, Path]) -> 
     assert list(run.rglob("events.out.tfevents*"))
 
 
-def test_validate_repeats_what_fit_logged_last(trained: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+def test_validate_repeats_what_fit_logged_last(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: Any
+) -> None:
     images, _ = trained
     logger = "--trainer.logger={class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: %s}}"
     assert main(_fit(images, tmp_path / "run", logger % (tmp_path / "fit"))) == 0
-    again = [*_fit(images, tmp_path / "again", logger % (tmp_path / "again"))[1:], "--ckpt_path", str(_last(tmp_path))]
+    again = [
+        *_fit(images, tmp_path / "again", logger % (tmp_path / "again"))[1:],
+        "--ckpt_path",
+        str(_last(tmp_path)),
+    ]
     assert main(["validate", *again]) == 0
 
     def read(folder: Path) -> dict[str, float]:
         (path,) = folder.rglob("metrics.csv")
         header, *rows = [line.split(",") for line in path.read_text().splitlines()]
-        pairs = [(name, value) for row in rows for name, value in zip(header, row, strict=True) if value]
+        pairs = [
+            (name, value) for row in rows for name, value in zip(header, row, strict=True) if value
+        ]
         return {name: float(value) for name, value in pairs if name.startswith("val/")}
 
     first, second = read(tmp_path / "fit"), read(tmp_path / "again")
-    assert set(first) == {"val/knn_top1", "val/retrieval_rank1", "val/retrieval_rank5", "val/retrieval_map", "val/rankme"}
+    assert set(first) == {
+        "val/knn_top1",
+        "val/retrieval_rank1",
+        "val/retrieval_rank5",
+        "val/retrieval_map",
+        "val/rankme",
+    }
     assert second == pytest.approx(first, abs=1e-4)
 
 
-def test_evaluate_prints_and_writes(trained: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+def test_evaluate_prints_and_writes(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: Any
+) -> None:
     images, run = trained
     written = tmp_path / "results.json"
     own_data = ["evaluate", str(_last(run)), "--json", str(written)]
     assert main(own_data) == 0
     assert "knn-1" in capsys.readouterr().out
     first = json.loads(written.read_text())
-    recipe = ["--data", str(RECIPE), "--data.root", str(images), "--data.image_size=32", "--data.num_workers=0"]
+    recipe = [
+        "--data",
+        str(RECIPE),
+        "--data.root",
+        str(images),
+        "--data.image_size=32",
+        "--data.num_workers=0",
+    ]
     assert main([*own_data, *recipe]) == 0
     second = json.loads(written.read_text())
     assert first["metrics"] == second["metrics"]
-    assert set(first["metrics"]) == {"knn-1", "knn-5", "knn-20", "linear", "rank-1", "rank-5", "mAP", "rankme"}
+    assert set(first["metrics"]) == {
+        "knn-1",
+        "knn-5",
+        "knn-20",
+        "linear",
+        "rank-1",
+        "rank-5",
+        "mAP",
+        "rankme",
+    }
     assert first["protocol"] == "clean-1"
     assert {"seed", "units", "provenance", "schema_version", "config", "per_image"} <= set(first)
 
 
-def test_resume_auto_goes_on_from_the_highest_step(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_resume_auto_goes_on_from_the_highest_step(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
     images, _ = trained
     assert main(_fit(images, tmp_path, "--resume", "auto")) == 0
     assert main(_fit(images, tmp_path, "--resume", "auto", "--trainer.max_epochs=2")) == 0
-    steps = {torch.load(path, weights_only=True)["global_step"] for path in tmp_path.rglob("*.ckpt")}
+    steps = {
+        torch.load(path, weights_only=True)["global_step"] for path in tmp_path.rglob("*.ckpt")
+    }
     assert max(steps) == 6
 
 
@@ -149,9 +185,15 @@ def _bad_yaml(tmp_path: Path) -> Path:
         ({"--trainer.max_epcohs": "3"}, "max_epcohs.*max_epochs"),
         ({"--modle.lr": "3"}, r"modle.*model\.lr"),
         ({"--model.backbone": "resnet81"}, "timm has no model `resnet81`; did you mean"),
-        ({"--data.batch_size": "1000"}, "`batch_size` 1000 is larger than the data set of 24 training images"),
+        (
+            {"--data.batch_size": "1000"},
+            "`batch_size` 1000 is larger than the data set of 24 training images",
+        ),
         ({"--data.batch_size": "many"}, "batch_size.*many"),
-        ({"--config": "experiments/folder/pretrian.yaml"}, "No such config: experiments/folder/pretrian.yaml"),
+        (
+            {"--config": "experiments/folder/pretrian.yaml"},
+            "No such config: experiments/folder/pretrian.yaml",
+        ),
         ({"--config": "ppssl:folder/pretrian"}, r"did you mean ppssl:folder/pretrain\?"),
         ({"--config": "{typo}"}, "warmup_fractoin.*warmup_fraction"),
         ({"--model.optimizer": "adma"}, "optimizer.*adma"),
@@ -180,7 +222,9 @@ def test_bad_input_is_one_line_and_two(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_truncated_image_is_named(workers: int, trained: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+def test_truncated_image_is_named(
+    workers: int, trained: tuple[Path, Path], tmp_path: Path, capsys: Any
+) -> None:
     import shutil
 
     images = tmp_path / "images"
@@ -221,13 +265,17 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         main(["fit", "--config", "nowhere.yaml", "--debug"])
 
 
-def test_interruption_is_130_and_keeps_the_checkpoint(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_interruption_is_130_and_keeps_the_checkpoint(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
     """A real SIGINT to a real process."""
     import signal
     import time
 
     args = _fit(trained[0], tmp_path, "--trainer.max_epochs=10000")
-    process = subprocess.Popen([sys.executable, "-m", "ppssl", *args], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ppssl", *args], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("last.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -235,4 +283,6 @@ def test_interruption_is_130_and_keeps_the_checkpoint(trained: tuple[Path, Path]
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err.decode()[-2000:]
     assert b"Traceback" not in err
-    assert max(torch.load(p, weights_only=True)["global_step"] for p in tmp_path.rglob("*.ckpt")) >= 3
+    assert (
+        max(torch.load(p, weights_only=True)["global_step"] for p in tmp_path.rglob("*.ckpt")) >= 3
+    )

@@ -5,7 +5,7 @@ import importlib
 import json
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from ppssl.config import Configurable, instantiate, resolve_class
 from ppssl.data import FolderDataModule, MoCoV2Augmentation
 from ppssl.errors import UserError
 
-FOREIGN = '''
+FOREIGN = """
 import builtins
 builtins._ppssl_test_imported.append(__name__)
 
@@ -26,11 +26,11 @@ from ppssl.config import Configurable
 class Evil(Configurable):
     def __init__(self):
         builtins._ppssl_test_imported.append("Evil()")
-'''
+"""
 
 
 class Leaf(Configurable):
-    made: list["Leaf"] = []
+    made: ClassVar[list["Leaf"]] = []
 
     def __init__(self, size: int, *, name: str = "leaf", rate: float | None = None) -> None:
         self.size, self.name, self.rate = size, name, rate
@@ -38,7 +38,9 @@ class Leaf(Configurable):
 
 
 class Branch(Configurable):
-    def __init__(self, leaves: dict[str, Leaf], spare: tuple[Leaf, ...] = (), shape: list[int] | None = None) -> None:
+    def __init__(
+        self, leaves: dict[str, Leaf], spare: tuple[Leaf, ...] = (), shape: list[int] | None = None
+    ) -> None:
         self.leaves, self.spare, self.shape = leaves, spare, shape
 
 
@@ -147,7 +149,9 @@ def test_without_kwargs_the_base_classes_arguments_are_left_out(tmp_path):
 
 def test_a_data_module_comes_back(tmp_path):
     augmentation = MoCoV2Augmentation(crop_scale=(0.5, 1.0), jitter=(0.1, 0.2, 0.3, 0.05))
-    data = FolderDataModule("here", image_size=32, augmentation=augmentation, on_error="skip", seed=3)
+    data = FolderDataModule(
+        "here", image_size=32, augmentation=augmentation, on_error="skip", seed=3
+    )
     again = _through_plain_data(data, tmp_path)
     assert type(again) is FolderDataModule
     assert (again.root, again.image_size, again.on_error, again.seed) == ("here", 32, "skip", 3)
@@ -163,13 +167,17 @@ def test_a_numpy_float_becomes_a_plain_one(tmp_path):
 
 
 def test_an_argument_that_is_not_kept_is_named():
-    with pytest.raises(TypeError, match=r"`Forgetful` must keep its argument `lost` as `self.lost`"):
+    with pytest.raises(
+        TypeError, match=r"`Forgetful` must keep its argument `lost` as `self.lost`"
+    ):
         Forgetful().config()
 
 
 @pytest.mark.parametrize("value", [np.zeros(2), object(), len, {1: object()}])
 def test_what_is_no_plain_data_is_named(value):
-    with pytest.raises(TypeError, match=r"Holder\(value=\.\.\.\) must be plain data or a Configurable"):
+    with pytest.raises(
+        TypeError, match=r"Holder\(value=\.\.\.\) must be plain data or a Configurable"
+    ):
         Holder([value]).config()
 
 
@@ -178,19 +186,27 @@ def test_what_is_no_plain_data_is_named(value):
 
 def test_a_foreign_module_is_not_imported(foreign):
     traces, path = foreign
-    with pytest.raises(UserError, match=r"ppssl_test_foreign\.Evil` is not part of ppssl.*import `ppssl_test_foreign`"):
+    with pytest.raises(
+        UserError,
+        match=r"ppssl_test_foreign\.Evil` is not part of ppssl.*import `ppssl_test_foreign`",
+    ):
         instantiate({"class_path": path, "init_args": {}})
     assert traces == []
     assert "ppssl_test_foreign" not in sys.modules
 
 
-@pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: [inner], lambda inner: {"x": (1, inner)}])
+@pytest.mark.parametrize(
+    "wrap", [lambda inner: inner, lambda inner: [inner], lambda inner: {"x": (1, inner)}]
+)
 def test_a_foreign_class_deep_inside_stops_all_before_anything_is_made(foreign, wrap):
     traces, path = foreign
     leaf = Leaf(1).config()
     Leaf.made.clear()
     evil = {"class_path": path, "init_args": {}}
-    config = {"class_path": Branch.__module__ + ".Branch", "init_args": {"leaves": {"a": leaf}, "spare": wrap(evil)}}
+    config = {
+        "class_path": Branch.__module__ + ".Branch",
+        "init_args": {"leaves": {"a": leaf}, "spare": wrap(evil)},
+    }
     with pytest.raises(UserError, match="not part of ppssl"):
         instantiate(config)
     assert Leaf.made == []
@@ -243,7 +259,11 @@ def test_a_path_without_a_module_is_refused(path):
 
 
 def test_our_modules_are_imported_when_named(monkeypatch):
-    monkeypatch.setattr(ppssl.data, "synthetic", ppssl.data.synthetic)  # both are put back afterwards
+    monkeypatch.setattr(
+        ppssl.data, "synthetic", ppssl.data.synthetic
+    )  # both are put back afterwards
     monkeypatch.delitem(sys.modules, "ppssl.data.synthetic")
-    assert resolve_class("ppssl.data.synthetic.SyntheticDataModule").__name__ == "SyntheticDataModule"
+    assert (
+        resolve_class("ppssl.data.synthetic.SyntheticDataModule").__name__ == "SyntheticDataModule"
+    )
     assert resolve_class("ppssl.PPSSL").__name__ == "PPSSL"  # lazily exported

@@ -5,7 +5,12 @@ from ppssl.cli import main
 
 
 def test_demo_leaves_checkpoint_json_and_events(tmp_path: Path, capsys: object) -> None:
-    tiny = ["--data.train_size=80", "--data.test_size=40", "--data.num_workers=0", "--trainer.max_epochs=1"]
+    tiny = [
+        "--data.train_size=80",
+        "--data.test_size=40",
+        "--data.num_workers=0",
+        "--trainer.max_epochs=1",
+    ]
     quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     assert main(["demo", "--out", str(tmp_path), "--seed", "3", *tiny, *quiet]) == 0
     content = json.loads((tmp_path / "results.json").read_text())

@@ -23,7 +23,11 @@ def test_embedding_is_timms_own_and_the_map_is_spatial(name: str) -> None:
         torch.testing.assert_close(encoder(images), encoder.model(images))
     assert features.map.shape[:2] == (3, encoder.info.channels)
     assert features.embedding.shape == (3, encoder.info.dim)
-    assert features.map.shape[2] == features.map.shape[3] == {"resnet_small": 12, "vit_tiny_patch16_224": 6}.get(name, 3)
+    assert (
+        features.map.shape[2]
+        == features.map.shape[3]
+        == {"resnet_small": 12, "vit_tiny_patch16_224": 6}.get(name, 3)
+    )
 
 
 def test_plain_resnet_pools_the_map_by_its_mean() -> None:
@@ -48,7 +52,12 @@ def test_vit_tokens_lie_where_their_patches_are() -> None:
 def test_a_mobile_net_embeds_wider_than_its_map() -> None:
     encoder = Encoder("mobilenetv3_small_100").eval()
     features = encoder.features(torch.randn(1, 3, 64, 64))
-    assert encoder.info.dim == features.embedding.shape[1] != encoder.info.channels == features.map.shape[1]
+    assert (
+        encoder.info.dim
+        == features.embedding.shape[1]
+        != encoder.info.channels
+        == features.map.shape[1]
+    )
 
 
 def test_small_resnet_has_stride_eight() -> None:
@@ -86,9 +95,15 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
     ("kwargs", "message"),
     [
         ({"backbone": "resnet81"}, "timm has no model `resnet81`; did you mean `resne"),
-        ({"backbone": "resnet18", "kwargs": {"colour": 1}}, "does not take these `backbone_kwargs`"),
+        (
+            {"backbone": "resnet18", "kwargs": {"colour": 1}},
+            "does not take these `backbone_kwargs`",
+        ),
         ({"backbone": "resnet18", "pretrained": "nowhere.pth"}, "no such file: nowhere.pth"),
-        ({"backbone": "resnet_small", "pretrained": True}, "no pretrained weights for `resnet_small`"),
+        (
+            {"backbone": "resnet_small", "pretrained": True},
+            "no pretrained weights for `resnet_small`",
+        ),
     ],
 )
 def test_errors(kwargs: dict[str, Any], message: str) -> None:

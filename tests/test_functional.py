@@ -2,10 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightly.loss import NTXentLoss
-from reference.contrastive import info_nce_loops
 from torch import Tensor
 
 from ppssl.functional import info_nce, info_nce_logits
+from reference.contrastive import info_nce_loops
 
 
 def _unit(*shape: int, seed: int) -> Tensor:
@@ -18,7 +18,11 @@ def _unit(*shape: int, seed: int) -> Tensor:
 @pytest.mark.parametrize("size", [0, 1, 11])
 @pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
 def test_equals_the_loop(batch: int, dim: int, size: int, temperature: float) -> None:
-    query, key, queue = _unit(batch, dim, seed=0), _unit(batch, dim, seed=1), _unit(size, dim, seed=2)
+    query, key, queue = (
+        _unit(batch, dim, seed=0),
+        _unit(batch, dim, seed=1),
+        _unit(size, dim, seed=2),
+    )
     mask = torch.rand(batch, size, generator=torch.Generator().manual_seed(3)) < 0.4
     for m in (None, mask):
         loss = info_nce(query, key, queue, temperature=temperature, mask=m)
@@ -38,9 +42,14 @@ def test_equals_lightly_with_the_same_bank() -> None:
 
 def test_limits() -> None:
     query = _unit(4, 8, seed=0)
-    assert info_nce(query, query, query[:0], temperature=0.2).abs().max() == 0  # nothing to confuse it with
+    assert (
+        info_nce(query, query, query[:0], temperature=0.2).abs().max() == 0
+    )  # nothing to confuse it with
     everything = torch.ones(4, 9, dtype=torch.bool)
-    assert info_nce(query, query, _unit(9, 8, seed=1), temperature=0.2, mask=everything).abs().max() == 0
+    assert (
+        info_nce(query, query, _unit(9, 8, seed=1), temperature=0.2, mask=everything).abs().max()
+        == 0
+    )
     same = query[:1].expand(5, 8)  # key and all negatives alike: -log(1 / 6)
     loss = info_nce(query[:1], query[:1], same, temperature=0.2)
     torch.testing.assert_close(loss, torch.tensor([6.0]).log())

@@ -10,7 +10,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
-from ppssl import PPSSL, FolderDataModule, LossPlugin, LossTerm, TrainingStep, UserError, load_encoder
+from ppssl import (
+    PPSSL,
+    FolderDataModule,
+    LossPlugin,
+    LossTerm,
+    TrainingStep,
+    UserError,
+    load_encoder,
+)
 from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.contrastive import MoCo
 from ppssl.encoder import EncoderInfo
@@ -37,7 +45,10 @@ class Whiten(LossPlugin):
 
 
 def _data(folder: Path, **kwargs: Any) -> FolderDataModule:
-    return FolderDataModule(str(folder), **{"image_size": 32, "batch_size": 8, "num_workers": 0, "val_fraction": 0.25} | kwargs)
+    return FolderDataModule(
+        str(folder),
+        **{"image_size": 32, "batch_size": 8, "num_workers": 0, "val_fraction": 0.25} | kwargs,
+    )
 
 
 def _model(**kwargs: Any) -> PPSSL:
@@ -47,10 +58,16 @@ def _model(**kwargs: Any) -> PPSSL:
 
 def _trainer(folder: Path, **kwargs: Any) -> Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    return Trainer(**{"default_root_dir": str(folder), "max_epochs": 2, "log_every_n_steps": 1} | quiet | kwargs)
+    return Trainer(
+        **{"default_root_dir": str(folder), "max_epochs": 2, "log_every_n_steps": 1}
+        | quiet
+        | kwargs
+    )
 
 
-def _fit(folder: Path, images: Path, model: PPSSL | None = None, **kwargs: Any) -> tuple[PPSSL, Trainer, str]:
+def _fit(
+    folder: Path, images: Path, model: PPSSL | None = None, **kwargs: Any
+) -> tuple[PPSSL, Trainer, str]:
     model = _model() if model is None else model
     trainer = _trainer(folder, **kwargs)
     trainer.fit(model, _data(images))
@@ -69,7 +86,12 @@ def test_as_a_function_it_is_its_encoder() -> None:
 def test_trains_logs_and_monitors(tmp_path: Path, image_folder: Path) -> None:
     model, trainer, _ = _fit(tmp_path, image_folder)
     logged = set(trainer.logged_metrics)
-    assert {"train/loss", "train/loss_contrastive", "train/contrastive_accuracy", "train/lr"} <= logged
+    assert {
+        "train/loss",
+        "train/loss_contrastive",
+        "train/contrastive_accuracy",
+        "train/lr",
+    } <= logged
     assert {"train/images_per_second", "train/data_wait", "val/knn_top1", "val/rankme"} <= logged
     assert {"val/retrieval_rank1", "val/retrieval_rank5", "val/retrieval_map"} <= logged
     assert trainer.global_step == 6
@@ -91,12 +113,16 @@ def test_checkpoint_gives_the_same_encoder(name: str, tmp_path: Path, image_fold
         expected = model.eval()(images)
         torch.testing.assert_close(encoder(images), expected, atol=1e-5, rtol=0)
         for i in range(4):
-            torch.testing.assert_close(encoder(images[i : i + 1])[0], expected[i], atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                encoder(images[i : i + 1])[0], expected[i], atol=1e-5, rtol=0
+            )
         restored = PPSSL.load_from_checkpoint(path).eval()
         torch.testing.assert_close(restored(images), expected)
 
 
-def test_checkpoint_restores_everything_without_arguments(tmp_path: Path, image_folder: Path) -> None:
+def test_checkpoint_restores_everything_without_arguments(
+    tmp_path: Path, image_folder: Path
+) -> None:
     model, _, path = _fit(tmp_path, image_folder, _model(plugins={"whiten": Whiten(0.2, dim=3)}))
     restored = PPSSL.load_from_checkpoint(path)
     assert restored.config()["init_args"] | {"pretrained": False} == model.config()["init_args"]
@@ -124,28 +150,39 @@ def test_third_plugin_trains_logs_and_is_checkpointed(tmp_path: Path, image_fold
             nonlocal start
             start = plugin.layer.weight.detach().clone()
 
-    _, trainer, path = _fit(tmp_path, image_folder, _model(plugins={"whiten": plugin}), callbacks=[Remember()])
+    _, trainer, path = _fit(
+        tmp_path, image_folder, _model(plugins={"whiten": plugin}), callbacks=[Remember()]
+    )
     assert start is not None
     assert not torch.equal(plugin.layer.weight, start)
     assert {"train/loss_whiten", "train/whiten_norm"} <= set(trainer.logged_metrics)
     assert "plugins.whiten.layer.weight" in torch.load(path, weights_only=True)["state_dict"]
     total = trainer.logged_metrics["train/loss"]
-    parts = trainer.logged_metrics["train/loss_contrastive"] + trainer.logged_metrics["train/loss_whiten"]
+    parts = (
+        trainer.logged_metrics["train/loss_contrastive"]
+        + trainer.logged_metrics["train/loss_whiten"]
+    )
     torch.testing.assert_close(total, parts)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_weight_zero_is_bitwise_the_run_without(optimizer: Any, tmp_path: Path, image_folder: Path) -> None:
+def test_weight_zero_is_bitwise_the_run_without(
+    optimizer: Any, tmp_path: Path, image_folder: Path
+) -> None:
     runs = []
     for plugins in (None, {"whiten": Whiten(0.0)}):
         model = _model(optimizer=optimizer, lr=0.003, plugins=plugins)
-        model, _, _ = _fit(tmp_path, image_folder, model, gradient_clip_val=0.5, limit_val_batches=0)
+        model, _, _ = _fit(
+            tmp_path, image_folder, model, gradient_clip_val=0.5, limit_val_batches=0
+        )
         runs.append({k: v for k, v in model.state_dict().items() if not k.startswith("plugins.")})
     assert runs[0].keys() == runs[1].keys()
     assert all(torch.equal(runs[0][k], runs[1][k]) for k in runs[0])
 
 
-def test_steps_replay_bitwise_with_any_number_of_workers(tmp_path: Path, image_folder: Path) -> None:
+def test_steps_replay_bitwise_with_any_number_of_workers(
+    tmp_path: Path, image_folder: Path
+) -> None:
     runs = []
     for workers in (0, 2):
         model, trainer = _model(), _trainer(tmp_path, max_epochs=2, limit_val_batches=0)
@@ -169,7 +206,9 @@ class _Foreign(LossPlugin):
         return LossTerm(step.embedding.mean(dim=1))
 
 
-def test_foreign_class_path_is_refused_before_anything_runs(tmp_path: Path, image_folder: Path) -> None:
+def test_foreign_class_path_is_refused_before_anything_runs(
+    tmp_path: Path, image_folder: Path
+) -> None:
     (tmp_path / "evil_plugin.py").write_text("raise SystemExit('this ran')\n")
     sys.path.insert(0, str(tmp_path))
     _, _, path = _fit(tmp_path, image_folder, _model(plugins={"p": _Foreign()}))
@@ -177,7 +216,7 @@ def test_foreign_class_path_is_refused_before_anything_runs(tmp_path: Path, imag
     content["ppssl"]["model"]["init_args"]["plugins"]["p"]["class_path"] = "evil_plugin.Evil"
     torch.save(content, path)
     try:
-        with pytest.raises(UserError, match="`evil_plugin.Evil` is not part of ppssl"):
+        with pytest.raises(UserError, match=r"`evil_plugin.Evil` is not part of ppssl"):
             PPSSL.load_from_checkpoint(path)
     finally:
         sys.path.remove(str(tmp_path))
@@ -197,7 +236,9 @@ def test_subclass_comes_back_as_itself(tmp_path: Path, image_folder: Path) -> No
     Mine.__module__, Mine.__qualname__, module.Mine = "my_notebook", "Mine", Mine  # type: ignore[attr-defined]
     sys.modules["my_notebook"] = module
     try:
-        _, _, path = _fit(tmp_path, image_folder, Mine(scale=3.0, **TINY, contrastive=MoCo(dim=8), lr=0.01))
+        _, _, path = _fit(
+            tmp_path, image_folder, Mine(scale=3.0, **TINY, contrastive=MoCo(dim=8), lr=0.01)
+        )
         restored = PPSSL.load_from_checkpoint(path)
         assert type(restored) is Mine
         assert restored.scale == 3.0
@@ -208,9 +249,13 @@ def test_subclass_comes_back_as_itself(tmp_path: Path, image_folder: Path) -> No
 def test_resumed_run_goes_on_with_queue_and_optimizer(tmp_path: Path, image_folder: Path) -> None:
     straight, _, _ = _fit(tmp_path / "a", image_folder, max_epochs=2, limit_val_batches=0)
     saver = ModelCheckpoint(dirpath=tmp_path / "b", filename="half")
-    _trainer(tmp_path, max_epochs=2, limit_val_batches=0, limit_train_batches=3, callbacks=[saver, _StopAfter(0)]).fit(
-        _model(), _data(image_folder)
-    )
+    _trainer(
+        tmp_path,
+        max_epochs=2,
+        limit_val_batches=0,
+        limit_train_batches=3,
+        callbacks=[saver, _StopAfter(0)],
+    ).fit(_model(), _data(image_folder))
     resumed, trainer = _model(), _trainer(tmp_path, max_epochs=2, limit_val_batches=0)
     trainer.fit(resumed, _data(image_folder), ckpt_path=str(tmp_path / "b" / "half.ckpt"))
     for key, value in straight.state_dict().items():
@@ -234,16 +279,25 @@ def test_schedule_warms_up_and_falls(tmp_path: Path, image_folder: Path) -> None
         def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
             rates.append(float(trainer.callback_metrics["train/lr"]))
 
-    _fit(tmp_path, image_folder, _model(lr=1.0, warmup_fraction=1 / 3), max_epochs=4, callbacks=[Watch()], limit_val_batches=0)
+    _fit(
+        tmp_path,
+        image_folder,
+        _model(lr=1.0, warmup_fraction=1 / 3),
+        max_epochs=4,
+        callbacks=[Watch()],
+        limit_val_batches=0,
+    )
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert rates[4] == pytest.approx(1.0)
     assert rates[8] == pytest.approx(0.5, abs=1e-6)  # half of the cosine
-    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
 def test_learning_rate_scales_with_the_global_batch(tmp_path: Path, image_folder: Path) -> None:
     model = _model(lr=None, base_lr=0.32)
-    _fit(tmp_path, image_folder, model, accumulate_grad_batches=3, max_epochs=1, limit_val_batches=0)
+    _fit(
+        tmp_path, image_folder, model, accumulate_grad_batches=3, max_epochs=1, limit_val_batches=0
+    )
     groups = model.optimizers().param_groups  # type: ignore[union-attr]
     assert groups[0]["initial_lr"] == pytest.approx(0.32 * 8 * 3 / 128)
     assert {g["weight_decay"] for g in groups} == {0.0, 1e-4}
@@ -262,7 +316,9 @@ def test_momentum_encoder_moves_once_an_optimizer_step(tmp_path: Path, image_fol
             super().after_loss(*args)
 
     model = _model(contrastive=Counting(dim=8))
-    _fit(tmp_path, image_folder, model, accumulate_grad_batches=3, max_epochs=2, limit_val_batches=0)
+    _fit(
+        tmp_path, image_folder, model, accumulate_grad_batches=3, max_epochs=2, limit_val_batches=0
+    )
     assert calls == ["loss", "loss", "loss", "step"] * 2
 
 
@@ -278,7 +334,9 @@ def test_csv_logger_takes_all_that_is_logged(tmp_path: Path, image_folder: Path)
     assert {"train/loss", "val/knn_top1"} <= set(written.read_text().splitlines()[0].split(","))
 
 
-def test_unlabelled_folder_trains_and_says_so(tmp_path: Path, image_folder: Path, caplog: Any) -> None:
+def test_unlabelled_folder_trains_and_says_so(
+    tmp_path: Path, image_folder: Path, caplog: Any
+) -> None:
     flat = tmp_path / "flat"
     flat.mkdir()
     for i, path in enumerate(sorted(image_folder.rglob("*.png"))):
@@ -289,7 +347,9 @@ def test_unlabelled_folder_trains_and_says_so(tmp_path: Path, image_folder: Path
     assert not any(name.startswith("val/") for name in trainer.logged_metrics)
 
 
-def test_argument_that_cannot_be_checkpointed_is_said_at_once(tmp_path: Path, image_folder: Path) -> None:
+def test_argument_that_cannot_be_checkpointed_is_said_at_once(
+    tmp_path: Path, image_folder: Path
+) -> None:
     class Forgetful(LossPlugin):
         def __init__(self, secret: int = 1) -> None:
             super().__init__()
@@ -297,7 +357,7 @@ def test_argument_that_cannot_be_checkpointed_is_said_at_once(tmp_path: Path, im
         def forward(self, step: TrainingStep) -> LossTerm:
             return LossTerm(step.embedding.mean(dim=1))
 
-    with pytest.raises(TypeError, match="must keep its argument `secret` as `self.secret`"):
+    with pytest.raises(TypeError, match=r"must keep its argument `secret` as `self.secret`"):
         _fit(tmp_path, image_folder, _model(plugins={"f": Forgetful()}))
 
 

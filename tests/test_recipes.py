@@ -31,13 +31,18 @@ def _small(path: Path, images: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(EXPERIMENTS)))
 def test_every_recipe_takes_a_step(path: Path, image_folder: Path, tmp_path: Path) -> None:
-    built = build_recipe(str(path), [*STEP, *_small(path, image_folder), f"--trainer.default_root_dir={tmp_path}"])
+    built = build_recipe(
+        str(path), [*STEP, *_small(path, image_folder), f"--trainer.default_root_dir={tmp_path}"]
+    )
     before = built.model.contrastive.state_dict().keys()
     weights = [p.detach().clone() for p in built.model.encoder.parameters()]
     built.trainer.fit(built.model, built.datamodule)
     assert built.trainer.global_step == 1
     assert not before  # made in setup
-    assert any(not torch.equal(a, b) for a, b in zip(weights, built.model.encoder.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(weights, built.model.encoder.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
@@ -45,9 +50,15 @@ def test_every_study_names_a_recipe_and_known_options(path: Path) -> None:
     study = load_study(str(path))
     for cell in {c["variant"]: c for c in study.cells()}.values():
         local = ["--data.root=unused"] if "folder" in study.recipe else []
-        overrides = [f"--{k}={v if isinstance(v, str) else yaml.safe_dump(v, default_flow_style=True).strip()}" for k, v in cell["overrides"].items()]
+        overrides = [
+            f"--{k}={v if isinstance(v, str) else yaml.safe_dump(v, default_flow_style=True).strip()}"
+            for k, v in cell["overrides"].items()
+        ]
         build_recipe(study.recipe, [*overrides, *local, "--trainer.logger=false"])
 
 
 def test_names_resolve_inside_the_package() -> None:
-    assert Path(recipe_path("ppssl:folder/pretrain")).read_text() == (EXPERIMENTS / "folder" / "pretrain.yaml").read_text()
+    assert (
+        Path(recipe_path("ppssl:folder/pretrain")).read_text()
+        == (EXPERIMENTS / "folder" / "pretrain.yaml").read_text()
+    )

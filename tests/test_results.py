@@ -58,7 +58,9 @@ def test_a_disk_that_is_full_in_the_middle_leaves_the_old_file(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "write_json(sys.argv[1], {'new': 'x' * 100_000})\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert "OSError" in done.stderr
     assert json.loads(path.read_text()) == {"old": 1}
@@ -99,7 +101,9 @@ def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
 
 
 def test_results_are_plain_data_with_a_schema():
-    result = Results(metrics={"knn-1": 0.5}, units={"knn-1": "fraction"}, protocol="clean-1", seed=3)
+    result = Results(
+        metrics={"knn-1": 0.5}, units={"knn-1": "fraction"}, protocol="clean-1", seed=3
+    )
     content = json.loads(json.dumps(result.to_dict()))
     assert content["schema_version"] == 1
     assert content["metrics"] == {"knn-1": 0.5}

@@ -28,7 +28,7 @@ _HOMES = {
     "load_encoder": "ppssl.encoder",
 }
 
-__all__ = [  # noqa: PLE0604  # imported when first used, see __getattr__
+__all__ = [  # imported when first used, see __getattr__
     "PPSSL",
     "FineGrainedDataModule",
     "FolderDataModule",

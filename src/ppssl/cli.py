@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     if not args or args[0] in ("-h", "--help"):
-        listed = "\n".join(f"  {name:<10} {text}" for name, text in (TRAINER_COMMANDS | COMMANDS).items())
+        listed = "\n".join(
+            f"  {name:<10} {text}" for name, text in (TRAINER_COMMANDS | COMMANDS).items()
+        )
         print(USAGE.format(commands=listed))
         return 0
     if args[0] == "--version":

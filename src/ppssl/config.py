@@ -27,7 +27,10 @@ class Configurable:
             TypeError: An argument is not kept under its own name, or is not plain data.
         """
         cls = type(self)
-        init_args = {name: _plain(_argument(self, name), f"{cls.__name__}({name}=...)") for name in _names(cls)}
+        init_args = {
+            name: _plain(_argument(self, name), f"{cls.__name__}({name}=...)")
+            for name in _names(cls)
+        }
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
 
 
@@ -44,7 +47,9 @@ def resolve_class(class_path: str) -> type:
         try:
             importlib.import_module(module_name)
         except ModuleNotFoundError as error:
-            raise UserError(f"`{class_path}`: this version of ppssl has no module `{module_name}`.") from error
+            raise UserError(
+                f"`{class_path}`: this version of ppssl has no module `{module_name}`."
+            ) from error
     module = sys.modules.get(module_name)
     if module is None:
         raise UserError(
@@ -74,7 +79,13 @@ def _is_object(value: Any) -> bool:
 def _check_classes(value: Any) -> None:
     if _is_object(value):
         resolve_class(value["class_path"])
-    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ():
+    for item in (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, (list, tuple))
+        else ()
+    ):
         _check_classes(item)
 
 
@@ -121,4 +132,6 @@ def _plain(value: Any, where: str) -> Any:
         return type(value)(_plain(item, where) for item in value)
     if hasattr(value, "items"):
         return {str(name): _plain(item, where) for name, item in value.items()}
-    raise TypeError(f"{where} must be plain data or a Configurable to fit into a checkpoint, got {type(value).__name__}.")
+    raise TypeError(
+        f"{where} must be plain data or a Configurable to fit into a checkpoint, got {type(value).__name__}."
+    )

@@ -15,9 +15,10 @@ import torch
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import Tensor, nn
 
+from ppssl.checkpoint import read_checkpoint
 from ppssl.errors import UserError
 
-__all__ = ["Encoder", "EncoderInfo", "Features", "load_encoder", "read_checkpoint", "resnet_small"]
+__all__ = ["Encoder", "EncoderInfo", "Features", "load_encoder", "resnet_small"]
 
 PREFIX = "encoder.model."
 
@@ -65,6 +66,8 @@ class Encoder(nn.Module):
         UserError: No such model, weights that do not fit, or none to be had.
     """
 
+    model: Any  # timm's models share an interface, not a type
+
     def __init__(
         self,
         backbone: str,
@@ -73,7 +76,11 @@ class Encoder(nn.Module):
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.spec = {"backbone": backbone, "image_size": image_size, "kwargs": dict(kwargs or {})}
+        self.spec: dict[str, Any] = {
+            "backbone": backbone,
+            "image_size": image_size,
+            "kwargs": dict(kwargs or {}),
+        }
         self.model = _create(**self.spec, pretrained=pretrained is True)
         if isinstance(pretrained, str):
             _load_strictly(self.model, _encoder_weights(Path(pretrained)), pretrained)
@@ -120,26 +127,9 @@ def load_encoder(path: str | Path) -> nn.Module:
     return model.eval()
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The plain contents of a ppssl checkpoint, on the CPU; nothing in it is executed.
-
-    Raises:
-        UserError: No such file, torn, or not of ppssl.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"No such checkpoint: {path}.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types on torn or foreign files
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason}).") from error
-    if not isinstance(checkpoint, dict) or "ppssl" not in checkpoint:
-        raise UserError(f"{path} is no checkpoint of ppssl: it has no `ppssl` entry.")
-    return checkpoint
-
-
-def resnet_small(width: int = 32, depth: int = 1, in_chans: int = 3, num_classes: int = 0, **kwargs: Any) -> ByobNet:
+def resnet_small(
+    width: int = 32, depth: int = 1, in_chans: int = 3, num_classes: int = 0, **kwargs: Any
+) -> ByobNet:
     """A narrow ResNet of stride 8, for images of 48 to 96 pixels on a CPU.
 
     3x3 stem of stride 2, then stages of ``depth`` basic blocks with 1, 2, 4 and 8 times ``width`` channels and
@@ -149,25 +139,36 @@ def resnet_small(width: int = 32, depth: int = 1, in_chans: int = 3, num_classes
     blocks = tuple(ByoBlockCfg(type="basic", d=depth, c=c, s=s, gs=0, br=1.0) for c, s in stages)
     cfg = ByoModelCfg(blocks=blocks, stem_chs=width, stem_type="3x3", stem_pool="")
     model = ByobNet(cfg, num_classes=num_classes, in_chans=in_chans, **kwargs)
-    model.pretrained_cfg = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    model.pretrained_cfg = {  # type: ignore[assignment]  # timm sets it likewise
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+    }
     return model
 
 
-def _create(backbone: str, image_size: int | None, kwargs: Mapping[str, Any], pretrained: bool) -> nn.Module:
+def _create(
+    backbone: str, image_size: int | None, kwargs: Mapping[str, Any], pretrained: bool
+) -> nn.Module:
     if backbone == "resnet_small":
         if pretrained:
-            raise UserError("There are no pretrained weights for `resnet_small`; set `pretrained: false`.")
+            raise UserError(
+                "There are no pretrained weights for `resnet_small`; set `pretrained: false`."
+            )
         return resnet_small(**kwargs)
     if not timm.is_model(backbone):
         close = difflib.get_close_matches(backbone, timm.list_models(), n=1)
         hint = f"; did you mean `{close[0]}`?" if close else "; `timm.list_models()` names them."
         raise UserError(f"timm has no model `{backbone}`{hint}")
     cfg = timm.get_pretrained_cfg(backbone)
-    sized = {"img_size": image_size} if image_size and cfg is not None and cfg.fixed_input_size else {}
+    sized: dict[str, Any] = (
+        {"img_size": image_size} if image_size and cfg is not None and cfg.fixed_input_size else {}
+    )
     try:
         return timm.create_model(backbone, pretrained=pretrained, num_classes=0, **sized, **kwargs)
     except TypeError as error:
-        raise UserError(f"`{backbone}` does not take these `backbone_kwargs` {dict(kwargs)}: {error}.") from error
+        raise UserError(
+            f"`{backbone}` does not take these `backbone_kwargs` {dict(kwargs)}: {error}."
+        ) from error
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
@@ -192,7 +193,10 @@ def _encoder_weights(path: Path) -> dict[str, Tensor]:
         weights = content.get("state_dict", content)
     weights = _strip(weights) or weights
     heads = ("head.fc.", "fc.", "classifier.", "head.")
-    classifier = next((p for p in heads if {k for k in weights if k.startswith(p)} == {p + "weight", p + "bias"}), None)
+    classifier = next(
+        (p for p in heads if {k for k in weights if k.startswith(p)} == {p + "weight", p + "bias"}),
+        None,
+    )
     return {k: v for k, v in weights.items() if classifier is None or not k.startswith(classifier)}
 
 
@@ -205,9 +209,15 @@ def _load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) 
     wrong = {
         "missing": sorted(own.keys() - weights.keys()),
         "unexpected": sorted(weights.keys() - own.keys()),
-        "of another shape": sorted(k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape),
+        "of another shape": sorted(
+            k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape
+        ),
     }
     if any(wrong.values()):
-        listed = "; ".join(f"{kind}: {', '.join(keys[:5])}{' ...' * (len(keys) > 5)}" for kind, keys in wrong.items() if keys)
+        listed = "; ".join(
+            f"{kind}: {', '.join(keys[:5])}{' ...' * (len(keys) > 5)}"
+            for kind, keys in wrong.items()
+            if keys
+        )
         raise UserError(f"The encoder weights in {where} do not fit the backbone: {listed}.")
     model.load_state_dict(weights)

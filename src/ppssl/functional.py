@@ -36,7 +36,9 @@ def info_nce_logits(
     return torch.cat([positive[:, None], negative], dim=1) / temperature
 
 
-def info_nce(query: Tensor, key: Tensor, queue: Tensor, *, temperature: float, mask: Tensor | None = None) -> Tensor:
+def info_nce(
+    query: Tensor, key: Tensor, queue: Tensor, *, temperature: float, mask: Tensor | None = None
+) -> Tensor:
     """InfoNCE against a queue of past keys (He et al., arXiv 1911.05722, eq. 1).
 
     ``-log(exp(z_q.z_k / tau) / (exp(z_q.z_k / tau) + sum_n exp(z_q.queue_n / tau)))``
@@ -52,4 +54,6 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, *, temperature: float, m
         Loss of each sample, ``(B,)`` float32, in nats; 0 where a query has no negatives.
     """
     logits = info_nce_logits(query, key, queue, temperature=temperature, mask=mask)
-    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="none")
+    return F.cross_entropy(
+        logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="none"
+    )

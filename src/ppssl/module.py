@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
-from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.callbacks.throughput import Throughput
+from ppssl.checkpoint import SCHEMA_VERSION, check_schema, read_checkpoint
 from ppssl.config import Configurable, instantiate
 from ppssl.contrastive import ContrastiveObjective, MoCo
-from ppssl.encoder import Encoder, read_checkpoint
+from ppssl.encoder import Encoder
 from ppssl.errors import UserError
-from ppssl.plugin import LossPlugin, LossTerm, TrainingStep
+from ppssl.optimization import clip_gradient_norm, make_optimizer, warmup_cosine
+from ppssl.plugin import LossPlugin, LossTerm, TrainingStep, merge_requests
 from ppssl.randomness import resolve_seed, seed_step, torch_seed
 
 __all__ = ["PPSSL"]
-
-SCHEMA_VERSION = 1
 
 
 class PPSSL(LightningModule, Configurable):
@@ -103,8 +101,7 @@ class PPSSL(LightningModule, Configurable):
         if hasattr(data, "normalise_with"):
             info = self.encoder.info
             data.normalise_with(info.mean, info.std)
-            requests = [(f"plugins.{n}", p.data_requests()) for n, p in self._plugins()]
-            data.request(_merged(requests))
+            data.request(merge_requests(self._plugins()))
         if stage == "fit":
             self.build(data.num_train if hasattr(data, "num_train") else self._count_images())
 
@@ -114,23 +111,26 @@ class PPSSL(LightningModule, Configurable):
             return
         self._num_images = num_images
         self.contrastive.build(self.encoder, num_images=num_images)
-        for _, plugin in self._plugins():
+        for plugin in self._plugins().values():
             plugin.build(self.encoder.info)
 
     def _count_images(self) -> int:
         self.trainer.fit_loop.setup_data()
-        return len(self.trainer.train_dataloader.dataset)
+        loader: Any = self.trainer.train_dataloader
+        return len(loader.dataset)
 
-    def _plugins(self) -> list[tuple[str, LossPlugin]]:
-        return list(self.plugins.items())  # type: ignore[arg-type]  # ModuleDict's values are Modules
+    def _plugins(self) -> dict[str, LossPlugin]:
+        return dict(self.plugins.items())  # type: ignore[arg-type]  # ModuleDict's values are Modules
 
-    def _data_module(self) -> LightningDataModule | None:
+    def _data_module(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
 
     def configure_callbacks(self) -> list[Callback]:
         """The monitors' and the plugins' callbacks, without the types that the Trainer already has."""
         wanted = [RepresentationMonitor(), Throughput()]
-        wanted += [callback for _, plugin in self._plugins() for callback in plugin.callbacks()]
+        wanted += [
+            callback for plugin in self._plugins().values() for callback in plugin.callbacks()
+        ]
         present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
         return [callback for callback in wanted if type(callback) not in present]
 
@@ -141,7 +141,11 @@ class PPSSL(LightningModule, Configurable):
         if not self.contrastive.needs_prefill():
             return
         data = self._data_module()
-        loader = data.train_dataloader(epoch=-1) if hasattr(data, "normalise_with") else self.trainer.train_dataloader
+        loader: Any = (
+            data.train_dataloader(epoch=-1)
+            if hasattr(data, "normalise_with")
+            else self.trainer.train_dataloader
+        )
         while self.contrastive.needs_prefill():
             for i, cpu_batch in enumerate(loader):
                 batch = self.trainer.strategy.batch_to_device(cpu_batch, self.device)
@@ -161,7 +165,9 @@ class PPSSL(LightningModule, Configurable):
         self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=size)
         return loss
 
-    def losses(self, batch: Mapping[str, Any], *, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(
+        self, batch: Mapping[str, Any], *, seed: int, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Contrastive loss plus the plugins' losses; then the objective remembers the batch. Needs no Trainer.
 
         Args:
@@ -172,7 +178,7 @@ class PPSSL(LightningModule, Configurable):
         Returns:
             The total, a scalar with its graph, and what to log, by name.
         """
-        if any(plugin.needs_image_gradient for _, plugin in self._plugins()):
+        if any(plugin.needs_image_gradient for plugin in self._plugins().values()):
             batch["views"][0].requires_grad_()
         result = self.contrastive(self.encoder, batch, seed=seed)
         loss = result.loss.mean()
@@ -187,7 +193,7 @@ class PPSSL(LightningModule, Configurable):
             contrastive_loss=result.loss,
             progress=progress,
         )
-        for name, plugin in self._plugins():
+        for name, plugin in self._plugins().items():
             term: LossTerm = plugin(step)
             value = term.value.mean()
             loss = loss + plugin.weight(progress) * value
@@ -202,21 +208,20 @@ class PPSSL(LightningModule, Configurable):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's clipping, but the norm is summed in float64: a plugin of weight 0 must not change its last bit."""
+        """Lightning's clipping, with a norm that a plugin of weight 0 does not change."""
         if gradient_clip_val is None or gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norms = torch.stack([torch.linalg.vector_norm(p.grad, dtype=torch.float32) for p in parameters])
-        norm = norms.double().norm().float()
-        torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        clip_gradient_norm(optimizer, gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """An optimizer step, and the momentum encoder's after it."""
         super().optimizer_step(*args, **kwargs)
         self.contrastive.after_step(self.encoder, total_steps=self._total_steps)
 
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def validation_step(
+        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
         """Embeddings of a batch of images ``(B, C)``; the monitor callback collects them."""
         return self(batch["image"])
 
@@ -236,33 +241,34 @@ class PPSSL(LightningModule, Configurable):
     def _seed(self) -> int:
         return resolve_seed(self.seed)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """SGD or AdamW over everything that is trained, warm-up and cosine by step."""
-        groups = param_groups_weight_decay(self, self.weight_decay)
-        lr = self._learning_rate()
-        optimizer: torch.optim.Optimizer
-        if self.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=lr, momentum=self.sgd_momentum)
-        else:
-            optimizer = torch.optim.AdamW(groups, lr=lr)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
+        optimizer = make_optimizer(
+            self,
+            self.optimizer,
+            lr=self._learning_rate(),
+            weight_decay=self.weight_decay,
+            sgd_momentum=self.sgd_momentum,
+        )
+        schedule = warmup_cosine(
+            optimizer, warmup_fraction=self.warmup_fraction, steps=self._total_steps
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _learning_rate(self) -> float:
         data = self._data_module()
         loader = None if data is not None else self.trainer.train_dataloader
-        per_process = data.batch_size if hasattr(data, "batch_size") else getattr(loader, "batch_size", None)
-        batch = (per_process or 128) * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        per_process = (
+            data.batch_size if hasattr(data, "batch_size") else getattr(loader, "batch_size", None)
+        )
+        batch = (
+            (per_process or 128) * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        )
         lr = self.base_lr * batch / 128 if self.lr is None else self.lr
-        rank_zero_info(f"Learning rate {lr:.3g} for a global batch of {batch}, {self._total_steps} steps.")
+        rank_zero_info(
+            f"Learning rate {lr:.3g} for a global batch of {batch}, {self._total_steps} steps."
+        )
         return lr
-
-    def _lr_factor(self, step: int) -> float:
-        warmup = round(self.warmup_fraction * self._total_steps)
-        if step < warmup:
-            return (step + 1) / warmup
-        done = (step - warmup) / max(1, self._total_steps - warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -279,11 +285,7 @@ class PPSSL(LightningModule, Configurable):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make what the checkpoint has weights for."""
-        if "ppssl" not in checkpoint:
-            raise UserError("This is no checkpoint of ppssl: it has no `ppssl` entry.")
-        version = checkpoint["ppssl"]["schema_version"]
-        if version > SCHEMA_VERSION:
-            raise UserError(f"The checkpoint's schema {version} is newer than this ppssl's {SCHEMA_VERSION}: update it.")
+        check_schema(checkpoint)
         if checkpoint["ppssl"]["num_images"] is not None:
             self.build(checkpoint["ppssl"]["num_images"])
 
@@ -306,20 +308,14 @@ class PPSSL(LightningModule, Configurable):
         init_args = saved["init_args"] | {"pretrained": False} | overrides
         model = instantiate({"class_path": saved["class_path"], "init_args": init_args})
         if not isinstance(model, cls):
-            raise UserError(f"{checkpoint_path} holds a `{type(model).__name__}`, not a `{cls.__name__}`.")
+            raise UserError(
+                f"{checkpoint_path} holds a `{type(model).__name__}`, not a `{cls.__name__}`."
+            )
         model.on_load_checkpoint(checkpoint)
         try:
             model.load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:
-            raise UserError(f"{checkpoint_path} does not fit: {' '.join(str(error).split())}") from error
+            raise UserError(
+                f"{checkpoint_path} does not fit: {' '.join(str(error).split())}"
+            ) from error
         return model.to(map_location)
-
-
-def _merged(requests: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for owner, wanted in requests:
-        for name in wanted:
-            if name in merged or name in ("views", "index", "label", "geometry", "broken"):
-                raise ValueError(f"`{owner}` requests `{name}` from the data, which is taken: choose another name.")
-        merged |= wanted
-    return merged

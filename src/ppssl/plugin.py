@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from ppssl.encoder import EncoderInfo
 
-__all__ = ["LossPlugin", "LossTerm", "TrainingStep"]
+__all__ = ["LossPlugin", "LossTerm", "TrainingStep", "merge_requests"]
+
+_TAKEN = ("views", "index", "label", "geometry", "broken")
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,17 @@ class LossPlugin(nn.Module, Configurable):
     needs_image_gradient = False
     """Whether :meth:`forward` differentiates with respect to ``step.image``."""
 
-    def build(self, encoder: EncoderInfo) -> None:  # noqa: B027  # optional
+    def build(self, encoder: EncoderInfo) -> None:  # optional
         """Make parameters, before the optimizer is made and after all other modules."""
 
     def forward(self, step: TrainingStep) -> LossTerm:
         """The loss of one batch."""
-        raise NotImplementedError(f"`{type(self).__name__}` must implement `forward(step) -> LossTerm`.")
+        raise NotImplementedError(
+            f"`{type(self).__name__}` must implement `forward(step) -> LossTerm`."
+        )
 
     def weight(self, progress: float) -> float:
-        """The factor of the term when ``progress`` in [0, 1] of the training is done. At 0 it is computed all the same."""
+        """The term's factor when ``progress`` in [0, 1] of the training is done; at 0 it is computed all the same."""
         return 1.0
 
     def data_requests(self) -> dict[str, Callable[[Any], Tensor]]:
@@ -84,3 +88,19 @@ class LossPlugin(nn.Module, Configurable):
     def callbacks(self) -> list[Callback]:
         """Callbacks to run beside the plugin; one whose type the Trainer already has is left out."""
         return []
+
+
+def merge_requests(
+    plugins: Mapping[str, LossPlugin],
+) -> dict[str, Callable[[Any], Tensor]]:
+    """What all plugins want in the batch, by name; no two may want the same name."""
+    merged: dict[str, Callable[[Any], Tensor]] = {}
+    for owner, plugin in plugins.items():
+        wanted = plugin.data_requests()
+        for name in wanted:
+            if name in merged or name in _TAKEN:
+                raise ValueError(
+                    f"`plugins.{owner}` requests `{name}` from the data, which is taken: choose another name."
+                )
+        merged |= wanted
+    return merged

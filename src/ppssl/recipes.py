@@ -15,10 +15,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
+from ppssl.checkpoint import newest_checkpoint
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.errors import UserError
 from ppssl.module import PPSSL
-from ppssl.resume import newest_checkpoint
 
 __all__ = ["PPSSLCLI", "build_recipe", "recipe_path"]
 
@@ -35,8 +35,14 @@ class PPSSLCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str], examples: dict[str, str] | None = None) -> None:
-        base: dict[str, Any] = {"exit_on_error": False, "default_config_files": [recipe_path(_BASE)]}
-        commands = {name: base | {"description": f"Example: {text}"} for name, text in (examples or {}).items()}
+        base: dict[str, Any] = {
+            "exit_on_error": False,
+            "default_config_files": [recipe_path(_BASE)],
+        }
+        commands = {
+            name: base | {"description": f"Example: {text}"}
+            for name, text in (examples or {}).items()
+        }
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             super().__init__(
@@ -77,8 +83,12 @@ class PPSSLCLI(LightningCLI):
         root = Path(self.trainer.default_root_dir)
         path = newest_checkpoint(root) if resume == "auto" else Path(resume)
         if path is not None and not path.is_file():
-            raise UserError(f"`--resume`: no such checkpoint: {path}; `--resume auto` looks for one.")
-        rank_zero_info(f"Resuming from {path}." if path else f"Nothing to resume in {root}: starting anew.")
+            raise UserError(
+                f"`--resume`: no such checkpoint: {path}; `--resume auto` looks for one."
+            )
+        rank_zero_info(
+            f"Resuming from {path}." if path else f"Nothing to resume in {root}: starting anew."
+        )
         self.config_init["fit"]["ckpt_path"] = None if path is None else str(path)
 
     def after_fit(self) -> None:
@@ -106,13 +116,19 @@ def recipe_path(name: str) -> str:
     """
     if not name.startswith(_PREFIX):
         if not Path(name).is_file():
-            raise UserError(f"No such config: {name}{_did_you_mean(name, _neighbours(Path(name)))}.")
+            raise UserError(
+                f"No such config: {name}{_did_you_mean(name, _neighbours(Path(name)))}."
+            )
         return name
     root = Path(str(files("ppssl.experiments")))
     path = root / f"{name.removeprefix(_PREFIX)}.yaml"
     if not path.is_file():
-        known = sorted(f"{_PREFIX}{p.relative_to(root).with_suffix('')}" for p in root.rglob("*.yaml"))
-        raise UserError(f"No such recipe: {name}{_did_you_mean(name, known)}; there are {', '.join(known)}.")
+        known = sorted(
+            f"{_PREFIX}{p.relative_to(root).with_suffix('')}" for p in root.rglob("*.yaml")
+        )
+        raise UserError(
+            f"No such recipe: {name}{_did_you_mean(name, known)}; there are {', '.join(known)}."
+        )
     return str(path)
 
 

@@ -17,7 +17,16 @@ from rich.table import Table
 
 __all__ = ["Results", "pack_bits", "provenance", "show_table", "unpack_bits", "write_json"]
 
-LIBRARIES = ("ppssl", "torch", "torchvision", "lightning", "timm", "transformers", "torchmetrics", "scikit-learn")
+LIBRARIES = (
+    "ppssl",
+    "torch",
+    "torchvision",
+    "lightning",
+    "timm",
+    "transformers",
+    "torchmetrics",
+    "scikit-learn",
+)
 
 
 @dataclass
@@ -57,12 +66,26 @@ def provenance() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"commit": _commit(), "python": platform.python_version(), "machine": platform.machine(), "versions": versions}
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "versions": versions,
+    }
 
 
 def _commit() -> str | None:
     here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(here),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:  # no git on this machine
@@ -87,7 +110,9 @@ def pack_bits(hits: np.ndarray) -> str:
 def unpack_bits(text: str) -> np.ndarray:
     """The ``(N,)`` bool array that :func:`pack_bits` packed."""
     count, _, bits = text.partition(":")
-    return np.unpackbits(np.frombuffer(base64.b64decode(bits), dtype=np.uint8), count=int(count)).astype(bool)
+    return np.unpackbits(
+        np.frombuffer(base64.b64decode(bits), dtype=np.uint8), count=int(count)
+    ).astype(bool)
 
 
 def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

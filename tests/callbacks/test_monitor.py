@@ -27,7 +27,9 @@ def test_logs_what_scikit_learn_and_the_metrics_say(image_folder: Path) -> None:
     gallery, queries = (embed(model.encoder, loader, data) for loader in data.test_dataloader())
     unit = [torch.nn.functional.normalize(e.features, dim=1).numpy() for e in (gallery, queries)]
     knn = KNeighborsClassifier(1, metric="cosine").fit(unit[0], gallery.labels)
-    assert logged["test/knn_top1"] == pytest.approx(np.mean(knn.predict(unit[1]) == queries.labels.numpy()))
+    assert logged["test/knn_top1"] == pytest.approx(
+        np.mean(knn.predict(unit[1]) == queries.labels.numpy())
+    )
     expected = retrieval_metrics(queries.features, queries.labels)
     assert logged["test/retrieval_map"] == pytest.approx(expected["mAP"], abs=1e-6)
     assert logged["test/retrieval_rank1"] == pytest.approx(expected["rank-1"])

@@ -56,7 +56,9 @@ def test_loss_is_info_nce_against_the_queue_before_the_batch() -> None:
     result = moco(encoder, batch, seed=2)
     mask = batch["index"][:, None] == index[None]
     assert mask.sum() == 2
-    torch.testing.assert_close(result.loss, info_nce(result.z, result.key, queue, temperature=0.2, mask=mask))
+    torch.testing.assert_close(
+        result.loss, info_nce(result.z, result.key, queue, temperature=0.2, mask=mask)
+    )
     torch.testing.assert_close(moco.queue.keys, queue)  # the loss came first
     moco.after_loss(batch, result)
     newest = moco.queue.index == 30
@@ -81,9 +83,15 @@ def test_own_and_current_keys_are_never_negatives() -> None:
 def test_query_and_key_share_no_tensor() -> None:
     encoder, moco = _built()
     query = {t.data_ptr() for m in (encoder, moco.head) for t in [*m.parameters(), *m.buffers()]}
-    key = {t.data_ptr() for m in (moco.key_encoder, moco.key_head) for t in [*m.parameters(), *m.buffers()]}
+    key = {
+        t.data_ptr()
+        for m in (moco.key_encoder, moco.key_head)
+        for t in [*m.parameters(), *m.buffers()]
+    }
     assert not query & key
-    assert not any(p.requires_grad for m in (moco.key_encoder, moco.key_head) for p in m.parameters())
+    assert not any(
+        p.requires_grad for m in (moco.key_encoder, moco.key_head) for p in m.parameters()
+    )
     for ours, theirs in zip(encoder.parameters(), moco.key_encoder.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -104,7 +112,9 @@ def test_momentum_update() -> None:
         for p in encoder.parameters():
             p.add_(1.0)
     moco.after_step(encoder, total_steps=100)
-    for old, key, query in zip(before, moco.key_encoder.parameters(), encoder.parameters(), strict=True):
+    for old, key, query in zip(
+        before, moco.key_encoder.parameters(), encoder.parameters(), strict=True
+    ):
         torch.testing.assert_close(key, 0.9 * old + 0.1 * query)
 
 
@@ -119,7 +129,7 @@ def test_automatic_momentum() -> None:
 @pytest.mark.parametrize(("batch", "groups"), [(8, 1), (8, 2), (9, 4), (2, "auto"), (64, "auto")])
 def test_keys_are_normalised_in_shuffled_groups(batch: int, groups: Any) -> None:
     """Against a literal version: the same permutation, each group through a copy of the key encoder."""
-    encoder, moco = _built(key_bn_groups=groups)
+    _, moco = _built(key_bn_groups=groups)
     images = _batch(list(range(batch)))["views"][1]
     seen: list[Tensor] = []
     hook = moco.key_encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
@@ -127,7 +137,9 @@ def test_keys_are_normalised_in_shuffled_groups(batch: int, groups: Any) -> None
     keys = moco.keys(images, seed=7)
     hook.remove()
     assert sum(len(group) for group in seen) == batch
-    assert len(seen) == {1: 1, 2: 2, 4: 3, "auto": {2: 1, 64: 2}.get(batch)}[groups]  # 9 in 4: 3 + 3 + 3
+    assert (
+        len(seen) == {1: 1, 2: 2, 4: 3, "auto": {2: 1, 64: 2}.get(batch)}[groups]
+    )  # 9 in 4: 3 + 3 + 3
     reference[0]._forward_pre_hooks.clear()
     for group in seen:
         expected = F.normalize(reference[1](reference[0](group)), dim=1)
@@ -137,7 +149,7 @@ def test_keys_are_normalised_in_shuffled_groups(batch: int, groups: Any) -> None
 
 
 def test_groups_are_not_the_queries_order() -> None:
-    encoder, moco = _built(key_bn_groups=2)
+    _, moco = _built(key_bn_groups=2)
     seen: list[Tensor] = []
     moco.key_encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
     images = _batch(list(range(16)))["views"][1]
@@ -153,7 +165,9 @@ def test_without_batch_norm_keys_are_just_projected() -> None:
     moco = MoCo(dim=4)
     moco.build(encoder, num_images=10)  # type: ignore[arg-type]
     images = _batch(list(range(6)))["views"][1]
-    torch.testing.assert_close(moco.keys(images, seed=0), F.normalize(moco.key_head(encoder(images)), dim=1))
+    torch.testing.assert_close(
+        moco.keys(images, seed=0), F.normalize(moco.key_head(encoder(images)), dim=1)
+    )
 
 
 @pytest.mark.parametrize(("num_images", "size"), [(1, 1), (41, 20), (10**6, 65_536)])

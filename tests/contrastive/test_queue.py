@@ -12,7 +12,9 @@ def _rows(numbers: list[int]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 8])
-@pytest.mark.parametrize("batches", [[1, 1, 1, 1], [3, 3, 3], [2, 5, 1, 4], [20], [8, 8], [7, 20, 2]])
+@pytest.mark.parametrize(
+    "batches", [[1, 1, 1, 1], [3, 3, 3], [2, 5, 1, 4], [20], [8, 8], [7, 20, 2]]
+)
 def test_holds_the_last_keys_at_any_batch_size(size: int, batches: list[int]) -> None:
     queue, pushed = KeyQueue(size, 3), 0
     for count in batches:
@@ -23,7 +25,9 @@ def test_holds_the_last_keys_at_any_batch_size(size: int, batches: list[int]) ->
         assert {int(k[0]) for k in keys} == expected
         assert len(keys) == min(pushed, size)
         assert {int(i) - 100 for i in queue.index[: len(keys)]} == expected
-        torch.testing.assert_close(queue.keys[: len(keys), 0] + 100, queue.index[: len(keys)].float())
+        torch.testing.assert_close(
+            queue.keys[: len(keys), 0] + 100, queue.index[: len(keys)].float()
+        )
 
 
 def test_oldest_goes_first() -> None:

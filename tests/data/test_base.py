@@ -1,5 +1,6 @@
 """What every data module promises: the batch contract, splits, broken images, and going on where a run stopped."""
 
+import itertools
 import os
 import warnings
 
@@ -46,7 +47,10 @@ class Data(FineGrainedDataModule):
 
     def __init__(self, splits=None, **kwargs):
         super().__init__(**({"image_size": 16, "batch_size": 8, "num_workers": 0} | kwargs))
-        self.splits = splits or {"train": Source([0, 1, 2] * 10), "test": Source([0, 1, 2] * 3, first=1000)}
+        self.splits = splits or {
+            "train": Source([0, 1, 2] * 10),
+            "test": Source([0, 1, 2] * 3, first=1000),
+        }
 
     def load_sources(self):
         return dict(self.splits)
@@ -114,7 +118,9 @@ def test_pixels_are_normalised_with_the_encoders_numbers():
     expected = raw.double() / 255
     for c in range(3):
         expected[:, c] = (expected[:, c] - mean[c]) / std[c]
-    torch.testing.assert_close(_first(data, data.eval_loader("train"))["image"].double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        _first(data, data.eval_loader("train"))["image"].double(), expected, atol=1e-5, rtol=0
+    )
 
 
 def test_until_told_otherwise_it_is_imagenets_numbers():
@@ -133,18 +139,26 @@ def test_views_are_normalised_too():
 
 
 def test_the_index_counts_on_through_the_splits():
-    splits = {"train": Source([0, 1] * 4), "val": Source([0, 1] * 3, first=50), "test": Source([0, 1], first=90)}
+    splits = {
+        "train": Source([0, 1] * 4),
+        "val": Source([0, 1] * 3, first=50),
+        "test": Source([0, 1], first=90),
+    }
     data = _data(splits)
     assert [data.offset(split) for split in ("train", "val", "test")] == [0, 8, 14]
     found = [_index(data, data.eval_loader(split)) for split in splits]
-    assert sum(found, []) == list(range(16))
+    assert list(itertools.chain(*found)) == list(range(16))
 
 
 # ---------------------------------------------------------------- order and seeds
 
 
 def _fingerprint(batch):
-    return batch["index"].tolist(), [view.sum().item() for view in batch["views"]], batch["geometry"].sum().item()
+    return (
+        batch["index"].tolist(),
+        [view.sum().item() for view in batch["views"]],
+        batch["geometry"].sum().item(),
+    )
 
 
 def test_equal_seeds_give_the_same_batches_whatever_the_workers():
@@ -184,7 +198,9 @@ class Probe(LightningModule):
         self.seen = []
 
     def training_step(self, batch, batch_idx):
-        self.seen.append((self.current_epoch, batch["index"].tolist(), batch["views"][0].sum().item()))
+        self.seen.append(
+            (self.current_epoch, batch["index"].tolist(), batch["views"][0].sum().item())
+        )
         return self.layer(torch.ones(1, 1)).sum()
 
     def configure_optimizers(self):
@@ -202,7 +218,9 @@ class SaveAt(Callback):
 
 def _fit(data, *, epochs=3, resume=None, callbacks=()):
     model = Probe()
-    Trainer(max_epochs=epochs, limit_val_batches=0, callbacks=list(callbacks), **QUIET).fit(model, data, ckpt_path=resume)
+    Trainer(max_epochs=epochs, limit_val_batches=0, callbacks=list(callbacks), **QUIET).fit(
+        model, data, ckpt_path=resume
+    )
     return model.seen
 
 
@@ -211,13 +229,18 @@ def test_every_epoch_has_an_order_of_its_own_that_no_worker_lags_behind():
     for epoch in range(3):
         direct = _data()
         expected = _index(direct, direct.train_dataloader(epoch))
-        assert sum((index for e, index, _ in seen if e == epoch), []) == expected
+        found = itertools.chain(*(index for e, index, _ in seen if e == epoch))
+        assert list(found) == expected
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("step", [3, 4, 5])  # the end of the first epoch, and in the middle of the second
+@pytest.mark.parametrize(
+    "step", [3, 4, 5]
+)  # the end of the first epoch, and in the middle of the second
 def test_a_resumed_run_goes_on_with_the_very_next_batch(tmp_path, workers, step):
-    straight = _fit(Data(num_workers=workers), epochs=3, callbacks=[SaveAt(step, tmp_path / "a.ckpt")])
+    straight = _fit(
+        Data(num_workers=workers), epochs=3, callbacks=[SaveAt(step, tmp_path / "a.ckpt")]
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*dataloader is not resumable")
         resumed = _fit(Data(num_workers=workers), epochs=3, resume=tmp_path / "a.ckpt")
@@ -269,7 +292,11 @@ def test_held_out_labels_are_neither_in_the_gallery_nor_outside_the_labelled():
 
 
 def test_an_official_validation_split_takes_the_place_of_what_would_be_held_out():
-    splits = {"train": Source([0, 1] * 5), "val": Source([0, 1], first=50), "test": Source([0, 1], first=60)}
+    splits = {
+        "train": Source([0, 1] * 5),
+        "val": Source([0, 1], first=50),
+        "test": Source([0, 1], first=60),
+    }
     data = _data(splits, val_fraction=0.5)
     gallery, queries = (_index(data, loader) for loader in data.val_dataloader())
     assert gallery == list(range(10))
@@ -286,7 +313,9 @@ def test_without_labels_there_is_nothing_to_validate_on():
 
 def test_with_nothing_held_out_there_is_nothing_to_validate_on():
     assert _data(val_fraction=0).val_dataloader() == []
-    assert _data({"train": Source([0, 1, 2, 3])}).val_dataloader() == []  # one image a class: none can be spared
+    assert (
+        _data({"train": Source([0, 1, 2, 3])}).val_dataloader() == []
+    )  # one image a class: none can be spared
 
 
 def test_without_a_test_split_testing_says_so_and_prediction_takes_the_training_images():
@@ -311,7 +340,9 @@ def test_setup_finds_the_images_once():
 
 
 def test_a_batch_larger_than_the_data_set_is_refused():
-    with pytest.raises(UserError, match=r"`batch_size` 31 is larger than the data set of 30 training images"):
+    with pytest.raises(
+        UserError, match=r"`batch_size` 31 is larger than the data set of 30 training images"
+    ):
         _data(batch_size=31).train_dataloader()
     assert len(_data(batch_size=30).train_dataloader()) == 1
 
@@ -319,7 +350,9 @@ def test_a_batch_larger_than_the_data_set_is_refused():
 def test_a_global_batch_larger_than_the_data_set_names_the_processes():
     data = _data(batch_size=16)
     data.trainer = Trainer(devices=2, strategy="ddp", max_steps=1, **QUIET)
-    with pytest.raises(UserError, match=r"`batch_size` 16 x 2 processes = 32 is larger than the data set of 30"):
+    with pytest.raises(
+        UserError, match=r"`batch_size` 16 x 2 processes = 32 is larger than the data set of 30"
+    ):
         data.train_dataloader()
 
 
@@ -338,7 +371,9 @@ def _torn_folder(root):
 
 
 def _folder(root, **kwargs):
-    data = FolderDataModule(str(root), **({"image_size": 16, "batch_size": 5, "num_workers": 0} | kwargs))
+    data = FolderDataModule(
+        str(root), **({"image_size": 16, "batch_size": 5, "num_workers": 0} | kwargs)
+    )
     data.setup()
     return data
 
@@ -346,7 +381,9 @@ def _folder(root, **kwargs):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_raises_with_its_path(tmp_path, workers):
     data = _folder(_torn_folder(tmp_path / "images"), num_workers=workers)
-    with pytest.raises(UserError, match=r"^Cannot read .*images/(a/1|b/3)\.png: .* or set `on_error: skip`\.$"):
+    with pytest.raises(
+        UserError, match=r"^Cannot read .*images/(a/1|b/3)\.png: .* or set `on_error: skip`\.$"
+    ):
         list(_batches(data, data.train_dataloader()))
 
 
@@ -363,10 +400,24 @@ def test_a_broken_image_is_skipped_with_one_warning(tmp_path, workers):
         warnings.simplefilter("always")
         for epoch in (0, 1):
             index = _index(data, data.train_dataloader(epoch))
-            assert sorted(index) == [0, 2, 2, 3, 4, 5, 6, 7, 9, 9]  # 1 and 8 are torn, the next ones come twice
+            assert sorted(index) == [
+                0,
+                2,
+                2,
+                3,
+                4,
+                5,
+                6,
+                7,
+                9,
+                9,
+            ]  # 1 and 8 are torn, the next ones come twice
     said = [str(w.message) for w in caught if "Skipped" in str(w.message)]
     assert len(said) == 2
-    assert sorted(text.split(":")[0].split("/")[-2:] for text in said) == [["a", "1.png"], ["b", "3.png"]]
+    assert sorted(text.split(":")[0].split("/")[-2:] for text in said) == [
+        ["a", "1.png"],
+        ["b", "3.png"],
+    ]
 
 
 # ---------------------------------------------------------------- arguments

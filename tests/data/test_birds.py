@@ -77,7 +77,12 @@ def test_captions_name_every_attribute_and_tell_all_classes_apart():
     captions = [source.caption(i) for i in range(40)]
     assert len(set(captions)) == 40
     beaks = {"dagger": "dagger", "cone": "conical", "hooked": "hooked", "curved": "down-curved"}
-    wings = {"plain": "plain wing", "one bar": "one white wing bar", "two bars": "two white", "spotted": "spotted wing"}
+    wings = {
+        "plain": "plain wing",
+        "one bar": "one white wing bar",
+        "two bars": "two white",
+        "spotted": "spotted wing",
+    }
     for i, caption in enumerate(captions):
         bird = source.birds[source.labels[i]]
         assert f"{bird.beak_colour} " in caption
@@ -85,7 +90,9 @@ def test_captions_name_every_attribute_and_tell_all_classes_apart():
         assert wings[bird.wing] in caption
         assert ("no crest" if bird.crest == "none" else f"{bird.crest} crest") in caption
         assert f"{bird.tail} tail" in caption
-        assert ("no eye ring" if bird.eye_ring == "none" else f"{bird.eye_ring} eye ring") in caption
+        assert (
+            "no eye ring" if bird.eye_ring == "none" else f"{bird.eye_ring} eye ring"
+        ) in caption
 
 
 # ---------------------------------------------------------------- pictures
@@ -137,7 +144,9 @@ def test_nuisance_says_nothing_about_the_class():
     values = source.nuisances()
     for name, column in zip(NUISANCES, values.T, strict=True):
         if name in ("background", "flip", "twigs"):
-            p = stats.chi2_contingency(stats.contingency.crosstab(source.labels, column).count).pvalue
+            p = stats.chi2_contingency(
+                stats.contingency.crosstab(source.labels, column).count
+            ).pvalue
         else:
             p = stats.kruskal(*(column[source.labels == c] for c in range(40))).pvalue
         assert p > 1e-3, name
@@ -155,7 +164,10 @@ def test_nuisance_varies_widely():
 
 
 def test_colours_alone_do_not_give_the_class_away():
-    train, test = SyntheticBirds(2000, image_size=48), SyntheticBirds(500, image_size=48, split="test")
+    train, test = (
+        SyntheticBirds(2000, image_size=48),
+        SyntheticBirds(500, image_size=48, split="test"),
+    )
     neighbours = KNeighborsClassifier(5).fit(_histograms(train.materialise()), train.labels)
     assert neighbours.score(_histograms(test.materialise()), test.labels) <= 0.17
 
@@ -172,7 +184,9 @@ def test_annotations_have_their_shapes_types_and_ranges():
         assert known["parts"].dtype == known["object"].dtype == torch.bool
         assert known["object"].shape == (96, 96)
         assert (known["parts"] <= known["object"]).all()
-        assert (known["parts"].sum(0) <= 2).all()  # at a half-covered border, two parts may share a pixel
+        assert (
+            known["parts"].sum(0) <= 2
+        ).all()  # at a half-covered border, two parts may share a pixel
         assert torch.equal(known["nuisance"], nuisances[i])
         assert known["attributes"].tolist() == list(source.birds[source.labels[i]].codes())
         assert known["attributes"].tolist() == source.attributes()[i].tolist()
@@ -206,7 +220,9 @@ def test_twigs_hide_parts_but_not_the_object():
         nuisance, bird = source._nuisance(i), source.birds[source.labels[i]]
         bare = replace(nuisance, twigs=0.0)
         shown, free = (render_image(bird, n, source._grain(i), 96) for n in (nuisance, bare))
-        (parts, whole), (all_parts, all_whole) = (render_masks(bird, n, source._grain(i), 96) for n in (nuisance, bare))
+        (parts, whole), (all_parts, all_whole) = (
+            render_masks(bird, n, source._grain(i), 96) for n in (nuisance, bare)
+        )
         gone = (all_parts & ~parts).any(0)
         assert np.array_equal(whole, all_whole)
         assert not (parts & ~all_parts).any()
@@ -221,12 +237,17 @@ def test_nearest_classes_differ_in_the_distinguishing_part_alone(label):
     other, part = source.nearest_class(label), source.distinguishing_part(label)
     i = int(np.flatnonzero(source.labels == label)[0])
     nuisance = source._nuisance(i)
-    mine, theirs = (render_image(source.birds[c], nuisance, source._grain(i), 96).astype(int) for c in (label, other))
+    mine, theirs = (
+        render_image(source.birds[c], nuisance, source._grain(i), 96).astype(int)
+        for c in (label, other)
+    )
     own = source.annotations(i)["parts"][part].numpy()
     source.labels[i] = other
     union = own | source.annotations(i)["parts"][part].numpy()
     changed = np.abs(mine - theirs).max(-1) > 0
-    assert (changed & ~_grown(union)).sum() <= 0.02 * changed.sum()  # slivers of less than half a pixel are in no mask
+    assert (
+        changed & ~_grown(union)
+    ).sum() <= 0.02 * changed.sum()  # slivers of less than half a pixel are in no mask
     assert (changed & union).sum() >= 0.1 * union.sum() > 0
 
 

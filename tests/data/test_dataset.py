@@ -80,7 +80,10 @@ def test_an_epoch_is_a_permutation_that_comes_again(size, epoch, seed):
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    orders = {tuple(_order(30, epoch, seed=seed)) for epoch, seed in itertools.product((-1, 0, 1, 2), (0, 1))}
+    orders = {
+        tuple(_order(30, epoch, seed=seed))
+        for epoch, seed in itertools.product((-1, 0, 1, 2), (0, 1))
+    }
     assert len(orders) == 8
     assert tuple(range(30)) not in orders
 
@@ -105,7 +108,10 @@ def test_processes_share_the_images_out(size, replicas):
 
 @pytest.mark.parametrize("replicas", [2, 3, 4])
 def test_a_global_batch_is_the_same_for_any_number_of_processes(replicas):
-    alone, parts = _order(50, 1), [_order(50, 1, num_replicas=replicas, rank=r) for r in range(replicas)]
+    alone, parts = (
+        _order(50, 1),
+        [_order(50, 1, num_replicas=replicas, rank=r) for r in range(replicas)],
+    )
     per_process = 4
     for b in range(50 // (per_process * replicas)):
         batches = [part[b * per_process : (b + 1) * per_process] for part in parts]
@@ -132,7 +138,9 @@ def test_a_loader_begins_with_the_epoch_that_holds_at_its_first_batch(workers):
     """Lightning makes the iterator first and sets the epoch later."""
     sampler = EpochSampler(12)
     dataset = _views()
-    loader = EpochLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=collate)
+    loader = EpochLoader(
+        dataset, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=collate
+    )
     iterator = iter(loader)
     sampler.set_epoch(3)
     assert torch.cat([batch["index"] for batch in iterator]).tolist() == _order(12, 3)
@@ -161,7 +169,9 @@ def test_a_sample_is_what_the_augmentation_says_for_its_index():
     """The index in the full data set counts, not the number within the split."""
     item, image = _views(offset=100)[2, 5], Source().load(5)
     for view in (0, 1):
-        parameters = MoCoV2Augmentation().sample(0, 2, 105, view, size=(image.height, image.width), view_size=16)
+        parameters = MoCoV2Augmentation().sample(
+            0, 2, 105, view, size=(image.height, image.width), view_size=16
+        )
         assert torch.equal(item["views"][view], apply_view(image, parameters, 16))
         assert torch.equal(item["geometry"][view], parameters.geometry())
     assert item["index"] == 105
@@ -173,7 +183,9 @@ def test_batches_are_the_samples_whatever_the_number_of_workers(workers):
     sampler = EpochSampler(12, seed=5)
     sampler.set_epoch(6)
     dataset = _views()
-    batches = list(DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=collate))
+    batches = list(
+        DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=collate)
+    )
     keys = list(sampler)
     assert len(batches) == 3
     for i, batch in enumerate(batches):
@@ -240,7 +252,9 @@ def test_other_errors_are_not_taken_for_broken_images():
 
 
 def test_where_nothing_can_be_read_the_search_ends():
-    with pytest.raises(UserError, match=r"None of 12 images in a row.*: file2\.png: image 2 is torn\."):
+    with pytest.raises(
+        UserError, match=r"None of 12 images in a row.*: file2\.png: image 2 is torn\."
+    ):
         _views(Source(broken=range(12)))[0, 2]
     with pytest.raises(UserError, match="None of 2 images"):
         _images(Source(broken=range(12)), items=[5, 6])[0]

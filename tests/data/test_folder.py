@@ -42,7 +42,9 @@ def test_train_val_and_test_folders_are_the_splits(tmp_path):
     assert list(data.sources) == ["train", "val", "test"]
     assert data.classes == ["finch", "wren"]
     assert data.sources["train"].labels.tolist() == [0, 0, 0, 1, 1]
-    assert data.sources["val"].labels.tolist() == [1]  # numbered as in training, though the only class here
+    assert data.sources["val"].labels.tolist() == [
+        1
+    ]  # numbered as in training, though the only class here
     assert data.sources["test"].labels.tolist() == [0, 1, 1]
     assert data.sources["val"].labels.dtype == np.int64
 
@@ -90,7 +92,9 @@ def test_order_is_by_path_and_not_by_the_file_system(tmp_path):
     for name in ("b/2.png", "a/10.png", "b/1.png", "a/9.png"):
         _save(tmp_path / name)
     source = FolderSource(tmp_path)
-    assert [source.name(i) for i in range(4)] == [str(tmp_path / n) for n in ("a/10.png", "a/9.png", "b/1.png", "b/2.png")]
+    assert [source.name(i) for i in range(4)] == [
+        str(tmp_path / n) for n in ("a/10.png", "a/9.png", "b/1.png", "b/2.png")
+    ]
     assert source.labels.tolist() == [0, 0, 1, 1]
 
 
@@ -112,7 +116,9 @@ def test_a_root_within_a_hidden_folder_is_fine(tmp_path):
     assert len(FolderSource(tmp_path / ".cache")) == 1
 
 
-@pytest.mark.parametrize("name", ["x.PNG", "x.JPG", "x.Jpeg", "x.webp", "x.bmp", "x.tif", "x.gif", "x.ppm"])
+@pytest.mark.parametrize(
+    "name", ["x.PNG", "x.JPG", "x.Jpeg", "x.webp", "x.bmp", "x.tif", "x.gif", "x.ppm"]
+)
 def test_the_extension_may_be_any_usual_one_in_any_case(tmp_path, name):
     _save(tmp_path / name)
     view = FolderSource(tmp_path).load(0)
@@ -139,7 +145,9 @@ def test_other_modes_become_rgb(tmp_path, mode):
 
 def test_a_transparent_palette_becomes_rgb(tmp_path):
     image = Image.new("RGB", (12, 8), COLOUR).convert("P")
-    assert np.abs(_load(tmp_path, image, transparency=0) - COLOUR).max() <= 60  # a palette of few colours
+    assert (
+        np.abs(_load(tmp_path, image, transparency=0) - COLOUR).max() <= 60
+    )  # a palette of few colours
 
 
 def test_cmyk_becomes_rgb(tmp_path):
@@ -179,7 +187,9 @@ def test_batches_come_out_of_folders(tmp_path):
     assert len(batches) == 2
     assert all(batch["views"][0].shape == (2, 3, 16, 16) for batch in batches)
     test = next(iter(data.predict_dataloader()))
-    assert torch.equal(test["image"], torch.tensor(COLOUR, dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 16, 16))
+    assert torch.equal(
+        test["image"], torch.tensor(COLOUR, dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 16, 16)
+    )
     assert test["index"].tolist() == [5]
 
 
@@ -189,13 +199,17 @@ def test_batches_come_out_of_folders(tmp_path):
 def test_a_class_that_training_does_not_know_is_named(tmp_path):
     _split(tmp_path / "train", {"a": 1, "b": 1})
     _split(tmp_path / "test", {"a": 1, "zebra": 1})
-    with pytest.raises(UserError, match=r"test/zebra is no class of the training images \(2 classes\)"):
+    with pytest.raises(
+        UserError, match=r"test/zebra is no class of the training images \(2 classes\)"
+    ):
         _data(tmp_path)
 
 
 def test_a_missing_root_is_named_with_the_nearest_one(tmp_path):
     (tmp_path / "birds").mkdir()
-    with pytest.raises(UserError, match=r"`data.root` is no folder: .*/brids \(did you mean .*/birds\?\)"):
+    with pytest.raises(
+        UserError, match=r"`data.root` is no folder: .*/brids \(did you mean .*/birds\?\)"
+    ):
         _data(tmp_path / "brids")
     with pytest.raises(UserError, match=r"`data.root` is no folder: .*/xyz\.$"):
         _data(tmp_path / "xyz")
@@ -205,7 +219,7 @@ def test_a_missing_root_is_named_with_the_nearest_one(tmp_path):
 
 def test_a_file_is_no_root(tmp_path):
     _save(tmp_path / "x.png")
-    with pytest.raises(UserError, match="`data.root` is no folder"):
+    with pytest.raises(UserError, match=r"`data\.root` is no folder"):
         _data(tmp_path / "x.png")
 
 
@@ -214,7 +228,10 @@ def test_a_folder_without_images_says_what_is_taken(tmp_path, content):
     for name in content:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    with pytest.raises(UserError, match=r"No images in .*: put them there or in class folders below it \(\.bmp, .*\.png"):
+    with pytest.raises(
+        UserError,
+        match=r"No images in .*: put them there or in class folders below it \(\.bmp, .*\.png",
+    ):
         _data(tmp_path)
 
 

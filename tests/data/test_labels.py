@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from ppssl.data.labels import held_out, labelled
 
-LABELS = st.lists(st.integers(-1, 5), max_size=120).map(lambda items: np.array(items, dtype=np.int64))
+LABELS = st.lists(st.integers(-1, 5), max_size=120).map(
+    lambda items: np.array(items, dtype=np.int64)
+)
 FRACTION = st.floats(0.01, 1.0)
 
 
@@ -42,7 +44,9 @@ def test_the_usual_fractions_nest_and_count():
     assert all((_counts(labels, part)[:4] == len(part) // 4).all() for part in parts)
 
 
-@pytest.mark.parametrize("choose", [lambda y, s: labelled(y, 0.3, s), lambda y, s: held_out(y, np.arange(60), 0.3, s)])
+@pytest.mark.parametrize(
+    "choose", [lambda y, s: labelled(y, 0.3, s), lambda y, s: held_out(y, np.arange(60), 0.3, s)]
+)
 def test_the_choice_is_the_seeds(choose):
     labels = np.repeat(np.arange(3), 20)
     np.testing.assert_array_equal(choose(labels, 5), choose(labels, 5))

@@ -14,7 +14,9 @@ from ppssl.results import unpack_bits
 
 
 def _data(folder: Path, **kwargs: Any) -> FolderDataModule:
-    return FolderDataModule(str(folder), **{"image_size": 32, "batch_size": 7, "num_workers": 0} | kwargs)
+    return FolderDataModule(
+        str(folder), **{"image_size": 32, "batch_size": 7, "num_workers": 0} | kwargs
+    )
 
 
 def _model() -> PPSSL:
@@ -27,17 +29,24 @@ def test_knn_is_scikit_learns_and_hits_are_per_image(image_folder: Path) -> None
     results = evaluate(model, data)
     gallery, queries = (embed(model.encoder, loader, data) for loader in data.test_dataloader())
     unit = [torch.nn.functional.normalize(e.features, dim=1).numpy() for e in (gallery, queries)]
-    expected = KNeighborsClassifier(1, metric="cosine").fit(unit[0], gallery.labels).predict(unit[1])
+    expected = (
+        KNeighborsClassifier(1, metric="cosine").fit(unit[0], gallery.labels).predict(unit[1])
+    )
     hits = unpack_bits(results.per_image["knn-1"])
     assert np.array_equal(hits, expected == queries.labels.numpy())
     assert results.metrics["knn-1"] == pytest.approx(hits.mean())
-    assert results.metrics["linear"] == pytest.approx(unpack_bits(results.per_image["linear"]).mean())
+    assert results.metrics["linear"] == pytest.approx(
+        unpack_bits(results.per_image["linear"]).mean()
+    )
     json.dumps(results.to_dict())
 
 
 @pytest.mark.parametrize("change", [{"batch_size": 3}, {"num_workers": 2}])
 def test_batch_size_and_workers_change_nothing(change: dict[str, int], image_folder: Path) -> None:
-    first, second = evaluate(_model(), _data(image_folder)), evaluate(_model(), _data(image_folder, **change))
+    first, second = (
+        evaluate(_model(), _data(image_folder)),
+        evaluate(_model(), _data(image_folder, **change)),
+    )
     assert second.metrics == pytest.approx(first.metrics, abs=1e-4)
 
 

@@ -18,10 +18,24 @@ def test_wheel_runs_help_and_a_recipe_elsewhere(tmp_path: Path) -> None:
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"ppssl/py.typed", "ppssl/experiments/base.yaml", "ppssl/experiments/synthetic/pretrain.yaml"} <= set(names)
+    assert {
+        "ppssl/py.typed",
+        "ppssl/experiments/base.yaml",
+        "ppssl/experiments/synthetic/pretrain.yaml",
+    } <= set(names)
     assert not any(name.startswith("tests/") for name in names)
     site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(site),
+        str(wheel),
+    ]
     subprocess.run(install, check=True)
     # -P keeps the current folder off the path; the wheel comes before the checkout
     env = os.environ | {"PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1"}
@@ -38,6 +52,18 @@ def test_wheel_runs_help_and_a_recipe_elsewhere(tmp_path: Path) -> None:
     )  # fmt: skip
     assert str(site) in where.stdout
     assert "fit" in ppssl("--help")
-    tiny = ["--data.train_size=80", "--data.test_size=40", "--data.batch_size=8", "--data.num_workers=0"]
-    ppssl("fit", "--config", "ppssl:synthetic/pretrain", *tiny, "--trainer.max_steps=1", "--trainer.default_root_dir=run")
+    tiny = [
+        "--data.train_size=80",
+        "--data.test_size=40",
+        "--data.batch_size=8",
+        "--data.num_workers=0",
+    ]
+    ppssl(
+        "fit",
+        "--config",
+        "ppssl:synthetic/pretrain",
+        *tiny,
+        "--trainer.max_steps=1",
+        "--trainer.default_root_dir=run",
+    )
     assert list((tmp_path / "run").rglob("last.ckpt"))

@@ -33,7 +33,7 @@ class RepresentationMonitor(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so where nothing can be monitored."""
-        data = getattr(trainer, "datamodule", None)
+        data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "has_labels") and not data.has_labels():
             rank_zero_info("No labels: kNN and retrieval are not monitored.")
 
@@ -70,9 +70,13 @@ class RepresentationMonitor(Callback):
             return
         k = min(self.k, sum(int((label >= 0).sum()) for _, label, _ in gallery))
         if k < 1:
-            rank_zero_warn("No image of the gallery has a label: kNN and retrieval are not monitored.")
+            rank_zero_warn(
+                "No image of the gallery has a label: kNN and retrieval are not monitored."
+            )
             return
-        knn, retrieval, rankme = (m.to(pl_module.device) for m in (KNNClassifier(k=(k,)), RetrievalMetrics(), RankMe()))
+        knn = KNNClassifier(k=(k,)).to(pl_module.device)
+        retrieval = RetrievalMetrics().to(pl_module.device)
+        rankme = RankMe().to(pl_module.device)
         for batch in gallery:
             knn.update(*batch, gallery=True)
         for batch in queries:
@@ -89,5 +93,11 @@ class RepresentationMonitor(Callback):
         }
         bar = {"knn_top1", "retrieval_rank1"}
         for name, value in values.items():
-            pl_module.log(f"{stage}/{name}", value.float(), prog_bar=name in bar, add_dataloader_idx=False, batch_size=1)
+            pl_module.log(
+                f"{stage}/{name}",
+                value.float(),
+                prog_bar=name in bar,
+                add_dataloader_idx=False,
+                batch_size=1,
+            )
         self._embeddings = {}

@@ -25,7 +25,9 @@ class Throughput(Callback):
         self._images, self._waited = 0, 0.0
         self._started = self._batch_ended = time.perf_counter()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Since the last batch ended it was waiting for this one."""
         self._waited += time.perf_counter() - self._batch_ended
 
@@ -46,5 +48,10 @@ class Throughput(Callback):
         """Log."""
         elapsed = self._batch_ended - self._started
         if elapsed > 0:
-            values = {"images_per_second": self._images / elapsed, "data_wait": self._waited / elapsed}
-            pl_module.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)
+            values = {
+                "images_per_second": self._images / elapsed,
+                "data_wait": self._waited / elapsed,
+            }
+            pl_module.log_dict(
+                {f"train/{name}": value for name, value in values.items()}, batch_size=1
+            )

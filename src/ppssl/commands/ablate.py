@@ -24,10 +24,16 @@ def main(argv: list[str]) -> int:
         "Example: ppssl ablate experiments/ablation/stable_synthetic.yaml --out experiments/results/stable-synthetic",
         exit_on_error=False,
     )
-    parser.add_argument("study", type=str, help="YAML: recipe, variants, seeds, overrides, grid, baseline.")
-    parser.add_argument("--out", type=str, required=True, help="Folder of the JSON files and the table.")
+    parser.add_argument(
+        "study", type=str, help="YAML: recipe, variants, seeds, overrides, grid, baseline."
+    )
+    parser.add_argument(
+        "--out", type=str, required=True, help="Folder of the JSON files and the table."
+    )
     parser.add_argument("--jobs", type=int, default=1, help="Runs at a time; they share the cores.")
-    parser.add_argument("--work", type=str | None, default=None, help="Folder of checkpoints and logs.")
+    parser.add_argument(
+        "--work", type=str | None, default=None, help="Folder of checkpoints and logs."
+    )
     local = [arg for arg in argv if _LOCAL.match(arg)]
     args = parser.parse_args([arg for arg in argv if arg not in local])
     study = load_study(args.study)

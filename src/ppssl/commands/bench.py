@@ -16,11 +16,15 @@ def main(argv: list[str]) -> int:
         "--image-size 224 --repeats 10 --json step.json",
         exit_on_error=False,
     )
-    step.add_argument("--backbone", type=str, default="resnet50", help="Any timm model name, or `resnet_small`.")
+    step.add_argument(
+        "--backbone", type=str, default="resnet50", help="Any timm model name, or `resnet_small`."
+    )
     step.add_argument("--batch-size", type=int, default=16, help="Images a step.")
     step.add_argument("--image-size", type=int, default=224, help="Height and width in pixels.")
     step.add_argument("--repeats", type=int, default=10, help="Timed steps of each variant.")
-    step.add_argument("--json", type=str | None, default=None, help="Write the results to this file.")
+    step.add_argument(
+        "--json", type=str | None, default=None, help="Write the results to this file."
+    )
     parser.add_subcommands(required=True).add_subcommand("step", step)
     args = parser.parse_args(argv).step
     results = bench_step(args.backbone, args.batch_size, args.image_size, args.repeats)

@@ -22,16 +22,30 @@ def main(argv: list[str]) -> int:
         "its random initialisation. Example: ppssl demo --out runs/demo",
         exit_on_error=False,
     )
-    parser.add_argument("--out", type=str, default="runs/demo", help="Folder of checkpoint, events and results.json.")
+    parser.add_argument(
+        "--out",
+        type=str,
+        default="runs/demo",
+        help="Folder of checkpoint, events and results.json.",
+    )
     parser.add_argument("--seed", type=int, default=0, help="The run's seed.")
     overrides = [arg for arg in argv if _OVERRIDE.match(arg)]
     args = parser.parse_args([arg for arg in argv if arg not in overrides])
     content = demo(args.out, seed=args.seed, overrides=overrides)
     before, after = content["before"]["metrics"], content["after"]["metrics"]
     rows = [
-        [name, f"{100 * before[name]:.1f}", f"{100 * after[name]:.1f}", f"{100 * (after[name] - before[name]):+.1f}"]
+        [
+            name,
+            f"{100 * before[name]:.1f}",
+            f"{100 * after[name]:.1f}",
+            f"{100 * (after[name] - before[name]):+.1f}",
+        ]
         for name in METRICS
     ]
     show_table("Synthetic birds, 40 classes, percent", ["metric", "before", "after", "gain"], rows)
-    show_table("", ["", ""], [["checkpoint", content["checkpoint"]], ["results", str(Path(args.out) / "results.json")]])
+    show_table(
+        "",
+        ["", ""],
+        [["checkpoint", content["checkpoint"]], ["results", str(Path(args.out) / "results.json")]],
+    )
     return 0

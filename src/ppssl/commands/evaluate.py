@@ -3,11 +3,11 @@
 from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 
+from ppssl.checkpoint import read_checkpoint
 from ppssl.commands.arguments import data_section
 from ppssl.config import instantiate
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.downstream.evaluate import evaluate
-from ppssl.encoder import read_checkpoint
 from ppssl.errors import UserError
 from ppssl.results import show_table, write_json
 
@@ -24,11 +24,23 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("checkpoint", type=str, help="A checkpoint of `ppssl fit`.")
     parser.add_subclass_arguments(
-        FineGrainedDataModule, "data", required=False, help="A recipe; default: the checkpoint's own data set."
+        FineGrainedDataModule,
+        "data",
+        required=False,
+        help="A recipe; default: the checkpoint's own data set.",
     )
-    parser.add_argument("--json", type=str | None, default=None, help="Write the results to this file.")
-    parser.add_argument("--device", type=str, default="auto", help="`cpu`, `cuda`, ...; default: a GPU if there is one.")
-    parser.add_argument("--seed", type=int, default=0, help="For splits, where the data set states none.")
+    parser.add_argument(
+        "--json", type=str | None, default=None, help="Write the results to this file."
+    )
+    parser.add_argument(
+        "--device",
+        type=str,
+        default="auto",
+        help="`cpu`, `cuda`, ...; default: a GPU if there is one.",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="For splits, where the data set states none."
+    )
     args = parser.parse_args(data_section(argv))
     seed_everything(args.seed, verbose=False)
     saved = read_checkpoint(args.checkpoint)["ppssl"]["data"]

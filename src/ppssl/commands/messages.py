@@ -17,7 +17,19 @@ from ppssl.errors import UserError
 __all__ = ["describe"]
 
 _SECTIONS = {"trainer": Trainer, "checkpoint": ModelCheckpoint}
-_TOP = ("config", "seed_everything", "trainer", "model", "data", "checkpoint", "resume", "ckpt_path", "out", "seed", "json")
+_TOP = (
+    "config",
+    "seed_everything",
+    "trainer",
+    "model",
+    "data",
+    "checkpoint",
+    "resume",
+    "ckpt_path",
+    "out",
+    "seed",
+    "json",
+)
 
 
 def describe(error: BaseException) -> tuple[int, str | None]:
@@ -52,7 +64,9 @@ def _parser_message(text: str) -> str:
     if option:
         owner = re.findall(r"class_path '([^']+)'", text)[-1]
         return f"`{option[-1]}` is no option of {owner}{_nearest(option[-1], _options_of(owner))}"
-    wrong = re.findall(r'(?:Parser key|key) "([^"]+)":\s+(Expected [^\n]+?)\. Got value: ([^\n]+)', text)
+    wrong = re.findall(
+        r'(?:Parser key|key) "([^"]+)":\s+(Expected [^\n]+?)\. Got value: ([^\n]+)', text
+    )
     if wrong:
         name, expected, value = wrong[-1]
         expected = re.sub(r"<class '([^']+)'>", r"\1", expected).replace("typing.", "")
@@ -60,15 +74,25 @@ def _parser_message(text: str) -> str:
     unknown = re.findall(r"[Uu]nrecognized arguments: (\S+)", text)
     if unknown:
         return f"No such option: {unknown[0]}{_nearest_option(unknown[0])}"
-    lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -") and "NoneType" not in line]
-    told = [line for line in lines if not line.startswith(("Given value", "Subtypes", "Errors", "Does not validate"))]
+    lines = [
+        line.strip(" -")
+        for line in text.splitlines()
+        if line.strip(" -") and "NoneType" not in line
+    ]
+    told = [
+        line
+        for line in lines
+        if not line.startswith(("Given value", "Subtypes", "Errors", "Does not validate"))
+    ]
     return _line((told or lines)[-1])
 
 
 def _options_of(class_path: str) -> list[str]:
     module, _, name = class_path.rpartition(".")
     cls = getattr(importlib.import_module(module), name)
-    bases = [b for b in cls.__mro__ if issubclass(b, Configurable) and "__init__" in vars(b)] or [cls]
+    bases = [b for b in cls.__mro__ if issubclass(b, Configurable) and "__init__" in vars(b)] or [
+        cls
+    ]
     return [p for base in bases for p in inspect.signature(base).parameters]
 
 
@@ -76,7 +100,9 @@ def _nearest_option(option: str) -> str:
     name = option.lstrip("-").partition("=")[0]
     section, _, rest = name.partition(".")
     if section in _SECTIONS and rest:
-        return _nearest(name, [f"{section}.{p}" for p in inspect.signature(_SECTIONS[section]).parameters], "--")
+        return _nearest(
+            name, [f"{section}.{p}" for p in inspect.signature(_SECTIONS[section]).parameters], "--"
+        )
     known = difflib.get_close_matches(section, _TOP, n=1)
     return _nearest(name, [f"{known[0]}.{rest}" if rest else known[0]] if known else [], "--")
 

@@ -45,7 +45,9 @@ class ContrastiveObjective(nn.Module, Configurable):
         """
 
     @abstractmethod
-    def forward(self, encoder: Encoder, batch: Mapping[str, Any], *, seed: int) -> ContrastiveResult:
+    def forward(
+        self, encoder: Encoder, batch: Mapping[str, Any], *, seed: int
+    ) -> ContrastiveResult:
         """The loss of a batch; changes nothing that is remembered.
 
         Args:
@@ -58,11 +60,11 @@ class ContrastiveObjective(nn.Module, Configurable):
         """Whether it wants to see (more) batches before training begins."""
         return False
 
-    def prefill_batch(self, batch: Mapping[str, Any], *, seed: int) -> None:  # noqa: B027  # optional
+    def prefill_batch(self, batch: Mapping[str, Any], *, seed: int) -> None:  # optional
         """Remember a batch before training begins."""
 
-    def after_loss(self, batch: Mapping[str, Any], result: ContrastiveResult) -> None:  # noqa: B027  # optional
+    def after_loss(self, batch: Mapping[str, Any], result: ContrastiveResult) -> None:  # optional
         """Called once a micro-batch, when all losses are computed."""
 
-    def after_step(self, encoder: Encoder, *, total_steps: int) -> None:  # noqa: B027  # optional
+    def after_step(self, encoder: Encoder, *, total_steps: int) -> None:  # optional
         """Called once an optimizer step."""

@@ -70,24 +70,36 @@ class MoCo(ContrastiveObjective):
         """Make the head, the key's copies and the queue."""
         width = encoder.info.dim
         hidden = width if self.hidden_dim is None else self.hidden_dim
-        self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, self.dim))
+        self.head = nn.Sequential(
+            nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, self.dim)
+        )
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
-        size = max(1, min(65_536, num_images // 2)) if self.queue_size == "auto" else self.queue_size
+        size = (
+            max(1, min(65_536, num_images // 2)) if self.queue_size == "auto" else self.queue_size
+        )
         self.queue = KeyQueue(size, self.dim)
         if self.prefill == "random":
             self.queue.fill_at_random(torch.Generator().manual_seed(torch_seed(0, "queue")))
-        self._has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
+        self._has_batch_norm = any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules()
+        )
 
-    def forward(self, encoder: Encoder, batch: Mapping[str, Any], *, seed: int) -> ContrastiveResult:
+    def forward(
+        self, encoder: Encoder, batch: Mapping[str, Any], *, seed: int
+    ) -> ContrastiveResult:
         """InfoNCE of view 0 as query against view 1 as key; entries of the query's own image are masked."""
         query_view, key_view = batch["views"]
         features = encoder.features(query_view)
         z = F.normalize(self.head(features.embedding).float(), dim=1)
         key = self.keys(key_view, seed=seed)
         negatives, mask = self.queue.negatives(batch["index"])
-        logits = functional.info_nce_logits(z, key, negatives, temperature=self.temperature, mask=mask)
-        loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="none")
+        logits = functional.info_nce_logits(
+            z, key, negatives, temperature=self.temperature, mask=mask
+        )
+        loss = F.cross_entropy(
+            logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="none"
+        )
         accuracy = (logits.detach().argmax(dim=1) == 0).float().mean()
         return ContrastiveResult(loss, features, z, key, {"contrastive_accuracy": accuracy})
 
@@ -102,7 +114,9 @@ class MoCo(ContrastiveObjective):
             return self._project(images)
         own = len(images)
         everyone = gather(images)
-        order = torch.randperm(len(everyone), generator=torch.Generator().manual_seed(torch_seed(seed, "shuffle")))
+        order = torch.randperm(
+            len(everyone), generator=torch.Generator().manual_seed(torch_seed(seed, "shuffle"))
+        )
         order = order.to(images.device)
         start = rank() * own
         groups = everyone[order[start : start + own]].chunk(self._groups(own))

@@ -56,7 +56,10 @@ class KeyQueue(nn.Module):
     def fill_at_random(self, generator: torch.Generator) -> None:
         """Fill it with random directions that belong to no image, as MoCo starts."""
         keys = torch.randn(self.keys.shape, generator=generator)
-        self.enqueue(nn.functional.normalize(keys, dim=1).to(self.keys.device), torch.full_like(self.index, -1))
+        self.enqueue(
+            nn.functional.normalize(keys, dim=1).to(self.keys.device),
+            torch.full_like(self.index, -1),
+        )
 
     def negatives(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The valid keys, and for each query which of them come from its own image.

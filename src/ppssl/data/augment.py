@@ -18,7 +18,9 @@ from ppssl.config import Configurable
 
 __all__ = ["MoCoV2Augmentation", "ViewParameters", "apply_view", "center_view", "color_matrix"]
 
-_RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_RGB_TO_YIQ = np.array(
+    [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]
+)
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 _LUMA = _RGB_TO_YIQ[0]
 _GREY = np.tile(_LUMA, (3, 1))
@@ -58,7 +60,7 @@ class MoCoV2Augmentation(Configurable):
         jitter: Strength of brightness, contrast, saturation (each factor from 1 - s to 1 + s) and hue (in turns).
         jitter_probability: How often colours are jittered.
         grey_probability: How often the view loses its colour.
-        blur_sigma: Range of the blur's standard deviation, in pixels of a view 224 pixels wide: it scales with the view.
+        blur_sigma: Range of the blur's standard deviation, in pixels of a view of 224; it scales with the view.
         blur_probability: How often the view is blurred.
         flip_probability: How often the view is mirrored.
     """
@@ -79,18 +81,25 @@ class MoCoV2Augmentation(Configurable):
         if not 0 < crop_ratio[0] <= crop_ratio[1]:
             raise ValueError(f"`crop_ratio` must be 0 < low <= high, got {crop_ratio}.")
         if not (all(0 <= s <= 1 for s in jitter[:3]) and 0 <= jitter[3] <= 0.5):
-            raise ValueError(f"`jitter` must be within [0, 1] three times, then [0, 0.5] for the hue, got {jitter}.")
+            raise ValueError(
+                f"`jitter` must be within [0, 1] three times, then [0, 0.5] for the hue, got {jitter}."
+            )
         if not 0 <= blur_sigma[0] <= blur_sigma[1]:
             raise ValueError(f"`blur_sigma` must be 0 <= low <= high, got {blur_sigma}.")
-        for name in ("jitter_probability", "grey_probability", "blur_probability", "flip_probability"):
+        for name in (
+            "jitter_probability",
+            "grey_probability",
+            "blur_probability",
+            "flip_probability",
+        ):
             if not 0 <= locals()[name] <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {locals()[name]}.")
-        self.crop_scale = tuple(crop_scale)
-        self.crop_ratio = tuple(crop_ratio)
-        self.jitter = tuple(jitter)
+        self.crop_scale = crop_scale
+        self.crop_ratio = crop_ratio
+        self.jitter = jitter
         self.jitter_probability = jitter_probability
         self.grey_probability = grey_probability
-        self.blur_sigma = tuple(blur_sigma)
+        self.blur_sigma = blur_sigma
         self.blur_probability = blur_probability
         self.flip_probability = flip_probability
 
@@ -123,12 +132,16 @@ class MoCoV2Augmentation(Configurable):
             blur_sigma=float(sigma) if u[3] < self.blur_probability else 0.0,
         )
 
-    def _sample_crop(self, rng: np.random.Generator, height: int, width: int) -> tuple[float, float, float, float]:
+    def _sample_crop(
+        self, rng: np.random.Generator, height: int, width: int
+    ) -> tuple[float, float, float, float]:
         """Area and aspect ratio are drawn until they fit, ten times at most; then the largest central crop."""
         areas = rng.uniform(*self.crop_scale, 10) * height * width
         ratios = np.exp(rng.uniform(math.log(self.crop_ratio[0]), math.log(self.crop_ratio[1]), 10))
         left, top = rng.random(2)
-        for w, h in zip(np.sqrt(areas * ratios) / width, np.sqrt(areas / ratios) / height, strict=True):
+        for w, h in zip(
+            np.sqrt(areas * ratios) / width, np.sqrt(areas / ratios) / height, strict=True
+        ):
             if w <= 1 and h <= 1:
                 return float(left * (1 - w)), float(top * (1 - h)), float(w), float(h)
         ratio = min(max(width / height, self.crop_ratio[0]), self.crop_ratio[1])

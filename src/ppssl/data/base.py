@@ -17,7 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from ppssl.config import Configurable
 from ppssl.data.augment import MoCoV2Augmentation
-from ppssl.data.dataset import EpochLoader, EpochSampler, ImageDataset, Request, ViewDataset, collate
+from ppssl.data.dataset import (
+    EpochLoader,
+    EpochSampler,
+    ImageDataset,
+    Request,
+    ViewDataset,
+    collate,
+)
 from ppssl.data.labels import held_out, labelled
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.errors import UserError
@@ -151,8 +158,14 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         """
         world, rank = self._world()
         if self.num_train < self.batch_size * world:
-            total = f"{self.batch_size} x {world} processes = {self.batch_size * world}" if world > 1 else self.batch_size
-            raise UserError(f"`batch_size` {total} is larger than the data set of {self.num_train} training images.")
+            total = (
+                f"{self.batch_size} x {world} processes = {self.batch_size * world}"
+                if world > 1
+                else self.batch_size
+            )
+            raise UserError(
+                f"`batch_size` {total} is larger than the data set of {self.num_train} training images."
+            )
         seed = resolve_seed(self.seed)
         dataset = ViewDataset(
             self.sources["train"],
@@ -169,14 +182,20 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Gallery and queries of the validation split; nothing where no label is known."""
-        queries = self.eval_loader("val") if "val" in self.sources else self.eval_loader("train", self.train_val)
+        queries = (
+            self.eval_loader("val")
+            if "val" in self.sources
+            else self.eval_loader("train", self.train_val)
+        )
         gallery = self.eval_loader("train", self.train_fit)
         return [gallery, queries] if len(gallery) and len(queries) else []
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Gallery (every labelled training image) and queries (the test split)."""
         if "test" not in self.sources:
-            raise UserError("This data set has no test split: add a `test/` folder, or use `ppssl validate`.")
+            raise UserError(
+                "This data set has no test split: add a `test/` folder, or use `ppssl validate`."
+            )
         return [self.eval_loader("train", self.train_labelled), self.eval_loader("test")]
 
     def predict_dataloader(self) -> DataLoader[Any]:
@@ -188,12 +207,20 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         source = self.sources[split]
         items = np.arange(len(source)) if items is None else items
         dataset = ImageDataset(
-            source, items=items, offset=self.offset(split), size=self.image_size, crop_fraction=self.eval_crop
+            source,
+            items=items,
+            offset=self.offset(split),
+            size=self.image_size,
+            crop_fraction=self.eval_crop,
         )
         return self._loader(dataset)
 
     def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         workers = min(8, max(cores - 1, 0)) if self.num_workers is None else self.num_workers
         kind = EpochLoader if "sampler" in kwargs else DataLoader
         return kind(
@@ -223,7 +250,9 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         """Broken images come back from the workers by name; here, in the main process, they are dealt with."""
         for name, reason in batch.pop("broken", []):
             if self.on_error == "raise":
-                raise UserError(f"Cannot read {name}: {reason}. Mend or remove it, or set `on_error: skip`.")
+                raise UserError(
+                    f"Cannot read {name}: {reason}. Mend or remove it, or set `on_error: skip`."
+                )
             if name not in self._skipped:
                 self._skipped.add(name)
                 rank_zero_warn(f"Skipped {name}: {reason}.")

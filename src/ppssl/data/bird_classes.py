@@ -11,7 +11,15 @@ import numpy as np
 
 from ppssl.randomness import generator
 
-__all__ = ["ATTRIBUTES", "ATTRIBUTE_PARTS", "MAX_CLASSES", "PARTS", "BirdClass", "bird_classes", "nearest_classes"]
+__all__ = [
+    "ATTRIBUTES",
+    "ATTRIBUTE_PARTS",
+    "MAX_CLASSES",
+    "PARTS",
+    "BirdClass",
+    "bird_classes",
+    "nearest_classes",
+]
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "beak_shape": ("dagger", "cone", "hooked", "curved"),
@@ -73,7 +81,10 @@ class BirdClass:
 
     def codes(self) -> tuple[int, ...]:
         """The position of each attribute's value in :data:`ATTRIBUTES`, six integers."""
-        return tuple(values.index(value) for values, value in zip(ATTRIBUTES.values(), astuple(self), strict=True))
+        return tuple(
+            values.index(value)
+            for values, value in zip(ATTRIBUTES.values(), astuple(self), strict=True)
+        )
 
 
 def bird_classes(n: int) -> list[BirdClass]:
@@ -91,7 +102,10 @@ def bird_classes(n: int) -> list[BirdClass]:
     codes = _pairs()[:n]
     if n % 2:
         codes = np.concatenate([codes[:-1], _third(codes[:-1])[None]])
-    return [BirdClass(*(v[c] for v, c in zip(ATTRIBUTES.values(), code, strict=True))) for code in codes.tolist()]
+    return [
+        BirdClass(*(v[c] for v, c in zip(ATTRIBUTES.values(), code, strict=True)))
+        for code in codes.tolist()
+    ]
 
 
 def nearest_classes(classes: list[BirdClass]) -> np.ndarray:

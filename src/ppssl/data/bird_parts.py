@@ -57,7 +57,11 @@ _TAIL_COLOURS: dict[str, Colour] = {
     "pointed": (60, 110, 205),
     "fan": (244, 240, 230),
 }
-_CREST_COLOURS: dict[str, Colour] = {"pointed": (205, 40, 36), "fan": (246, 204, 50), "curled": (40, 38, 44)}
+_CREST_COLOURS: dict[str, Colour] = {
+    "pointed": (205, 40, 36),
+    "fan": (246, 204, 50),
+    "curled": (40, 38, 44),
+}
 _DARK: Colour = (28, 24, 26)
 _WHITE: Colour = (246, 244, 236)
 _BEAK_COLOURS: dict[str, Colour] = {
@@ -96,7 +100,12 @@ class Stroke:
 
 
 def bird_strokes(
-    bird: BirdClass, palette: Palette, place: Callable[[np.ndarray], np.ndarray], *, head_pitch: float, line: int
+    bird: BirdClass,
+    palette: Palette,
+    place: Callable[[np.ndarray], np.ndarray],
+    *,
+    head_pitch: float,
+    line: int,
 ) -> list[Stroke]:
     """Everything of one bird, from back to front.
 
@@ -119,7 +128,9 @@ def bird_strokes(
         *_contoured(place(_tail(bird.tail)), _TAIL_COLOURS[bird.tail], _number("tail"), line),
         *legs,
         *_crest(bird.crest, head, line),
-        *_contoured(head(_beak(bird.beak_shape)), _BEAK_COLOURS[bird.beak_colour], _number("beak"), line),
+        *_contoured(
+            head(_beak(bird.beak_shape)), _BEAK_COLOURS[bird.beak_colour], _number("beak"), line
+        ),
         Stroke(_closed(trunk), _DARK, BODY, 2 * line),
         Stroke(_closed(head_disc), _DARK, BODY, 2 * line),
         Stroke(trunk, palette.body, BODY),
@@ -136,7 +147,9 @@ def _crest(kind: str, head: Callable[[np.ndarray], np.ndarray], line: int) -> li
     return _contoured(head(_outline(f"crest {kind}")), _CREST_COLOURS[kind], _number("crest"), line)
 
 
-def _wing(kind: str, palette: Palette, place: Callable[[np.ndarray], np.ndarray], line: int) -> list[Stroke]:
+def _wing(
+    kind: str, palette: Palette, place: Callable[[np.ndarray], np.ndarray], line: int
+) -> list[Stroke]:
     part = _number("wing")
     marks = {
         "plain": [],
@@ -154,7 +167,11 @@ def _eye(ring: str, head: Callable[[np.ndarray], np.ndarray], line: int) -> list
     if ring != "none":
         strokes = _contoured(head(_disc(_EYE, _RING_RADIUS)), _RING_COLOURS[ring], part, line)
     glint = _disc((_EYE[0] + 1.1, _EYE[1] - 1.2), 1.1)
-    return [*strokes, Stroke(head(_disc(_EYE, _EYE_RADIUS)), _DARK, part), Stroke(head(glint), _WHITE, part)]
+    return [
+        *strokes,
+        Stroke(head(_disc(_EYE, _EYE_RADIUS)), _DARK, part),
+        Stroke(head(glint), _WHITE, part),
+    ]
 
 
 def _contoured(points: np.ndarray, fill: Colour, part: int, line: int) -> list[Stroke]:

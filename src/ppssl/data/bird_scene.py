@@ -1,25 +1,20 @@
 """Draws one picture of a procedural bird: background, bird, twigs in front of it, light."""
 
-import colorsys
 import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
-from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ppssl.data.bird_backgrounds import BACKGROUNDS, draw_scene, pixel_grid, rgb
 from ppssl.data.bird_classes import PARTS, BirdClass
 from ppssl.data.bird_parts import Colour, Palette, Stroke, bird_strokes
-from ppssl.randomness import generator
 
 __all__ = ["BACKGROUNDS", "NUISANCES", "Nuisance", "draw_nuisance", "render_image", "render_masks"]
 
-BACKGROUNDS = ("meadow", "foliage", "reeds", "water", "bokeh", "sky")
-"""The kinds of background, in the order of the nuisance value ``background``."""
-
 # Few scenes and few body colours, each met by many birds of every class: a nuisance that is strong and yet tells no
-# picture from the others. (With a scene of its own for each picture MoCo v2 learns the scenes, and nothing of the birds.)
+# picture from the others. (With a scene of its own for each picture MoCo v2 learns the scenes, not the birds.)
 _BACKGROUND_HUES = 4
 _BODY_HUES = 6
 _MAX_TWIGS = 3
@@ -106,7 +101,9 @@ def draw_nuisance(rng: np.random.Generator) -> Nuisance:
     )
 
 
-def render_image(bird: BirdClass, nuisance: Nuisance, rng: np.random.Generator, size: int) -> np.ndarray:
+def render_image(
+    bird: BirdClass, nuisance: Nuisance, rng: np.random.Generator, size: int
+) -> np.ndarray:
     """The picture, ``(size, size, 3)`` uint8.
 
     Args:
@@ -116,7 +113,9 @@ def render_image(bird: BirdClass, nuisance: Nuisance, rng: np.random.Generator, 
         size: Width and height in pixels.
     """
     twigs = _twigs(nuisance, rng, size)
-    canvas = Image.fromarray(_background(nuisance, rng, size)).resize((2 * size, 2 * size), Image.Resampling.BILINEAR)
+    canvas = Image.fromarray(_background(nuisance, rng, size)).resize(
+        (2 * size, 2 * size), Image.Resampling.BILINEAR
+    )
     draw = ImageDraw.Draw(canvas)
     for stroke in _bird(bird, nuisance, size) + twigs:
         _put(draw, stroke, stroke.fill)
@@ -148,14 +147,24 @@ def render_masks(
 
 def _bird(bird: BirdClass, nuisance: Nuisance, size: int) -> list[Stroke]:
     line = max(1, round(size / 64))
-    return bird_strokes(bird, _palette(nuisance), _placing(nuisance, size), head_pitch=nuisance.head_pitch, line=line)
+    return bird_strokes(
+        bird,
+        _palette(nuisance),
+        _placing(nuisance, size),
+        head_pitch=nuisance.head_pitch,
+        line=line,
+    )
 
 
 def _placing(nuisance: Nuisance, size: int) -> Callable[[np.ndarray], np.ndarray]:
     """From the bird's frame to the pixels of a canvas twice as large as the picture."""
     cos, sin = math.cos(nuisance.tilt), math.sin(nuisance.tilt)
     mirror = -1.0 if nuisance.flip else 1.0
-    matrix = np.diag([1.0, nuisance.stretch]) @ np.array([[cos, sin], [-sin, cos]]) @ np.diag([mirror, 1.0])
+    matrix = (
+        np.diag([1.0, nuisance.stretch])
+        @ np.array([[cos, sin], [-sin, cos]])
+        @ np.diag([mirror, 1.0])
+    )
     matrix = matrix * (2 * size * nuisance.scale)
     offset = 2 * size * (np.array([nuisance.shift_x, nuisance.shift_y]) + 0.5) - _CENTRE @ matrix
     return lambda points: points @ matrix + offset
@@ -164,9 +173,9 @@ def _placing(nuisance: Nuisance, size: int) -> Callable[[np.ndarray], np.ndarray
 def _palette(nuisance: Nuisance) -> Palette:
     hue, saturation, value = nuisance.body_hue, nuisance.body_saturation, nuisance.body_value
     return Palette(
-        body=_rgb(hue, saturation, value),
-        belly=_rgb(hue + 0.03, 0.45 * saturation, min(1.0, value * 1.18)),
-        wing=_rgb(hue, saturation, 0.55 * value),
+        body=rgb(hue, saturation, value),
+        belly=rgb(hue + 0.03, 0.45 * saturation, min(1.0, value * 1.18)),
+        wing=rgb(hue, saturation, 0.55 * value),
     )
 
 
@@ -183,12 +192,16 @@ def _twig(draws: list[float], size: int) -> list[Stroke]:
     beside = np.array([-across[1], across[0]]) * (0.7 * side - 0.35)
     middle = beside + 0.3 * (np.array([middle_x, middle_y]) - 0.5)
     t = np.linspace(0, 1, 12)[:, None]
-    curve = (1 - t) ** 2 * (beside - 0.8 * across) + 2 * t * (1 - t) * middle + t**2 * (beside + 0.8 * across)
+    curve = (
+        (1 - t) ** 2 * (beside - 0.8 * across)
+        + 2 * t * (1 - t) * middle
+        + t**2 * (beside + 0.8 * across)
+    )
     curve = (curve + 0.5) * 2 * size
     leaf = _leaf(curve[3 + int(6 * place)], 2 * math.pi * leaf_turn, 0.2 * size)
     return [
-        Stroke(curve, _rgb(0.07 + 0.06 * hue, 0.5, value), 0, round(size * (0.035 + 0.025 * width))),
-        Stroke(leaf, _rgb(0.2 + 0.2 * leaf_hue, 0.6, value + 0.1), 0),
+        Stroke(curve, rgb(0.07 + 0.06 * hue, 0.5, value), 0, round(size * (0.035 + 0.025 * width))),
+        Stroke(leaf, rgb(0.2 + 0.2 * leaf_hue, 0.6, value + 0.1), 0),
     ]
 
 
@@ -203,87 +216,26 @@ def _leaf(stem: np.ndarray, angle: float, length: float) -> np.ndarray:
 def _background(nuisance: Nuisance, rng: np.random.Generator, size: int) -> np.ndarray:
     """``(size, size, 3)`` uint8: a window of the scene, in its brightness."""
     x, y = rng.integers(0, size + 1, 2)
-    scene = _scene(int(nuisance.background), nuisance.background_hue, size)[y : y + size, x : x + size]
+    scene = draw_scene(int(nuisance.background), nuisance.background_hue, size)[
+        y : y + size, x : x + size
+    ]
     return np.clip(nuisance.background_value * scene, 0, 255).astype(np.uint8)
-
-
-@lru_cache(maxsize=64)
-def _scene(kind: int, hue: float, size: int) -> np.ndarray:
-    """``(2 size, 2 size, 3)`` float32: two colours, mixed by the kind's texture; the same for every bird seen there."""
-    rng = generator(0, "bird-scene", kind)
-    hues, saturations = hue + rng.uniform(-0.35, 0.35, 3), rng.uniform(0.04, 0.2, 3)
-    dark, bright, third = (
-        np.array(_rgb(h, s, v), dtype=np.float32)
-        for h, s, v in zip(hues, saturations, (0.55, 1.0, 0.78), strict=True)
-    )
-    wide = 2 * size
-    mix = _TEXTURES[kind](rng, wide)
-    mix = np.clip(mix + 0.25 * (_noise(rng, wide, 48) - 0.5), 0, 1)
-    patch = np.clip(3 * _noise(rng, wide, 8) - 1, 0, 1)[..., None]
-    bright = bright + patch * (third - bright)
-    return dark + mix[..., None] * (bright - dark)
-
-
-def _meadow(rng: np.random.Generator, size: int) -> np.ndarray:
-    return 0.6 * _noise(rng, size, 10) + 0.4 * _noise(rng, size, 28)
-
-
-def _foliage(rng: np.random.Generator, size: int) -> np.ndarray:
-    return np.clip(4 * (_noise(rng, size, 18) - 0.5) + 0.5, 0, 1)
-
-
-def _reeds(rng: np.random.Generator, size: int) -> np.ndarray:
-    x, y = _grid(size)
-    slant, bend = rng.uniform(-0.6, 0.6), 0.15 * _noise(rng, size, 6)
-    return 0.5 + 0.5 * np.sin(2 * math.pi * rng.uniform(10, 22) * (x + slant * y + bend))
-
-
-def _water(rng: np.random.Generator, size: int) -> np.ndarray:
-    x, y = _grid(size)
-    waves = rng.uniform((-8, 6, 0), (8, 20, 1), (3, 3))
-    return 0.5 + sum(np.sin(2 * math.pi * (fx * x + fy * y + phase)) for fx, fy, phase in waves) / 6
-
-
-def _bokeh(rng: np.random.Generator, size: int) -> np.ndarray:
-    canvas = Image.new("L", (size, size), 40)
-    draw = ImageDraw.Draw(canvas)
-    for x, y, radius, shade in rng.uniform((0, 0, 0.02, 60), (1, 1, 0.08, 255), (64, 4)) * (size, size, size, 1):
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=int(shade))
-    return np.asarray(canvas, dtype=np.float32) / 255
-
-
-def _sky(rng: np.random.Generator, size: int) -> np.ndarray:
-    y = _grid(size)[1]
-    return 0.6 * (rng.uniform(0.0, 0.4) + 0.6 * y) + np.clip(2 * _noise(rng, size, 8) - 0.9, 0, 1)
-
-
-_TEXTURES = (_meadow, _foliage, _reeds, _water, _bokeh, _sky)
-
-
-def _noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Smooth noise in [0, 1] with ``cells`` bumps a side, ``(size, size)`` float32."""
-    coarse = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8))
-    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32) / 255
 
 
 def _light(nuisance: Nuisance, size: int) -> np.ndarray:
     """Factor on every pixel, ``(size, size, 3)`` float32."""
-    x, y = _grid(size)
+    x, y = pixel_grid(size)
     along = (x - 0.5) * math.cos(nuisance.light_angle) + (y - 0.5) * math.sin(nuisance.light_angle)
     tint = np.array([1 + nuisance.warmth, 1.0, 1 - nuisance.warmth], dtype=np.float32)
     return (nuisance.light * (1 + 2 * nuisance.light_slope * along))[..., None] * tint
 
 
-def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres in [0, 1]: x ``(1, size)`` and y ``(size, 1)`` float32."""
-    line = (np.arange(size, dtype=np.float32) + 0.5) / size
-    return line[None, :], line[:, None]
-
-
 def _put(draw: ImageDraw.ImageDraw, stroke: Stroke, fill: Colour | int) -> None:
     points = stroke.points.ravel().tolist()
     if stroke.width:
-        draw.line(points, fill=fill, width=stroke.width, joint="curve" if stroke.width > 3 else None)
+        draw.line(
+            points, fill=fill, width=stroke.width, joint="curve" if stroke.width > 3 else None
+        )
     else:
         draw.polygon(points, fill=fill)
 
@@ -292,8 +244,3 @@ def _at_least_half(fine: np.ndarray) -> np.ndarray:
     """``(2 S, 2 S)`` bool to ``(S, S)`` bool."""
     size = len(fine) // 2
     return fine.reshape(size, 2, size, 2).sum((1, 3)) >= 2
-
-
-def _rgb(hue: float, saturation: float, value: float) -> Colour:
-    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
-    return round(255 * red), round(255 * green), round(255 * blue)

@@ -12,8 +12,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ppssl.data.bird_classes import ATTRIBUTE_PARTS, ATTRIBUTES, PARTS, BirdClass, bird_classes, nearest_classes
-from ppssl.data.bird_scene import BACKGROUNDS, NUISANCES, Nuisance, draw_nuisance, render_image, render_masks
+from ppssl.data.bird_classes import (
+    ATTRIBUTE_PARTS,
+    ATTRIBUTES,
+    PARTS,
+    BirdClass,
+    bird_classes,
+    nearest_classes,
+)
+from ppssl.data.bird_scene import (
+    BACKGROUNDS,
+    NUISANCES,
+    Nuisance,
+    draw_nuisance,
+    render_image,
+    render_masks,
+)
 from ppssl.data.source import ImageSource
 from ppssl.randomness import generator
 
@@ -49,12 +63,20 @@ class SyntheticBirds(ImageSource):
     """
 
     def __init__(
-        self, size: int = 4000, *, num_classes: int = 40, image_size: int = 96, seed: int = 0, split: str = "train"
+        self,
+        size: int = 4000,
+        *,
+        num_classes: int = 40,
+        image_size: int = 96,
+        seed: int = 0,
+        split: str = "train",
     ) -> None:
         if size < 1:
             raise ValueError(f"`size` must be at least 1, got {size}.")
         if image_size < 32:
-            raise ValueError(f"`image_size` must be at least 32, got {image_size}: parts vanish below.")
+            raise ValueError(
+                f"`image_size` must be at least 32, got {image_size}: parts vanish below."
+            )
         if split not in _SPLITS:
             raise ValueError(f"`split` must be one of {_SPLITS}, got {split!r}.")
         self.birds = bird_classes(num_classes)
@@ -72,7 +94,9 @@ class SyntheticBirds(ImageSource):
         pixels = self._draw(i) if self._images is None else self._images[i]
         return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
-    def materialise(self, progress: Callable[[int, int], None] | None = None, *, every: int = 256) -> Tensor:
+    def materialise(
+        self, progress: Callable[[int, int], None] | None = None, *, every: int = 256
+    ) -> Tensor:
         """Draws all pictures once and keeps them; call it before data loader workers start, and they share them.
 
         Args:
@@ -134,7 +158,12 @@ class SyntheticBirds(ImageSource):
 
     def distinguishing_attribute(self, label: int) -> str:
         """The one attribute in which ``label`` and its nearest class differ, a key of ``ATTRIBUTES``."""
-        pairs = zip(ATTRIBUTES, self.birds[label].codes(), self.birds[self.nearest_class(label)].codes(), strict=True)
+        pairs = zip(
+            ATTRIBUTES,
+            self.birds[label].codes(),
+            self.birds[self.nearest_class(label)].codes(),
+            strict=True,
+        )
         return next(name for name, own, other in pairs if own != other)
 
     def distinguishing_part(self, label: int) -> int:
@@ -149,7 +178,10 @@ class SyntheticBirds(ImageSource):
     def _draw_labels(self, size: int) -> np.ndarray:
         """``(size,)`` int64: one permutation of the classes after another."""
         purpose, classes = f"bird-{self.split}-labels", len(self.birds)
-        blocks = [generator(self.seed, purpose, b).permutation(classes) for b in range(-(-size // classes))]
+        blocks = [
+            generator(self.seed, purpose, b).permutation(classes)
+            for b in range(-(-size // classes))
+        ]
         return np.concatenate(blocks)[:size].astype(np.int64)
 
     def _nuisance(self, i: int) -> Nuisance:

@@ -47,7 +47,8 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         seed: int = 0,
         used: Callable[[], int] = int,
     ) -> None:
-        self.size, self.num_replicas, self.rank, self.seed, self.used = size, num_replicas, rank, seed, used
+        self.size, self.num_replicas, self.rank = size, num_replicas, rank
+        self.seed, self.used = seed, used
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -120,7 +121,13 @@ class ImageDataset(Dataset[dict[str, Any]]):
     """Un-augmented images for evaluation, by position among ``items``."""
 
     def __init__(
-        self, source: ImageSource, *, items: np.ndarray, offset: int, size: int, crop_fraction: float
+        self,
+        source: ImageSource,
+        *,
+        items: np.ndarray,
+        offset: int,
+        size: int,
+        crop_fraction: float,
     ) -> None:
         self.source, self.items, self.offset = source, items, offset
         self.size, self.crop_fraction = size, crop_fraction
@@ -154,7 +161,9 @@ def _load(
             return source.load(n), n, broken
         except _UNREADABLE as error:
             broken.append((source.name(n), str(error).split("\n")[0].rstrip(".")))
-    raise UserError(f"None of {len(broken)} images in a row can be read, the first: {broken[0][0]}: {broken[0][1]}.")
+    raise UserError(
+        f"None of {len(broken)} images in a row can be read, the first: {broken[0][0]}: {broken[0][1]}."
+    )
 
 
 def _numbers(source: ImageSource, i: int, index: int) -> dict[str, int]:

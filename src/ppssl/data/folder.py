@@ -32,10 +32,18 @@ class FolderSource(ImageSource):
         self.paths = _images(root)
         if not self.paths:
             kinds = ", ".join(sorted(EXTENSIONS))
-            raise UserError(f"No images in {root}: put them there or in class folders below it ({kinds}).")
-        names = [path.relative_to(root).parts[0] if path.parent != root else None for path in self.paths]
-        self.classes = sorted({name for name in names if name is not None}) if classes is None else classes
-        number: dict[str | None, int] = {name: i for i, name in enumerate(self.classes)} | {None: UNKNOWN}
+            raise UserError(
+                f"No images in {root}: put them there or in class folders below it ({kinds})."
+            )
+        names = [
+            path.relative_to(root).parts[0] if path.parent != root else None for path in self.paths
+        ]
+        self.classes = (
+            sorted({name for name in names if name is not None}) if classes is None else classes
+        )
+        number: dict[str | None, int] = {name: i for i, name in enumerate(self.classes)} | {
+            None: UNKNOWN
+        }
         unknown = sorted({name for name in names if name is not None and name not in number})
         if unknown:
             raise UserError(
@@ -83,14 +91,20 @@ class FolderDataModule(FineGrainedDataModule):
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow clips 16 bits to 8: all but the darkest pixels would be white
+    if image.mode.startswith("I;16"):  # Pillow clips these to 8 bits: nearly all would be white
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")
 
 
 def _images(root: Path) -> list[Path]:
-    found = (path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    found = (
+        path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()
+    )
+    return sorted(
+        path
+        for path in found
+        if not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
 
 
 def _nearest(path: Path) -> str:

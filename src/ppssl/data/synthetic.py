@@ -43,7 +43,11 @@ class SyntheticDataModule(FineGrainedDataModule):
         """Draw the birds of both splits."""
         birds = {
             split: SyntheticBirds(
-                size, num_classes=self.num_classes, image_size=self.render_size, seed=self.data_seed, split=split
+                size,
+                num_classes=self.num_classes,
+                image_size=self.render_size,
+                seed=self.data_seed,
+                split=split,
             )
             for split, size in (("train", self.train_size), ("test", self.test_size))
         }

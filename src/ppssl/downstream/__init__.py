@@ -1,0 +1,1 @@
+"""What comes after pretraining: measuring, using and handing on an encoder."""

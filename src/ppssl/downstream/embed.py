@@ -30,7 +30,11 @@ class Embeddings:
 
 @torch.inference_mode()
 def embed(
-    model: nn.Module, loader: DataLoader[Any], data: FineGrainedDataModule, *, description: str = "Embedding"
+    model: nn.Module,
+    loader: DataLoader[Any],
+    data: FineGrainedDataModule,
+    *,
+    description: str = "Embedding",
 ) -> Embeddings:
     """Run the images of an evaluation loader through an encoder.
 

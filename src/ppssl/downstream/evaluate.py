@@ -1,8 +1,8 @@
 """How good an encoder's embeddings are: kNN, retrieval and a linear probe, by one versioned protocol.
 
-``clean-1``: the last checkpoint, un-augmented images, embeddings p. Gallery: every labelled training image; queries: the
-test split (the held-out part of the training images where there is none). Nothing is chosen on the queries: C of the
-logistic regression is chosen on a held-out part of the labelled training images.
+``clean-1``: the last checkpoint, un-augmented images, embeddings p. Gallery: every labelled training image; queries:
+the test split (the held-out part of the training images where there is none). Nothing is chosen on the queries: C of
+the logistic regression is chosen on a held-out part of the labelled training images.
 """
 
 from pathlib import Path
@@ -33,7 +33,9 @@ VAL_FRACTION = 0.2
 """Part of each class of the labelled training images on which C is chosen."""
 
 
-def evaluate(model: nn.Module | str | Path, data: FineGrainedDataModule, *, device: str = "auto") -> Results:
+def evaluate(
+    model: nn.Module | str | Path, data: FineGrainedDataModule, *, device: str = "auto"
+) -> Results:
     """Measure an encoder on a data set.
 
     Args:
@@ -47,11 +49,15 @@ def evaluate(model: nn.Module | str | Path, data: FineGrainedDataModule, *, devi
     Raises:
         UserError: No labels, or the checkpoint cannot be read.
     """
-    encoder = load_encoder(model) if isinstance(model, str | Path) else getattr(model, "encoder", model)
-    timm_model = getattr(encoder, "model", encoder)
+    encoder = (
+        load_encoder(model) if isinstance(model, str | Path) else getattr(model, "encoder", model)
+    )
+    timm_model: Any = getattr(encoder, "model", encoder)
     data.setup()
     if not data.has_labels():
-        raise UserError("Nothing to evaluate against: no training image has a label. Put images into class folders.")
+        raise UserError(
+            "Nothing to evaluate against: no training image has a label. Put images into class folders."
+        )
     cfg = timm_model.pretrained_cfg
     data.normalise_with(tuple(cfg["mean"]), tuple(cfg["std"]))
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -59,8 +65,12 @@ def evaluate(model: nn.Module | str | Path, data: FineGrainedDataModule, *, devi
     timm_model.to(chosen)
     split, items = ("test", None) if "test" in data.sources else ("train", data.train_val)
     gallery_items = data.train_labelled if split == "test" else data.train_fit
-    queries = embed(timm_model, data.eval_loader(split, items), data, description=f"Embedding {split}")
-    gallery = embed(timm_model, data.eval_loader("train", gallery_items), data, description="Embedding train")
+    queries = embed(
+        timm_model, data.eval_loader(split, items), data, description=f"Embedding {split}"
+    )
+    gallery = embed(
+        timm_model, data.eval_loader("train", gallery_items), data, description="Embedding train"
+    )
     timm_model.to(was_on)
     seed = resolve_seed(data.seed)
     metrics, hits = measure(gallery, queries, seed=seed)
@@ -74,7 +84,9 @@ def evaluate(model: nn.Module | str | Path, data: FineGrainedDataModule, *, devi
     )
 
 
-def measure(gallery: Embeddings, queries: Embeddings, *, seed: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def measure(
+    gallery: Embeddings, queries: Embeddings, *, seed: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """All metrics of the protocol, and for each query whether it was right, ``(Q,)`` bool by metric."""
     known = queries.labels >= 0
     features, labels = queries.features[known], queries.labels[known]
@@ -97,7 +109,9 @@ def _linear(gallery: Embeddings, features: Tensor, *, seed: int) -> Tensor:
     labels = gallery.labels.numpy()
     val = torch.zeros(len(labels), dtype=torch.bool)
     val[held_out(labels, np.arange(len(labels)), VAL_FRACTION, seed)] = True
-    return logistic_regression_probe(gallery.features, gallery.labels, features, held_out=val).predictions
+    return logistic_regression_probe(
+        gallery.features, gallery.labels, features, held_out=val
+    ).predictions
 
 
 def _config(model: Any, data: FineGrainedDataModule) -> dict[str, Any]:

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from ppssl.errors import UserError
 from ppssl.recipes import recipe_path
@@ -47,7 +54,9 @@ class Study:
 
     def cells(self) -> list[dict[str, Any]]:
         """Every run: ``variant``, ``seed``, ``recipe``, ``overrides`` and ``key``, which tells equal runs."""
-        content = Path(recipe_path(self.recipe)).read_text() + Path(recipe_path("ppssl:base")).read_text()
+        content = (
+            Path(recipe_path(self.recipe)).read_text() + Path(recipe_path("ppssl:base")).read_text()
+        )
         cells = []
         for seed, (name, own), values in itertools.product(
             self.seeds, self.variants.items(), itertools.product(*self.grid.values())
@@ -55,8 +64,18 @@ class Study:
             point = dict(zip(self.grid, values, strict=True))
             label = ",".join([name, *(f"{k.rsplit('.', 1)[-1]}={v}" for k, v in point.items())])
             overrides = self.overrides | own | point
-            key = hashlib.sha256(json.dumps([content, overrides, seed], sort_keys=True).encode()).hexdigest()[:16]
-            cells.append({"variant": label, "seed": seed, "recipe": self.recipe, "overrides": overrides, "key": key})
+            key = hashlib.sha256(
+                json.dumps([content, overrides, seed], sort_keys=True).encode()
+            ).hexdigest()[:16]
+            cells.append(
+                {
+                    "variant": label,
+                    "seed": seed,
+                    "recipe": self.recipe,
+                    "overrides": overrides,
+                    "key": key,
+                }
+            )
         return cells
 
 
@@ -72,19 +91,27 @@ def load_study(path: str) -> Study:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     known = set(Study.__dataclass_fields__)
     if not isinstance(content, Mapping) or "recipe" not in content or set(content) - known:
-        odd = ", ".join(sorted(set(content or {}) - known)) if isinstance(content, Mapping) else "no mapping"
-        raise UserError(f"{path} is no study ({odd or 'no `recipe`'}): it takes {', '.join(sorted(known))}.")
+        odd = (
+            ", ".join(sorted(set(content or {}) - known))
+            if isinstance(content, Mapping)
+            else "no mapping"
+        )
+        raise UserError(
+            f"{path} is no study ({odd or 'no `recipe`'}): it takes {', '.join(sorted(known))}."
+        )
     _check_types(content, path)
     return Study(**content)
 
 
 def _check_types(content: Mapping[str, Any], path: str) -> None:
     """Raise on what would otherwise fail, or be taken letter by letter, far from the file that says it."""
-    kinds = {"variants": dict, "seeds": list, "overrides": dict, "grid": dict}
+    kinds: dict[str, Any] = {"variants": dict, "seeds": list, "overrides": dict, "grid": dict}
     found = [(name, content[name], kind) for name, kind in kinds.items() if name in content]
     for name, kind in (("variants", dict), ("grid", list)):
         items = content.get(name)
-        found += [(f"{name}.{k}", v, kind) for k, v in items.items()] if isinstance(items, dict) else []
+        found += (
+            [(f"{name}.{k}", v, kind) for k, v in items.items()] if isinstance(items, dict) else []
+        )
     for name, value, kind in found:
         if not isinstance(value, kind):
             wanted = "a list" if kind is list else "a mapping ({} for none)"
@@ -119,7 +146,13 @@ def ablate(
     out, cells = Path(out), study.cells()
     work = Path("runs/ablate") / out.name if work is None else Path(work)
     todo = [cell for cell in cells if not _is_done(cell, out)]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as progress:
         task = progress.add_task("Runs", total=len(cells), completed=len(cells) - len(todo))
         runner = _Runner(out, work, jobs, tuple(local))
@@ -137,7 +170,9 @@ def _is_done(cell: Mapping[str, Any], out: Path) -> bool:
     if not path.is_file():
         return False
     if json.loads(path.read_text())["cell"]["key"] != cell["key"]:
-        raise UserError(f"{path} comes from another recipe or other overrides: remove it, or choose another folder.")
+        raise UserError(
+            f"{path} comes from another recipe or other overrides: remove it, or choose another folder."
+        )
     return True
 
 

@@ -31,7 +31,10 @@ def _full_step(model: PPSSL, batch: dict[str, Any]) -> Tensor:
     return model.losses(batch, seed=0, progress=0.5)[0]
 
 
-VARIANTS: dict[str, Callable[[PPSSL, dict[str, Any]], Tensor]] = {"encoder": _encoder_step, "plain": _full_step}
+VARIANTS: dict[str, Callable[[PPSSL, dict[str, Any]], Tensor]] = {
+    "encoder": _encoder_step,
+    "plain": _full_step,
+}
 """What is timed: ``encoder``, forward and backward alone; ``plain``, a MoCo v2 step."""
 BASELINE = "plain"
 
@@ -56,7 +59,11 @@ def bench_step(
     for name in ("batch_size", "image_size", "repeats"):
         if locals()[name] < 1:
             raise ValueError(f"`{name}` must be >= 1, got {locals()[name]}.")
-    arguments = {"backbone": backbone, "batch_size": batch_size, "image_size": image_size}
+    arguments: dict[str, Any] = {
+        "backbone": backbone,
+        "batch_size": batch_size,
+        "image_size": image_size,
+    }
     steps = {name: _stepper(name, **arguments) for name in VARIANTS}
     times: dict[str, list[float]] = {name: [] for name in VARIANTS}
     names = list(VARIANTS)
@@ -70,21 +77,31 @@ def bench_step(
         "schema_version": 1,
         "arguments": arguments | {"repeats": repeats, "threads": torch.get_num_threads()},
         "units": {"seconds": "s", "max_rss_mib": "MiB", "ratios": "1"},
-        "seconds": {n: {"median": medians[n], "min": min(t), "max": max(t)} for n, t in times.items()},
+        "seconds": {
+            n: {"median": medians[n], "min": min(t), "max": max(t)} for n, t in times.items()
+        },
         "max_rss_mib": {name: _memory(name, arguments) for name in VARIANTS},
-        "ratios": {f"{a}/{b}": medians[a] / medians[b] for a, b in itertools.permutations(names, 2) if b == BASELINE},
+        "ratios": {
+            f"{a}/{b}": medians[a] / medians[b]
+            for a, b in itertools.permutations(names, 2)
+            if b == BASELINE
+        },
         "provenance": provenance(),
     }
 
 
-def _stepper(variant: str, *, backbone: str, batch_size: int, image_size: int) -> Callable[[], float]:
+def _stepper(
+    variant: str, *, backbone: str, batch_size: int, image_size: int
+) -> Callable[[], float]:
     """A function that takes one optimizer step and returns its seconds."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = PPSSL(backbone=backbone, image_size=image_size)
     model.build(NUM_IMAGES)
     model.to(device).train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-3, momentum=0.9
+    )
     views = [torch.randn(batch_size, 3, image_size, image_size, device=device) for _ in range(2)]
     batch = {"views": views, "index": torch.arange(batch_size, device=device)}
 

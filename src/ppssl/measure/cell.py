@@ -29,7 +29,9 @@ def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> N
         local: Overrides of this machine, not written down.
     """
     overrides = [f"--{name}={_text(value)}" for name, value in cell["overrides"].items()]
-    built = build_recipe(cell["recipe"], [*QUIET, *overrides, f"--seed_everything={cell['seed']}", *local])
+    built = build_recipe(
+        cell["recipe"], [*QUIET, *overrides, f"--seed_everything={cell['seed']}", *local]
+    )
     built.trainer.fit(built.model, built.datamodule)
     results = evaluate(built.model, built.datamodule).to_dict()
     usage = resource.getrusage(resource.RUSAGE_SELF)

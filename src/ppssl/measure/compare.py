@@ -44,13 +44,18 @@ def paired_difference(
     seeds = sorted(variant.keys() & baseline.keys())
     if not seeds:
         return None
-    differences = np.stack([_difference(variant[s], baseline[s], metric) for s in seeds])  # (S, Q) or (S, 1)
+    rows = [_difference(variant[s], baseline[s], metric) for s in seeds]
+    if len({len(row) for row in rows}) > 1:  # the seeds hold different images: compare their means
+        rows = [row.mean(keepdims=True) for row in rows]
+    differences = np.stack(rows)  # (S, Q) or (S, 1)
     rng = randomness.generator(0, "bootstrap")
     means = np.empty(RESAMPLES)
     for r in range(RESAMPLES):
-        rows = rng.integers(len(differences), size=len(differences))
-        weights = rng.multinomial(differences.shape[1], np.full(differences.shape[1], 1 / differences.shape[1]))
-        means[r] = (differences[rows].mean(axis=0) * weights).sum() / weights.sum()
+        drawn = rng.integers(len(differences), size=len(differences))
+        weights = rng.multinomial(
+            differences.shape[1], np.full(differences.shape[1], 1 / differences.shape[1])
+        )
+        means[r] = (differences[drawn].mean(axis=0) * weights).sum() / weights.sum()
     low, high = np.quantile(means, [0.025, 0.975])
     return Difference(float(differences.mean()), float(low), float(high), len(seeds))
 
@@ -74,7 +79,7 @@ def summarise(
     grouped = group(results)
     if baseline is not None and baseline not in grouped:
         raise UserError(f"`baseline`: no variant {baseline}; there are {'; '.join(grouped)}.")
-    base = next(iter(grouped), None) if baseline is None else baseline
+    base = next(iter(grouped), "") if baseline is None else baseline
     summary: dict[str, dict[str, Any]] = {}
     for name, runs in grouped.items():
         summary[name] = {}
@@ -90,7 +95,10 @@ def summarise(
 
 def markdown_table(summary: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> str:
     """Percent, ``mean ± standard deviation``, and under it the difference to the baseline with its interval."""
-    lines = ["| variant | seeds | " + " | ".join(metrics) + " |", "|---|" + "---:|" * (len(metrics) + 1)]
+    lines = [
+        "| variant | seeds | " + " | ".join(metrics) + " |",
+        "|---|" + "---:|" * (len(metrics) + 1),
+    ]
     for name, row in summary.items():
         seeds = next(iter(row.values()))["seeds"]
         lines.append(f"| {name} | {seeds} | " + " | ".join(_text(row[m]) for m in metrics) + " |")

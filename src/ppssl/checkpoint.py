@@ -1,0 +1,68 @@
+"""Checkpoint files: plain data, read without executing anything, and found again after an interruption."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppssl.errors import UserError
+
+__all__ = ["SCHEMA_VERSION", "check_schema", "newest_checkpoint", "read_checkpoint"]
+
+SCHEMA_VERSION = 1
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The plain contents of a ppssl checkpoint, on the CPU; nothing in it is executed.
+
+    Raises:
+        UserError: No such file, torn, or not of ppssl.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"No such checkpoint: {path}.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types on torn or foreign files
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason})."
+        ) from error
+    if not isinstance(checkpoint, dict) or "ppssl" not in checkpoint:
+        raise UserError(f"{path} is no checkpoint of ppssl: it has no `ppssl` entry.")
+    return checkpoint
+
+
+def check_schema(checkpoint: dict[str, Any]) -> None:
+    """Raise :class:`UserError` where the checkpoint is not of ppssl, or of a newer one."""
+    if "ppssl" not in checkpoint:
+        raise UserError("This is no checkpoint of ppssl: it has no `ppssl` entry.")
+    version = checkpoint["ppssl"]["schema_version"]
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"The checkpoint's schema {version} is newer than this ppssl's {SCHEMA_VERSION}: update it."
+        )
+
+
+def newest_checkpoint(root: Path) -> Path | None:
+    """The readable checkpoint with the highest global step below a folder; of equal ones the last written.
+
+    Torn files, which a killed process may leave, are passed over.
+    """
+    found = []
+    for path in root.rglob("*.ckpt"):
+        step = _global_step(path)
+        if step is not None:
+            found.append((step, path.stat().st_mtime, path))
+    return max(found)[2] if found else None
+
+
+def _global_step(path: Path) -> int | None:
+    try:
+        return int(
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        )
+    except (
+        Exception
+    ):  # torch raises many types on torn or foreign files; any of them means: not this one
+        return None

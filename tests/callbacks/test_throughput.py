@@ -1,0 +1,127 @@
+"""Throughput: how many images a second, and how much of the time is spent waiting for them."""
+
+import time
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ppssl.callbacks.throughput import Throughput
+
+
+class Loader:
+    """Batches of four, each of which takes ``delay`` seconds to come."""
+
+    def __init__(self, batches=4, delay=0.0):
+        self.batches, self.delay = batches, delay
+
+    def __len__(self):
+        return self.batches
+
+    def __iter__(self):
+        for i in range(self.batches):
+            time.sleep(self.delay)
+            yield {"index": torch.arange(4) + 4 * i}
+
+
+class Sleeper(LightningModule):
+    """Takes ``step`` seconds a training batch, ``check`` seconds a validation batch."""
+
+    def __init__(self, step=0.0, check=0.0):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.step, self.check = step, check
+
+    def training_step(self, batch, batch_idx):
+        time.sleep(self.step)
+        return self.layer(torch.ones(1, 1)).sum()
+
+    def validation_step(self, batch, batch_idx):
+        time.sleep(self.check)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Record(Callback):
+    """The logged values of each epoch."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.values.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+class SaveAt(Callback):
+    def __init__(self, step, path):
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def _fit(loader, model, *, epochs=1, validation=None, resume=None, callbacks=(), **kwargs):
+    record = Record()
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[Throughput(), record, *callbacks],
+        **kwargs,
+    )
+    trainer.fit(model, loader, validation, ckpt_path=resume)
+    return record.values
+
+
+def test_a_slow_step_is_no_wait_for_data():
+    (values,) = _fit(Loader(), Sleeper(step=0.05))
+    assert set(values) == {"train/images_per_second", "train/data_wait"}
+    assert 0 <= values["train/data_wait"] < 0.4
+    assert 16 < values["train/images_per_second"] <= 80  # four images in 0.05 s at best
+
+
+def test_a_slow_loader_is_waited_for():
+    (values,) = _fit(Loader(delay=0.05), Sleeper())
+    assert 0.6 < values["train/data_wait"] <= 1
+    assert 16 < values["train/images_per_second"] <= 80
+
+
+def test_time_is_shared_between_both():
+    (values,) = _fit(Loader(delay=0.05), Sleeper(step=0.05))
+    assert 0.3 < values["train/data_wait"] < 0.7
+    assert values["train/images_per_second"] <= 40
+
+
+def test_each_epoch_is_measured_on_its_own():
+    """The second epoch is the slow one; what the first one did must not be averaged in."""
+
+    class Slowing(Sleeper):
+        def on_train_epoch_start(self):
+            self.step = 0.1 * self.current_epoch
+
+    fast, slow = _fit(Loader(), Slowing(), epochs=2)
+    assert slow["train/images_per_second"] <= 40 < fast["train/images_per_second"]
+
+
+@pytest.mark.parametrize("interval", [1, 1.0])  # after every batch, and after the epoch
+def test_validation_is_neither_training_nor_waiting(interval):
+    (values,) = _fit(
+        Loader(), Sleeper(step=0.03, check=0.1), validation=Loader(2), val_check_interval=interval
+    )
+    assert values["train/data_wait"] < 0.4  # it would be 0.8 or more
+    assert values["train/images_per_second"] > 20  # and this 17 at best
+
+
+def test_a_run_resumed_in_mid_epoch_starts_its_clock(tmp_path):
+    """Lightning then starts no epoch."""
+    path = tmp_path / "a.ckpt"
+    _fit(Loader(), Sleeper(), callbacks=[SaveAt(2, path)])
+    (values,) = _fit(Loader(), Sleeper(step=0.05), resume=path)
+    assert values["train/data_wait"] < 0.5
+    assert 8 < values["train/images_per_second"] <= 80

@@ -1,0 +1,280 @@
+"""A grid of runs: what its cells are, what is run again, and what a failure says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ppssl.errors import UserError
+from ppssl.measure.ablate import Study, ablate, load_study
+
+RECIPE = Path(__file__).parents[2] / "experiments" / "synthetic" / "pretrain.yaml"
+TINY = {
+    "data.train_size": 48,
+    "data.test_size": 24,
+    "data.num_classes": 4,
+    "data.render_size": 32,
+    "data.image_size": 32,
+    "data.batch_size": 16,
+    "data.num_workers": 0,
+    "trainer.max_epochs": 1,
+    "trainer.accelerator": "cpu",
+    "model.backbone_kwargs": {"width": 4},
+}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("trainer: {max_epochs: 1}\n")
+    return path
+
+
+def _keys(study):
+    return [cell["key"] for cell in study.cells()]
+
+
+def _write(cell, out, **changes):
+    """What a finished cell leaves."""
+    path = out / cell["variant"] / f"seed{cell['seed']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cell": cell | changes, "metrics": {"acc": 0.5}}))
+    return path
+
+
+# ---------------------------------------------------------------- cells
+
+
+def test_the_cells_are_variants_times_grid_times_seeds(recipe):
+    study = Study(
+        str(recipe),
+        variants={"base": {}, "wide": {"model.width": 8}},
+        seeds=[3, 5],
+        overrides={"trainer.max_epochs": 2},
+        grid={"model.lr": [0.1, 0.2], "data.size": [1, 2, 3]},
+    )
+    cells = study.cells()
+    assert len(cells) == 2 * 2 * 2 * 3
+    assert len({cell["key"] for cell in cells}) == len(cells)
+    assert len({(cell["variant"], cell["seed"]) for cell in cells}) == len(cells)
+    found = {(cell["variant"], cell["seed"]): cell["overrides"] for cell in cells}
+    assert found["wide,lr=0.2,size=3", 5] == {
+        "trainer.max_epochs": 2,
+        "model.width": 8,
+        "model.lr": 0.2,
+        "data.size": 3,
+    }
+    assert found["base,lr=0.1,size=1", 3] == {
+        "trainer.max_epochs": 2,
+        "model.lr": 0.1,
+        "data.size": 1,
+    }
+
+
+def test_all_variants_of_a_seed_come_before_the_next_seed(recipe):
+    """An interrupted grid then holds whole comparisons."""
+    cells = Study(str(recipe), variants={"a": {}, "b": {"x": 1}}, seeds=[0, 1]).cells()
+    assert [(cell["seed"], cell["variant"]) for cell in cells] == [
+        (0, "a"),
+        (0, "b"),
+        (1, "a"),
+        (1, "b"),
+    ]
+
+
+def test_by_default_it_is_the_recipe_with_three_seeds(recipe):
+    cells = Study(str(recipe)).cells()
+    assert [(cell["variant"], cell["seed"], cell["overrides"]) for cell in cells] == [
+        ("base", s, {}) for s in (0, 1, 2)
+    ]
+
+
+def test_the_more_particular_override_wins(recipe):
+    study = Study(
+        str(recipe),
+        variants={"v": {"a": 2, "b": 2}},
+        seeds=[0],
+        overrides={"a": 1, "b": 1, "c": 1},
+        grid={"b": [3]},
+    )
+    assert study.cells()[0]["overrides"] == {"a": 2, "b": 3, "c": 1}
+
+
+def test_the_key_depends_on_what_a_run_depends_on(recipe):
+    base = _keys(Study(str(recipe), seeds=[0]))
+    assert _keys(Study(str(recipe), seeds=[0])) == base
+    assert _keys(Study(str(recipe), variants={"other name": {}}, seeds=[0])) == base
+    assert _keys(Study(str(recipe), seeds=[1])) != base
+    assert _keys(Study(str(recipe), seeds=[0], overrides={"a": 1})) != base
+    one, other = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
+    assert _keys(Study(str(recipe), seeds=[0], overrides=one)) == _keys(
+        Study(str(recipe), seeds=[0], overrides=other)
+    )
+
+
+def test_the_key_depends_on_what_the_recipe_says_and_not_on_where_it_lies(recipe, tmp_path):
+    base = _keys(Study(str(recipe), seeds=[0]))
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(recipe.read_text())
+    assert _keys(Study(str(copy), seeds=[0])) == base
+    copy.write_text("trainer: {max_epochs: 2}\n")
+    assert _keys(Study(str(copy), seeds=[0])) != base
+
+
+def test_a_recipe_that_travels_with_the_package_can_be_named():
+    assert _keys(Study("ppssl:synthetic/pretrain")) == _keys(Study(str(RECIPE)))
+    with pytest.raises(
+        UserError,
+        match=r"No such recipe: ppssl:synthetic/pretrian \(did you mean ppssl:synthetic/pretrain",
+    ):
+        Study("ppssl:synthetic/pretrian").cells()
+
+
+# ---------------------------------------------------------------- studies from files
+
+
+def _study(tmp_path, text):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_study_is_read_from_yaml(tmp_path, recipe):
+    text = (
+        f"recipe: {recipe}\nvariants:\n  a: {{}}\n  b: {{model.lr: 0.1}}\nseeds: [4]\n"
+        "overrides: {x: [1, 2]}\ngrid: {y: [1, 2]}\nbaseline: b\n"
+    )
+    assert load_study(_study(tmp_path, text)) == Study(
+        str(recipe), {"a": {}, "b": {"model.lr": 0.1}}, [4], {"x": [1, 2]}, {"y": [1, 2]}, "b"
+    )
+    assert load_study(_study(tmp_path, "recipe: r.yaml")) == Study("r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "recipe: r\nvariant: {a: {}}",
+            r"study\.yaml is no study \(variant\): it takes baseline, grid, overrides",
+        ),
+        ("variants: {a: {}}", r"is no study \(no `recipe`\)"),
+        ("- recipe: r", r"is no study \(no mapping\)"),
+        ("", r"is no study \(no mapping\)"),
+        ("recipe: [", r"study\.yaml is no YAML: "),
+        ("recipe: r\nseeds: 3", r"`seeds` must be a list, got 3"),
+        (
+            "recipe: r\nvariants: [a, b]",
+            r"`variants` must be a mapping \(\{\} for none\), got \['a', 'b'\]",
+        ),
+        (
+            "recipe: r\nvariants:\n  base:\n",
+            r"`variants\.base` must be a mapping \(\{\} for none\), got None",
+        ),
+        ("recipe: r\noverrides: [a]", r"`overrides` must be a mapping"),
+        ("recipe: r\ngrid: {model.lr: 0.1}", r"`grid\.model\.lr` must be a list, got 0\.1"),
+        (
+            "recipe: r\ngrid: {model.optimizer: sgd}",
+            r"`grid\.model\.optimizer` must be a list, got 'sgd'",
+        ),
+    ],
+)
+def test_what_is_no_study_is_refused(tmp_path, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_study(_study(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_study_is_named_with_the_nearest(tmp_path):
+    _study(tmp_path, "recipe: r")
+    with pytest.raises(
+        UserError, match=r"No such config: .*stduy\.yaml \(did you mean .*study\.yaml\?\)"
+    ):
+        load_study(str(tmp_path / "stduy.yaml"))
+
+
+# ---------------------------------------------------------------- what is run
+
+
+def test_what_is_done_is_not_run_again(tmp_path, recipe):
+    """The recipe could not be run at all: that would raise."""
+    study = Study(str(recipe), variants={"a": {}, "b": {"no.such": 1}}, seeds=[1, 0])
+    paths = [_write(cell, tmp_path / "out") for cell in study.cells()]
+    written = [path.stat().st_mtime_ns for path in paths]
+    results = ablate(study, tmp_path / "out", work=tmp_path / "work")
+    assert [(r["cell"]["variant"], r["cell"]["seed"]) for r in results] == [
+        ("a", 1),
+        ("b", 1),
+        ("a", 0),
+        ("b", 0),
+    ]
+    assert [path.stat().st_mtime_ns for path in paths] == written
+    assert not (tmp_path / "work").exists()
+
+
+def test_this_machines_overrides_do_not_tell_runs_apart(tmp_path, recipe):
+    study = Study(str(recipe), seeds=[0])
+    _write(study.cells()[0], tmp_path / "out")
+    for local in ((), ("--data.root=/elsewhere",)):
+        assert len(ablate(study, tmp_path / "out", work=tmp_path / "work", local=local)) == 1
+
+
+def test_a_result_of_other_settings_is_refused_before_anything_is_run(tmp_path, recipe):
+    study = Study(str(recipe), variants={"a": {}, "b": {"no.such": 1}}, seeds=[0])
+    _write(study.cells()[1], tmp_path / "out", key="another")
+    with pytest.raises(
+        UserError, match=r"b/seed0\.json comes from another recipe or other overrides: remove it"
+    ):
+        ablate(study, tmp_path / "out", work=tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_jobs_must_be_positive(tmp_path, recipe):
+    with pytest.raises(ValueError, match="`jobs` must be >= 1, got 0"):
+        ablate(Study(str(recipe)), tmp_path, jobs=0)
+
+
+@pytest.mark.slow
+def test_a_grid_is_run_once_and_leaves_its_results(tmp_path):
+    study = Study(
+        str(RECIPE), variants={"base": {}, "slow": {"model.lr": 1e-5}}, seeds=[3], overrides=TINY
+    )
+    out, work = tmp_path / "out", tmp_path / "work"
+    results = ablate(study, out, jobs=2, work=work, local=["--trainer.log_every_n_steps=7"])
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.json")) == [
+        "base/seed3.json",
+        "slow/seed3.json",
+    ]
+    for result, cell in zip(results, study.cells(), strict=True):
+        assert result["cell"] == cell
+        assert result["seed"] == 3
+        assert {"knn-1", "linear", "rank-1", "mAP"} <= set(result["metrics"])
+        assert all(0 <= result["metrics"][m] <= 1 for m in ("knn-1", "linear", "rank-1", "mAP"))
+        assert set(result["units"]) == set(result["metrics"])
+        assert result["per_image"]["knn-1"].startswith("24:")
+        assert result["config"]["data"]["init_args"]["train_size"] == 48
+        assert result["config"]["model"]["init_args"]["backbone_kwargs"] == {"width": 4}
+        assert result["cost"]["cpu_seconds"] > 0
+        assert result["provenance"]["versions"]["torch"]
+        assert "log_every_n_steps" not in json.dumps(
+            result
+        )  # this machine's own is not written down
+    rates = [result["config"]["model"]["init_args"]["lr"] for result in results]
+    assert rates == [1e-3, 1e-5]
+    written = {path: path.stat().st_mtime_ns for path in [*out.rglob("*.json"), *work.rglob("*")]}
+    assert ablate(study, out, jobs=2, work=work) == results
+    assert {
+        path: path.stat().st_mtime_ns for path in [*out.rglob("*.json"), *work.rglob("*")]
+    } == written
+
+
+@pytest.mark.slow
+def test_a_failing_cell_is_named_with_the_last_line_of_its_log(tmp_path):
+    study = Study(str(RECIPE), variants={"bad": {"data.train_size": 8}}, seeds=[0], overrides=TINY)
+    with pytest.raises(
+        UserError, match=r"bad, seed 0 failed: .*`batch_size` 16 is larger than the data set of 8"
+    ) as error:
+        ablate(study, tmp_path / "out", work=tmp_path / "work")
+    log = tmp_path / "work" / "bad" / "seed0" / "log.txt"
+    assert str(log) in str(error.value)
+    assert log.read_text()
+    assert not list((tmp_path / "out").rglob("*.json"))
