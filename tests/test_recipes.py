@@ -62,3 +62,12 @@ def test_names_resolve_inside_the_package() -> None:
         Path(recipe_path("ppssl:folder/pretrain")).read_text()
         == (EXPERIMENTS / "folder" / "pretrain.yaml").read_text()
     )
+
+
+def test_the_launchers_settings_become_the_trainers_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CLI_USED": "1", "ACCELERATOR": "cpu", "DEVICES": "1", "PRECISION": "bf16-mixed"}.items():
+        monkeypatch.setenv(f"LT_{name}", value)
+    quiet = ["--trainer.logger=false", "--data.root=unused"]
+    assert build_recipe("ppssl:folder/pretrain", quiet).trainer.precision == "bf16-mixed"
+    explicit = build_recipe("ppssl:folder/pretrain", [*quiet, "--trainer.precision=32-true"])
+    assert explicit.trainer.precision == "32-true"

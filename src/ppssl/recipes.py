@@ -5,6 +5,7 @@ recipe gives the defaults; a recipe states only what it changes.
 """
 
 import difflib
+import os
 import warnings
 from collections.abc import Sequence
 from importlib.resources import files
@@ -51,6 +52,7 @@ class PPSSLCLI(LightningCLI):
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 save_config_kwargs={"overwrite": True},
+                trainer_defaults=_launcher_defaults(),
                 parser_kwargs={"exit_on_error": False} | commands if examples else base,
                 args=_resolved(args),
                 run=examples is not None,
@@ -130,6 +132,19 @@ def recipe_path(name: str) -> str:
             f"No such recipe: {name}{_did_you_mean(name, known)}; there are {', '.join(known)}."
         )
     return str(path)
+
+
+def _launcher_defaults() -> dict[str, Any]:
+    """What ``fabric run`` was told becomes the Trainer's defaults; it passes it on in the environment."""
+    if os.environ.get("LT_CLI_USED") != "1":
+        return {}
+    names = ("accelerator", "devices", "strategy", "num_nodes", "precision")
+    told = {name: os.environ.get(f"LT_{name.upper()}") for name in names}
+    return {
+        name: int(value) if value.isdigit() and name != "precision" else value
+        for name, value in told.items()
+        if value is not None
+    }
 
 
 def _neighbours(path: Path) -> list[str]:
