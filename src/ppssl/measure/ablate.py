@@ -54,9 +54,7 @@ class Study:
 
     def cells(self) -> list[dict[str, Any]]:
         """Every run: ``variant``, ``seed``, ``recipe``, ``overrides`` and ``key``, which tells equal runs."""
-        content = (
-            Path(recipe_path(self.recipe)).read_text() + Path(recipe_path("ppssl:base")).read_text()
-        )
+        content = [_settings(recipe_path(name)) for name in ("ppssl:base", self.recipe)]
         cells = []
         for seed, (name, own), values in itertools.product(
             self.seeds, self.variants.items(), itertools.product(*self.grid.values())
@@ -77,6 +75,14 @@ class Study:
                 }
             )
         return cells
+
+
+def _settings(path: str) -> Any:
+    """What a recipe says, without its comments; nor does the place where runs are put tell them apart."""
+    content = yaml.safe_load(Path(path).read_text())
+    if isinstance(content, dict) and isinstance(content.get("trainer"), dict):
+        content["trainer"].pop("default_root_dir", None)
+    return content
 
 
 def load_study(path: str) -> Study:
