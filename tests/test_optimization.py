@@ -18,7 +18,9 @@ def _model() -> nn.Sequential:
 def test_norms_and_biases_have_no_weight_decay(name: str) -> None:
     model = _model()
     optimizer = make_optimizer(model, name, lr=0.1, weight_decay=0.3)  # type: ignore[arg-type]
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    decay = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
     expected = {id(p): 0.3 if p.ndim > 1 else 0.0 for p in model.parameters() if p.requires_grad}
     assert decay == expected
 
@@ -62,4 +64,6 @@ def test_zero_gradients_do_not_change_the_clipping() -> None:
             p.grad = torch.zeros(4)
         clip_gradient_norm(torch.optim.SGD([*parameters, *zeros], lr=1.0), 0.5)
         results.append([p.grad for p in parameters])
-    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+    assert all(
+        torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True)
+    )

@@ -35,8 +35,9 @@ def test_every_argument_changes_the_numbers():
 
 
 def test_neighbouring_places_do_not_run_into_each_other():
-    """The first counter's stream must not be the second's, shifted: ten million numbers lie between them."""
-    draws = np.concatenate([generator(0, "view", 0, i).random(200) for i in range(-5, 6)])
+    """One place's stream must not be the next one's, shifted by a block."""
+    places = [counters for i in range(-5, 6) for counters in ((i, 9, 9), (9, i, 9), (9, 9, i))]
+    draws = np.concatenate([generator(0, "view", *counters).random(200) for counters in places])
     assert len(np.unique(draws)) == len(draws)
 
 

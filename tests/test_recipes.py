@@ -64,8 +64,15 @@ def test_names_resolve_inside_the_package() -> None:
     )
 
 
-def test_the_launchers_settings_become_the_trainers_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"CLI_USED": "1", "ACCELERATOR": "cpu", "DEVICES": "1", "PRECISION": "bf16-mixed"}.items():
+def test_the_launchers_settings_become_the_trainers_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {
+        "CLI_USED": "1",
+        "ACCELERATOR": "cpu",
+        "DEVICES": "1",
+        "PRECISION": "bf16-mixed",
+    }.items():
         monkeypatch.setenv(f"LT_{name}", value)
     quiet = ["--trainer.logger=false", "--data.root=unused"]
     assert build_recipe("ppssl:folder/pretrain", quiet).trainer.precision == "bf16-mixed"

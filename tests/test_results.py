@@ -88,7 +88,7 @@ def test_the_commit_is_that_of_the_code_and_says_if_it_was_changed(tmp_path, mon
     _git(tmp_path, "init", "-q")
     _git(tmp_path, "add", ".")
     _git(tmp_path, "commit", "-qm", "m")
-    _git(tmp_path, "tag", "v1")  # a tag must not take the commit's place
+    _git(tmp_path, "tag", "-a", "v1", "-m", "m")  # a tag must not take the commit's place
     commit = _git(tmp_path, "rev-parse", "HEAD")
     assert provenance()["commit"] == commit
     (tmp_path / "results.py").write_text("2")

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         ]
         for name in METRICS
     ]
-    show_table("Synthetic birds, 40 classes, percent", ["metric", "before", "after", "gain"], rows)
+    show_table("Synthetic birds, percent", ["metric", "before", "after", "gain"], rows)
     show_table(
         "",
         ["", ""],

@@ -15,8 +15,8 @@ __all__ = ["BACKGROUNDS", "NUISANCES", "Nuisance", "draw_nuisance", "render_imag
 
 # Few scenes and few body colours, each met by many birds of every class: a nuisance that is strong and yet tells no
 # picture from the others. (With a scene of its own for each picture MoCo v2 learns the scenes, not the birds.)
-_BACKGROUND_HUES = 4
-_BODY_HUES = 6
+_BACKGROUND_HUES = 2
+_BODY_HUES = 3
 _MAX_TWIGS = 3
 _HALF_BIRD = 0.56  # half of the largest bird's length, in its own frame
 _CENTRE = np.array([-0.03, -0.04])  # what of the bird's frame is put in the middle of the picture
@@ -28,9 +28,9 @@ class Nuisance:
 
     Attributes:
         background: Index into :data:`BACKGROUNDS`.
-        background_hue: In turns, one of four.
+        background_hue: In turns, one of two.
         background_value: Brightness, 0.55 to 0.75.
-        body_hue: In turns, one of six.
+        body_hue: In turns, one of three.
         body_saturation: 0.05 to 0.22.
         body_value: Brightness, 0.66 to 0.82.
         scale: Size of the bird's frame over the picture's.

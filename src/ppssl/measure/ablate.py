@@ -221,5 +221,8 @@ class _Runner:
             code = process.wait()
             self.running.pop(process.pid)
         if code != 0 and not self.stopped.is_set():
-            last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
+            last = (
+                log.read_text(errors="replace").strip().splitlines()
+                or [f"no output, exit code {code}"]
+            )[-1]
             raise UserError(f"{cell['variant']}, seed {cell['seed']} failed: {last} (see {log}).")
