@@ -158,7 +158,8 @@ def test_nuisance_varies_widely():
     assert set(values["background"]) == set(range(len(BACKGROUNDS)))
     assert set(values["flip"]) == {0, 1}
     assert set(values["twigs"]) == {0, 1, 2, 3}
-    assert all(np.ptp(values[hue]) > 0.95 for hue in ("background_hue", "body_hue"))
+    assert len(set(values["background_hue"])) == 2
+    assert len(set(values["body_hue"])) == 3
     assert np.ptp(values["tilt"]) > 0.6
     assert np.ptp(values["scale"]) > 0.18
 
