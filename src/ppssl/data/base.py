@@ -176,7 +176,14 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
             requests=self._requests,
         )
         used = self._used if epoch is None else int
-        sampler = EpochSampler(self.num_train, num_replicas=world, rank=rank, seed=seed, used=used)
+        sampler = EpochSampler(
+            self.num_train,
+            batch_size=self.batch_size,
+            num_replicas=world,
+            rank=rank,
+            seed=seed,
+            used=used,
+        )
         sampler.set_epoch(epoch or 0)
         return self._loader(dataset, sampler=sampler, drop_last=True)
 

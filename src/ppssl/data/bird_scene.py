@@ -87,17 +87,17 @@ def draw_nuisance(rng: np.random.Generator) -> Nuisance:
         body_saturation=rng.uniform(0.05, 0.22),
         body_value=rng.uniform(0.66, 0.82),
         scale=scale,
-        tilt=rng.uniform(-0.4, 0.4),
-        head_pitch=rng.uniform(-0.22, 0.22),
+        tilt=rng.uniform(-0.25, 0.25),
+        head_pitch=rng.uniform(-0.15, 0.15),
         stretch=rng.uniform(0.88, 1.12),
         shift_x=rng.uniform(-slack, slack),
         shift_y=rng.uniform(-slack, slack),
         flip=float(rng.integers(2)),
         light=rng.uniform(0.85, 1.12),
-        light_slope=rng.uniform(0.0, 0.25),
+        light_slope=rng.uniform(0.0, 0.12),
         light_angle=rng.uniform(0, 2 * math.pi),
         warmth=rng.uniform(-0.05, 0.05),
-        twigs=float(rng.choice(_MAX_TWIGS + 1, p=(0.45, 0.35, 0.15, 0.05))),
+        twigs=float(rng.choice(_MAX_TWIGS + 1, p=(0.6, 0.25, 0.1, 0.05))),
     )
 
 

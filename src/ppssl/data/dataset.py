@@ -26,12 +26,14 @@ Request = Callable[[Image.Image], Tensor]
 class EpochSampler(DistributedSampler[tuple[int, int]]):
     """Yields ``(epoch, number)``: the epoch travels with each key, so workers need not be told of it.
 
-    The order is a permutation that depends on seed and epoch alone. Process r of R takes every R-th from the r-th on,
-    so the same global batch is the same set of images for any R; the rest that does not fill all R is left out.
+    The order is a permutation that depends on seed and epoch alone. Process r of R takes the r-th part of each global
+    batch, so for any R a global batch holds the same images, and in rank order in the same order. What does not fill a
+    global batch is left out.
     It is a ``DistributedSampler`` by name only: Lightning would wrap any other in one, and share the images out twice.
 
     Args:
         size: How many images there are.
+        batch_size: Images a process and step.
         num_replicas: How many processes share them.
         rank: Which of them this one is.
         seed: The run's seed.
@@ -42,13 +44,14 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         self,
         size: int,
         *,
+        batch_size: int = 1,
         num_replicas: int = 1,
         rank: int = 0,
         seed: int = 0,
         used: Callable[[], int] = int,
     ) -> None:
         self.size, self.num_replicas, self.rank = size, num_replicas, rank
-        self.seed, self.used = seed, used
+        self.batch_size, self.seed, self.used = batch_size, seed, used
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -57,11 +60,14 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = randomness.generator(self.seed, "order", self.epoch).permutation(self.size)
-        mine = order[self.rank : self.size - self.size % self.num_replicas : self.num_replicas]
+        batches = order[: len(self) * self.num_replicas].reshape(
+            -1, self.num_replicas, self.batch_size
+        )
+        mine = batches[:, self.rank].ravel()
         return ((self.epoch, int(i)) for i in mine[self.used() :])
 
     def __len__(self) -> int:
-        return self.size // self.num_replicas
+        return self.size // (self.num_replicas * self.batch_size) * self.batch_size
 
 
 class EpochLoader(DataLoader[Any]):
