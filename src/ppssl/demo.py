@@ -8,13 +8,15 @@ from ppssl.downstream.evaluate import evaluate
 from ppssl.recipes import build_recipe
 from ppssl.results import write_json
 
-__all__ = ["RECIPE", "demo"]
+__all__ = ["EPOCHS", "RECIPE", "demo"]
 
-RECIPE = "ppssl:synthetic/demo"
+RECIPE = "ppssl:synthetic/pretrain"
+EPOCHS = 6
+"""Half the recipe's, for some three minutes."""
 
 
 def demo(out: str | Path, *, seed: int = 0, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Train the demo recipe.
+    """Train the synthetic recipe for :data:`EPOCHS` epochs.
 
     Args:
         out: The folder for checkpoint, TensorBoard events and ``results.json``.
@@ -25,7 +27,11 @@ def demo(out: str | Path, *, seed: int = 0, overrides: Sequence[str] = ()) -> di
         What ``results.json`` holds: ``before`` and ``after``, each as :class:`ppssl.results.Results`, and where the
         checkpoint is.
     """
-    own = [f"--trainer.default_root_dir={out}", f"--seed_everything={seed}"]
+    own = [
+        f"--trainer.default_root_dir={out}",
+        f"--seed_everything={seed}",
+        f"--trainer.max_epochs={EPOCHS}",
+    ]
     built = build_recipe(RECIPE, [*own, *overrides])
     before = evaluate(built.model, built.datamodule)
     built.trainer.fit(built.model, built.datamodule)

@@ -34,7 +34,6 @@ class ViewParameters:
         crop: Left, top, width and height as fractions of the original's width and height, in [0, 1].
         flip: Mirrored left to right, after the crop.
         jitter: Brightness, contrast and saturation factors and the hue shift in turns; ``None`` for no jitter.
-        jitter_order: The order in which these four are applied, a permutation of 0 to 3.
         grey: Colour removed.
         blur_sigma: Standard deviation of the Gaussian blur in pixels of the view; 0 for none.
     """
@@ -42,7 +41,6 @@ class ViewParameters:
     crop: tuple[float, float, float, float]
     flip: bool
     jitter: tuple[float, float, float, float] | None
-    jitter_order: tuple[int, ...]
     grey: bool
     blur_sigma: float
 
@@ -121,13 +119,11 @@ class MoCoV2Augmentation(Configurable):
         u = rng.random(4)  # drawn whether used or not: one option never changes another's numbers
         strength = np.array(self.jitter)
         factors = np.array([1, 1, 1, 0]) + strength * rng.uniform(-1, 1, 4)
-        order = tuple(int(i) for i in rng.permutation(4))
         sigma = rng.uniform(*self.blur_sigma) * view_size / 224
         return ViewParameters(
             crop=crop,
             flip=bool(u[0] < self.flip_probability),
             jitter=tuple(factors.tolist()) if u[1] < self.jitter_probability else None,
-            jitter_order=order,
             grey=bool(u[2] < self.grey_probability),
             blur_sigma=float(sigma) if u[3] < self.blur_probability else 0.0,
         )
@@ -169,32 +165,23 @@ def color_matrix(parameters: ViewParameters, mean: np.ndarray) -> np.ndarray:
     """Jitter and greyscale as one affine map of RGB: ``(3, 4)``, the last column the offset.
 
     DEVIATION from torchvision's chain: the hue turns in YIQ, which is linear, and nothing is clipped or rounded in
-    between, as in NVIDIA DALI's ColorTwist. One matrix costs a twentieth of the chain and is the same on a device.
+    between, as in NVIDIA DALI's ColorTwist. So the four adjustments commute and have no order; one matrix costs a
+    twentieth of the chain and is the same on a device.
 
     Args:
         parameters: The view's parameters.
         mean: ``(3,)`` mean colour of the cropped view: contrast is taken about its luma.
     """
     matrix, offset = np.eye(3), np.zeros(3)
-    for i in parameters.jitter_order if parameters.jitter is not None else ():
-        strength = parameters.jitter[i]  # type: ignore[index]  # not None here
-        step, shift = _adjustment(i, strength, luma=float(_LUMA @ (matrix @ mean + offset)))
-        matrix, offset = step @ matrix, step @ offset + shift
+    if parameters.jitter is not None:
+        brightness, contrast, saturation, hue = parameters.jitter
+        cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
+        turn = _YIQ_TO_RGB @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _RGB_TO_YIQ
+        matrix = brightness * contrast * (saturation * turn + (1 - saturation) * _GREY)
+        offset += brightness * (1 - contrast) * float(_LUMA @ mean)
     if parameters.grey:
         matrix, offset = _GREY @ matrix, _GREY @ offset
     return np.concatenate([matrix, offset[:, None]], axis=1)
-
-
-def _adjustment(i: int, strength: float, luma: float) -> tuple[np.ndarray, float]:
-    """Matrix and offset of one adjustment: 0 brightness, 1 contrast about ``luma``, 2 saturation, 3 hue."""
-    if i == 0:
-        return strength * np.eye(3), 0.0
-    if i == 1:
-        return strength * np.eye(3), (1 - strength) * luma
-    if i == 2:
-        return strength * np.eye(3) + (1 - strength) * _GREY, 0.0
-    cos, sin = math.cos(2 * math.pi * strength), math.sin(2 * math.pi * strength)
-    return _YIQ_TO_RGB @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _RGB_TO_YIQ, 0.0
 
 
 def center_view(image: Image.Image, size: int, crop_fraction: float) -> Tensor:
