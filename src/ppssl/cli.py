@@ -53,8 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(args)
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
+        return _interrupted()
+    except SystemExit as error:  # what Lightning makes of an interruption
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return _interrupted()
+        raise
     except Exception as error:
         if debug:
             raise
@@ -65,6 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"ppssl: {message}", file=sys.stderr)
         return code
+
+
+def _interrupted() -> int:
+    print(
+        "Interrupted; what was reached is saved: `ppssl fit ... --resume auto` goes on from there.",
+        file=sys.stderr,
+    )
+    return 130
 
 
 def _dispatch(args: list[str]) -> int:

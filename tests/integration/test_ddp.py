@@ -19,7 +19,8 @@ from ppssl.contrastive import MoCo
 
 def main(root, out, devices):
     torch.manual_seed(0)
-    model = PPSSL(backbone="vit_tiny_patch16_224", image_size=32, backbone_kwargs={"depth": 1, "embed_dim": 24, "num_heads": 2},
+    vit = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+    model = PPSSL(backbone="vit_tiny_patch16_224", image_size=32, backbone_kwargs=vit,
                   contrastive=MoCo(dim=8, queue_size=10), lr=0.1)
     data = FolderDataModule(root, image_size=32, batch_size=8 // devices, num_workers=0, seed=0,
                             val_fraction=0.25)
