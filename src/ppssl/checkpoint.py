@@ -1,15 +1,18 @@
 """Checkpoint files: plain data, read without executing anything, and found again after an interruption."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from ppssl.config import instantiate
 from ppssl.errors import UserError
 
-__all__ = ["SCHEMA_VERSION", "check_schema", "newest_checkpoint", "read_checkpoint"]
+__all__ = ["SCHEMA_VERSION", "check_schema", "newest_checkpoint", "read_checkpoint", "restore"]
 
 SCHEMA_VERSION = 1
+
+M = TypeVar("M")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -42,6 +45,26 @@ def check_schema(checkpoint: dict[str, Any]) -> None:
         raise UserError(
             f"The checkpoint's schema {version} is newer than this ppssl's {SCHEMA_VERSION}: update it."
         )
+
+
+def restore(cls: type[M], path: str | Path, overrides: dict[str, Any]) -> M:
+    """The model of a checkpoint, a ``cls``, with all its weights; ``overrides`` replace constructor arguments.
+
+    Raises:
+        UserError: It cannot be read, names foreign classes, holds another kind of model, or does not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    saved = checkpoint["ppssl"]["model"]
+    init_args = saved["init_args"] | {"pretrained": False} | overrides
+    model = instantiate({"class_path": saved["class_path"], "init_args": init_args})
+    if not isinstance(model, cls):
+        raise UserError(f"{path} holds a `{type(model).__name__}`, not a `{cls.__name__}`.")
+    model.on_load_checkpoint(checkpoint)  # type: ignore[attr-defined]  # a LightningModule
+    try:
+        model.load_state_dict(checkpoint["state_dict"])  # type: ignore[attr-defined]  # likewise
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit: {' '.join(str(error).split())}") from error
+    return model
 
 
 def newest_checkpoint(root: Path) -> Path | None:

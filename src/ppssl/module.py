@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.callbacks.throughput import Throughput
-from ppssl.checkpoint import SCHEMA_VERSION, check_schema, read_checkpoint
-from ppssl.config import Configurable, instantiate
+from ppssl.checkpoint import SCHEMA_VERSION, check_schema, restore
+from ppssl.config import Configurable
 from ppssl.contrastive import ContrastiveObjective, MoCo
 from ppssl.encoder import Encoder
-from ppssl.errors import UserError
 from ppssl.optimization import clip_gradient_norm, make_optimizer, warmup_cosine
 from ppssl.plugin import LossPlugin, LossTerm, TrainingStep, merge_requests
 from ppssl.randomness import resolve_seed, seed_step, torch_seed
@@ -127,10 +126,9 @@ class PPSSL(LightningModule, Configurable):
 
     def configure_callbacks(self) -> list[Callback]:
         """The monitors' and the plugins' callbacks, without the types that the Trainer already has."""
-        wanted = [RepresentationMonitor(), Throughput()]
-        wanted += [
-            callback for plugin in self._plugins().values() for callback in plugin.callbacks()
-        ]
+        wanted: list[Callback] = [RepresentationMonitor(), Throughput()]
+        for plugin in self._plugins().values():
+            wanted += plugin.callbacks()
         present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
         return [callback for callback in wanted if type(callback) not in present]
 
@@ -256,18 +254,12 @@ class PPSSL(LightningModule, Configurable):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _learning_rate(self) -> float:
-        data = self._data_module()
-        loader = None if data is not None else self.trainer.train_dataloader
-        per_process = (
-            data.batch_size if hasattr(data, "batch_size") else getattr(loader, "batch_size", None)
-        )
-        batch = (
-            (per_process or 128) * self.trainer.world_size * self.trainer.accumulate_grad_batches
-        )
+        source: Any = self._data_module() or self.trainer.train_dataloader
+        batch = getattr(source, "batch_size", None) or 128
+        batch *= self.trainer.world_size * self.trainer.accumulate_grad_batches
         lr = self.base_lr * batch / 128 if self.lr is None else self.lr
-        rank_zero_info(
-            f"Learning rate {lr:.3g} for a global batch of {batch}, {self._total_steps} steps."
-        )
+        steps = self._total_steps
+        rank_zero_info(f"Learning rate {lr:.3g} for a global batch of {batch}, {steps} steps.")
         return lr
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
@@ -303,19 +295,4 @@ class PPSSL(LightningModule, Configurable):
         Raises:
             UserError: It cannot be read, names foreign classes, or does not fit.
         """
-        checkpoint = read_checkpoint(checkpoint_path)
-        saved = checkpoint["ppssl"]["model"]
-        init_args = saved["init_args"] | {"pretrained": False} | overrides
-        model = instantiate({"class_path": saved["class_path"], "init_args": init_args})
-        if not isinstance(model, cls):
-            raise UserError(
-                f"{checkpoint_path} holds a `{type(model).__name__}`, not a `{cls.__name__}`."
-            )
-        model.on_load_checkpoint(checkpoint)
-        try:
-            model.load_state_dict(checkpoint["state_dict"])
-        except RuntimeError as error:
-            raise UserError(
-                f"{checkpoint_path} does not fit: {' '.join(str(error).split())}"
-            ) from error
-        return model.to(map_location)
+        return restore(cls, checkpoint_path, overrides).to(map_location)
