@@ -18,6 +18,7 @@ TINY = [
     "--data.image_size=32",
     "--data.batch_size=8",
     "--data.num_workers=0",
+    "--data.val_fraction=0.25",
     "--trainer.max_epochs=1",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",

@@ -115,11 +115,14 @@ def unpack_bits(text: str) -> np.ndarray:
     ).astype(bool)
 
 
-def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table."""
+def show_table(title: str, columns: list[str], rows: list[list[str]], *, caption: str = "") -> None:
+    """Print a table; the caption, below it, is not wrapped."""
     table = Table(title=title)
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if caption:
+        console.print(caption, soft_wrap=True, highlight=False, markup=False)

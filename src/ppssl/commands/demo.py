@@ -42,10 +42,10 @@ def main(argv: list[str]) -> int:
         ]
         for name in METRICS
     ]
-    show_table("Synthetic birds, percent", ["metric", "before", "after", "gain"], rows)
     show_table(
-        "",
-        ["", ""],
-        [["checkpoint", content["checkpoint"]], ["results", str(Path(args.out) / "results.json")]],
+        f"Synthetic birds, percent, seed {args.seed}",
+        ["metric", "before", "after", "gain"],
+        rows,
+        caption=f"checkpoint: {content['checkpoint']}\nresults:    {Path(args.out) / 'results.json'}",
     )
     return 0

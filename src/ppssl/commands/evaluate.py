@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     if args.json is not None:
         write_json(args.json, results.to_dict())
     rows = [[name, _text(value, results.units[name])] for name, value in results.metrics.items()]
-    show_table(f"{args.checkpoint} ({results.protocol})", ["metric", "value"], rows)
+    show_table(results.protocol, ["metric", "value"], rows, caption=args.checkpoint)
     return 0
 
 

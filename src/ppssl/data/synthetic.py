@@ -1,6 +1,9 @@
 """Procedural birds as a data module: a fine-grained set that needs no files and in which everything is known."""
 
+from functools import partial
 from typing import Any
+
+from rich.progress import Progress, TaskID
 
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.birds import SyntheticBirds
@@ -51,6 +54,12 @@ class SyntheticDataModule(FineGrainedDataModule):
             )
             for split, size in (("train", self.train_size), ("test", self.test_size))
         }
-        for source in birds.values():
-            source.materialise()
+        with Progress(transient=True) as progress:
+            for split, source in birds.items():
+                task = progress.add_task(f"Drawing {split} birds", total=len(source))
+                source.materialise(partial(_advance, progress, task))
         return dict(birds)
+
+
+def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done)
