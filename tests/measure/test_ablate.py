@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ppssl.errors import UserError
 from ppssl.measure.ablate import Study, ablate, load_study
@@ -259,7 +260,8 @@ def test_a_grid_is_run_once_and_leaves_its_results(tmp_path):
             result
         )  # this machine's own is not written down
     rates = [result["config"]["model"]["init_args"]["lr"] for result in results]
-    assert rates == [1e-3, 1e-5]
+    own = yaml.safe_load(RECIPE.read_text())["model"]["init_args"]["lr"]
+    assert rates == [own, 1e-5]
     written = {path: path.stat().st_mtime_ns for path in [*out.rglob("*.json"), *work.rglob("*")]}
     assert ablate(study, out, jobs=2, work=work) == results
     assert {
