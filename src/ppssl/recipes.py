@@ -7,11 +7,12 @@ recipe gives the defaults; a recipe states only what it changes.
 import difflib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
@@ -21,7 +22,7 @@ from ppssl.data.base import FineGrainedDataModule
 from ppssl.errors import UserError
 from ppssl.module import PPSSL
 
-__all__ = ["PPSSLCLI", "build_recipe", "recipe_path"]
+__all__ = ["PPSSLCLI", "build_recipe", "read_yaml", "recipe_path", "replace_values"]
 
 _PREFIX = "ppssl:"
 _BASE = "ppssl:base"
@@ -54,7 +55,7 @@ class PPSSLCLI(LightningCLI):
                 save_config_kwargs={"overwrite": True},
                 trainer_defaults=_launcher_defaults(),
                 parser_kwargs={"exit_on_error": False} | commands if examples else base,
-                args=_resolved(args),
+                args=replace_values(args, ("--config", "-c"), recipe_path),
                 run=examples is not None,
             )
 
@@ -156,14 +157,30 @@ def _did_you_mean(name: str, known: list[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _resolved(args: Sequence[str]) -> list[str]:
-    """The command line with the values of ``--config`` replaced by the files they name."""
-    resolved: list[str] = []
+def replace_values(
+    args: Sequence[str], options: Sequence[str], replace: Callable[[str], str]
+) -> list[str]:
+    """The command line with the values of some options replaced, given as ``--a b`` or ``--a=b``."""
+    replaced: list[str] = []
     for previous, arg in zip(["", *args], args, strict=False):
-        if previous in ("--config", "-c"):
-            resolved.append(recipe_path(arg))
-        elif arg.startswith("--config="):
-            resolved.append(f"--config={recipe_path(arg.removeprefix('--config='))}")
+        option, equals, value = arg.partition("=")
+        if previous in options:
+            replaced.append(replace(arg))
+        elif equals and option in options:
+            replaced.append(f"{option}={replace(value)}")
         else:
-            resolved.append(arg)
-    return resolved
+            replaced.append(arg)
+    return replaced
+
+
+def read_yaml(name: str) -> Any:
+    """The content of a recipe or another YAML file.
+
+    Raises:
+        UserError: No such file, or no YAML.
+    """
+    path = recipe_path(name)
+    try:
+        return yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error

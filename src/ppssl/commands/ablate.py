@@ -1,17 +1,16 @@
 """``ppssl ablate``: a grid of overrides times seeds over a recipe."""
 
-import re
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from ppssl.commands.arguments import split_overrides
 from ppssl.measure.ablate import ablate, load_study
 from ppssl.measure.compare import markdown_table, summarise
 from ppssl.results import show_table
 
 __all__ = ["main"]
 
-_LOCAL = re.compile(r"--(data|model|trainer)\.[\w.]+=")
 METRICS = ("knn-1", "knn-5", "knn-20", "linear", "rank-1", "rank-5", "mAP")
 
 
@@ -34,8 +33,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--work", type=str | None, default=None, help="Folder of checkpoints and logs."
     )
-    local = [arg for arg in argv if _LOCAL.match(arg)]
-    args = parser.parse_args([arg for arg in argv if arg not in local])
+    local, rest = split_overrides(argv)
+    args = parser.parse_args(rest)
     study = load_study(args.study)
     results = ablate(study, args.out, jobs=args.jobs, work=args.work, local=local)
     summary = summarise(results, baseline=study.baseline, metrics=METRICS)

@@ -1,35 +1,29 @@
-"""What commands with a data set do with their arguments before they parse them."""
+"""What several commands do with their arguments before they parse them."""
 
 import json
-from pathlib import Path
-
-import yaml
+import re
 
 from ppssl.errors import UserError
-from ppssl.recipes import recipe_path
+from ppssl.recipes import read_yaml, recipe_path, replace_values
 
-__all__ = ["data_section"]
+__all__ = ["data_section", "split_overrides"]
+
+_OVERRIDE = re.compile(r"--(data|model|trainer)\.[\w.]+=")
 
 
 def data_section(argv: list[str]) -> list[str]:
     """Replace the value of ``--data``, a recipe, by its ``data:`` section; overrides ``--data.x=y`` go on working."""
-    resolved: list[str] = []
-    for previous, arg in zip(["", *argv], argv, strict=False):
-        if previous == "--data":
-            resolved.append(_read_data(arg))
-        elif arg.startswith("--data="):
-            resolved.append(f"--data={_read_data(arg.removeprefix('--data='))}")
-        else:
-            resolved.append(arg)
-    return resolved
+    return replace_values(argv, ("--data",), _read_data)
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """A recipe's overrides (``--model.lr=0.1``), and the rest."""
+    overrides = [arg for arg in argv if _OVERRIDE.match(arg)]
+    return overrides, [arg for arg in argv if arg not in overrides]
 
 
 def _read_data(name: str) -> str:
-    path = Path(recipe_path(name))
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(name)
     if not isinstance(content, dict) or "data" not in content:
-        raise UserError(f"{path} has no `data:` section.")
+        raise UserError(f"{recipe_path(name)} has no `data:` section.")
     return json.dumps(content["data"])

@@ -1,17 +1,16 @@
 """``ppssl demo``: pretrain on synthetic birds, compare before and after."""
 
-import re
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from ppssl.commands.arguments import split_overrides
 from ppssl.demo import demo
 from ppssl.results import show_table
 
 __all__ = ["main"]
 
 METRICS = ("knn-1", "knn-5", "knn-20", "linear", "rank-1", "rank-5", "mAP")
-_OVERRIDE = re.compile(r"--(data|model|trainer)\.[\w.]+=")
 
 
 def main(argv: list[str]) -> int:
@@ -29,8 +28,8 @@ def main(argv: list[str]) -> int:
         help="Folder of checkpoint, events and results.json.",
     )
     parser.add_argument("--seed", type=int, default=0, help="The run's seed.")
-    overrides = [arg for arg in argv if _OVERRIDE.match(arg)]
-    args = parser.parse_args([arg for arg in argv if arg not in overrides])
+    overrides, rest = split_overrides(argv)
+    args = parser.parse_args(rest)
     content = demo(args.out, seed=args.seed, overrides=overrides)
     before, after = content["before"]["metrics"], content["after"]["metrics"]
     rows = [

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,7 +26,7 @@ from rich.progress import (
 )
 
 from ppssl.errors import UserError
-from ppssl.recipes import recipe_path
+from ppssl.recipes import read_yaml
 
 __all__ = ["Study", "ablate", "load_study"]
 
@@ -54,7 +53,7 @@ class Study:
 
     def cells(self) -> list[dict[str, Any]]:
         """Every run: ``variant``, ``seed``, ``recipe``, ``overrides`` and ``key``, which tells equal runs."""
-        content = [_settings(recipe_path(name)) for name in ("ppssl:base", self.recipe)]
+        content = [_settings(name) for name in ("ppssl:base", self.recipe)]
         cells = []
         for seed, (name, own), values in itertools.product(
             self.seeds, self.variants.items(), itertools.product(*self.grid.values())
@@ -77,9 +76,9 @@ class Study:
         return cells
 
 
-def _settings(path: str) -> Any:
+def _settings(name: str) -> Any:
     """What a recipe says, without its comments; nor does the place where runs are put tell them apart."""
-    content = yaml.safe_load(Path(path).read_text())
+    content = read_yaml(name)
     if isinstance(content, dict) and isinstance(content.get("trainer"), dict):
         content["trainer"].pop("default_root_dir", None)
     return content
@@ -91,10 +90,7 @@ def load_study(path: str) -> Study:
     Raises:
         UserError: No such file, or not a study.
     """
-    try:
-        content = yaml.safe_load(Path(recipe_path(path)).read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     known = set(Study.__dataclass_fields__)
     if not isinstance(content, Mapping) or "recipe" not in content or set(content) - known:
         odd = (
