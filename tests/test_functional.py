@@ -1,11 +1,21 @@
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from lightly.loss import NTXentLoss
 from torch import Tensor
 
-from ppssl.functional import info_nce, info_nce_logits
+from ppssl.functional import (
+    info_nce,
+    info_nce_logits,
+    perplexity_temperature,
+    student_log_probabilities,
+    teacher_probabilities,
+    text_bank_distillation,
+)
 from reference.contrastive import info_nce_loops
+from reference.distillation import text_bank_distillation_loops
 
 
 def _unit(*shape: int, seed: int) -> Tensor:
@@ -94,3 +104,124 @@ def test_errors() -> None:
         info_nce_logits(z, z[:1], z, temperature=0.2)
     with pytest.raises(ValueError, match=r"must be \(B, D\) and `queue` \(N, D\)"):
         info_nce_logits(z, z, z[:, :2], temperature=0.2)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(("dim", "count"), [(2, 2), (5, 9)])
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize(("tau_s", "tau_t"), [(0.1, 0.05), (1.0, 0.3)])
+@pytest.mark.parametrize("top_k", [None, 1, 2])
+@pytest.mark.parametrize("centred", [False, True])
+def test_distillation_equals_the_loop(
+    batch: int,
+    dim: int,
+    count: int,
+    views: int,
+    tau_s: float,
+    tau_t: float,
+    top_k: int,
+    centred: bool,
+) -> None:
+    s, v, texts = (
+        _unit(batch, dim, seed=0),
+        _unit(batch, views, dim, seed=1),
+        _unit(count, dim, seed=2),
+    )
+    hubs = _unit(count, seed=3) if centred else None
+    loss = text_bank_distillation(
+        s, v, texts, student_temperature=tau_s, teacher_temperature=tau_t, hubs=hubs, top_k=top_k
+    )
+    listed = hubs.tolist() if hubs is not None else None
+    expected = text_bank_distillation_loops(s, v, texts, tau_s, tau_t, listed, top_k)
+    torch.testing.assert_close(loss, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_distillation_limits() -> None:
+    s, texts = _unit(4, 6, seed=0), _unit(7, 6, seed=1)
+    taus = {"student_temperature": 0.1, "teacher_temperature": 0.1}
+    assert text_bank_distillation(s, s, texts, **taus).abs().max() < 1e-12
+    order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
+    v = _unit(4, 6, seed=2)
+    loss = text_bank_distillation(s, v, texts, **taus)
+    torch.testing.assert_close(text_bank_distillation(s, v, texts[order], **taus), loss)
+    for i in range(4):  # of each sample alone
+        alone = text_bank_distillation(s[i : i + 1], v[i : i + 1], texts, **taus)
+        torch.testing.assert_close(alone, loss[i : i + 1])
+    best = teacher_probabilities(v, texts, temperature=0.1, top_k=1)
+    torch.testing.assert_close(best, F.one_hot((v @ texts.T).argmax(1), 7).double())
+
+
+def test_hub_centring_removes_what_suits_every_image() -> None:
+    v = F.normalize(
+        _unit(50, 6, seed=0) + 2 * _unit(6, seed=1), dim=1
+    )  # all alike in one direction
+    texts = torch.cat([_unit(1, 6, seed=2), _unit(6, seed=1)[None]])  # the second suits them all
+    plain = teacher_probabilities(v, texts, temperature=0.1)
+    centred = teacher_probabilities(v, texts, temperature=0.1, hubs=v.mean(0) @ texts.T)
+    assert plain[:, 1].mean() > 0.95
+    assert 0.3 < centred[:, 1].mean() < 0.7
+    moved = teacher_probabilities(v, texts, temperature=0.1, hubs=torch.full((2,), 0.7))
+    torch.testing.assert_close(moved, plain)  # a common offset says nothing
+
+
+def test_distillation_gradient() -> None:
+    s, v, texts = _unit(3, 4, seed=0).requires_grad_(), _unit(3, 4, seed=1), _unit(5, 4, seed=2)
+    tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+    def loss(s: Tensor, tau: Tensor) -> Tensor:
+        return text_bank_distillation(
+            s, v, texts, student_temperature=tau, teacher_temperature=0.2, top_k=3
+        )
+
+    assert torch.autograd.gradcheck(loss, (s, tau))
+    assert torch.autograd.grad(loss(s, tau).sum(), tau)[0].abs() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_distillation_is_finite_at_the_extremes(dtype: torch.dtype) -> None:
+    texts = torch.cat([_unit(3, 8, seed=0), -_unit(3, 8, seed=0)]).to(dtype)
+    s = texts.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32):
+        loss = text_bank_distillation(
+            s, -texts, texts, student_temperature=0.01, teacher_temperature=0.001
+        )
+    loss.sum().backward()
+    assert loss.dtype == torch.float32
+    assert loss.isfinite().all()
+    assert loss.min() > 50  # cosines 1 against -1 at tau_S 0.01
+    assert s.grad is not None
+    assert s.grad.isfinite().all()
+
+
+def test_similarities_stay_exact_under_autocast() -> None:
+    v, texts = _unit(8, 64, seed=0).float(), _unit(20, 64, seed=1).float()
+    exact = teacher_probabilities(v, texts, temperature=0.01)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(teacher_probabilities(v, texts, temperature=0.01), exact)
+
+
+@pytest.mark.parametrize("perplexity", [1.2, 3.0, 18.0])
+def test_perplexity_temperature(perplexity: float) -> None:
+    similarities = _unit(30, 16, seed=0) @ _unit(20, 16, seed=1).T
+    tau = perplexity_temperature(similarities, perplexity)
+    p = (similarities / tau).softmax(dim=1).numpy()
+    reached = np.exp(scipy.stats.entropy(p, axis=1)).mean()
+    assert reached == pytest.approx(perplexity, rel=1e-6)
+
+
+def test_perplexity_temperature_with_ties_ends_at_a_bound() -> None:
+    assert perplexity_temperature(torch.zeros(3, 5), 2.0) == pytest.approx(1e-5)
+
+
+def test_distillation_errors() -> None:
+    s, texts = _unit(2, 4, seed=0), _unit(5, 4, seed=1)
+    with pytest.raises(ValueError, match="`student` must be"):
+        student_log_probabilities(s[0], texts, temperature=0.1)
+    with pytest.raises(ValueError, match="`teacher` must be"):
+        teacher_probabilities(s[:, :3], texts, temperature=0.1)
+    with pytest.raises(ValueError, match="`teacher`'s temperature must be > 0"):
+        teacher_probabilities(s, texts, temperature=0)
+    with pytest.raises(ValueError, match=r"`top_k` must be in \[1, 5\]"):
+        teacher_probabilities(s, texts, temperature=0.1, top_k=6)
+    with pytest.raises(ValueError, match="`perplexity` must lie between"):
+        perplexity_temperature(s @ texts.T, 5.0)

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ppssl.ais.plugin import AIS
     from ppssl.data import FineGrainedDataModule, FolderDataModule, SyntheticDataModule
     from ppssl.downstream.embed import embed
     from ppssl.downstream.evaluate import evaluate
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AIS": "ppssl.ais.plugin",
     "PPSSL": "ppssl.module",
     "FineGrainedDataModule": "ppssl.data",
     "FolderDataModule": "ppssl.data",
@@ -29,6 +31,7 @@ _HOMES = {
 }
 
 __all__ = [  # imported when first used, see __getattr__
+    "AIS",
     "PPSSL",
     "FineGrainedDataModule",
     "FolderDataModule",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +11,15 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from ppssl.ais.plugin import AIS
 from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.callbacks.throughput import Throughput
 from ppssl.checkpoint import SCHEMA_VERSION, check_schema, restore
 from ppssl.config import Configurable
 from ppssl.contrastive import ContrastiveObjective, MoCo
+from ppssl.contrastive.prefill import fill
 from ppssl.encoder import Encoder
+from ppssl.errors import UserError
 from ppssl.optimization import clip_gradient_norm, make_optimizer, warmup_cosine
 from ppssl.plugin import LossPlugin, LossTerm, TrainingStep, merge_requests
 from ppssl.randomness import resolve_seed, seed_step, torch_seed
@@ -68,9 +71,9 @@ class PPSSL(LightningModule, Configurable):
             raise ValueError(f"`optimizer` must be 'sgd' or 'adamw', got {optimizer!r}.")
         if not 0 <= warmup_fraction < 1:
             raise ValueError(f"`warmup_fraction` must be in [0, 1), got {warmup_fraction}.")
-        for name in ("base_lr", "lr"):
-            if locals()[name] is not None and locals()[name] <= 0:
-                raise ValueError(f"`{name}` must be > 0, got {locals()[name]}.")
+        for name, rate in (("base_lr", base_lr), ("lr", lr)):
+            if rate is not None and rate <= 0:
+                raise ValueError(f"`{name}` must be > 0, got {rate}.")
         self.backbone = backbone
         self.pretrained = pretrained
         self.image_size = image_size
@@ -91,11 +94,27 @@ class PPSSL(LightningModule, Configurable):
         """The embeddings p of normalised images: ``(B, 3, H, W) -> (B, C)``."""
         return self.encoder(images)
 
-    # -- building -------------------------------------------------------------------------------------------------
+    def describe(
+        self, images: Tensor, corpus: Sequence[str] | None = None, *, k: int = 3
+    ) -> list[list[tuple[str, float]]]:
+        """Which descriptions fit the images, by the student alone; for models trained with AIS.
+
+        Args:
+            images: ``(B, 3, H, W)``, normalised.
+            corpus: Any descriptions; ``None``: those it was trained with.
+            k: How many of them for each image.
+
+        Returns:
+            For each image k pairs (description, probability), best first.
+        """
+        for plugin in self.plugins.values():
+            if isinstance(plugin, AIS):
+                return plugin.describe(self(images), corpus, k=k)
+        raise UserError("Only a model trained with AIS can describe: this one has no such plugin.")
 
     def setup(self, stage: str) -> None:
         """Tell the data module what is needed; make what depends on the data."""
-        self.config()  # what cannot be checkpointed is said now, not after the first epoch
+        self.config()  # raises now, not after an epoch
         data = self._data_module()
         if hasattr(data, "normalise_with"):
             info = self.encoder.info
@@ -106,17 +125,15 @@ class PPSSL(LightningModule, Configurable):
 
     def build(self, num_images: int) -> None:
         """Make heads, queue and plugin parameters for so many training images; once. A Trainer does it in setup."""
-        if self._num_images is not None:
-            return
-        self._num_images = num_images
-        self.contrastive.build(self.encoder, num_images=num_images)
-        for plugin in self._plugins().values():
-            plugin.build(self.encoder.info)
+        if self._num_images is None:
+            self._num_images = num_images
+            self.contrastive.build(self.encoder, num_images=num_images)
+            for plugin in self._plugins().values():
+                plugin.build(self.encoder.info)
 
     def _count_images(self) -> int:
         self.trainer.fit_loop.setup_data()
-        loader: Any = self.trainer.train_dataloader
-        return len(loader.dataset)
+        return len(self.trainer.train_dataloader.dataset)  # type: ignore[union-attr]  # a loader by now
 
     def _plugins(self) -> dict[str, LossPlugin]:
         return dict(self.plugins.items())  # type: ignore[arg-type]  # ModuleDict's values are Modules
@@ -132,25 +149,9 @@ class PPSSL(LightningModule, Configurable):
         present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
         return [callback for callback in wanted if type(callback) not in present]
 
-    # -- training -------------------------------------------------------------------------------------------------
-
     def on_train_start(self) -> None:
         """Fill the queue with keys of training images."""
-        if not self.contrastive.needs_prefill():
-            return
-        data = self._data_module()
-        loader: Any = (
-            data.train_dataloader(epoch=-1)
-            if hasattr(data, "normalise_with")
-            else self.trainer.train_dataloader
-        )
-        while self.contrastive.needs_prefill():
-            for i, cpu_batch in enumerate(loader):
-                batch = self.trainer.strategy.batch_to_device(cpu_batch, self.device)
-                with self.trainer.precision_plugin.forward_context():
-                    self.contrastive.prefill_batch(batch, seed=torch_seed(self._seed, "prefill", i))
-                if not self.contrastive.needs_prefill():
-                    return
+        fill(self.contrastive, self.trainer, self._data_module(), self._seed)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """The loss of one batch; its random numbers depend on seed, step and process alone."""
@@ -232,19 +233,20 @@ class PPSSL(LightningModule, Configurable):
         return min(1.0, self.global_step / self._total_steps)
 
     @property
-    def _total_steps(self) -> int:
-        return max(1, int(self.trainer.estimated_stepping_batches))
-
-    @property
-    def _seed(self) -> int:
-        return resolve_seed(self.seed)
+    def _learning_rate(self) -> float:
+        trainer, source = self.trainer, self._data_module() or self.trainer.train_dataloader
+        batch = getattr(source, "batch_size", None) or 128
+        batch *= trainer.world_size * trainer.accumulate_grad_batches
+        lr = self.base_lr * batch / 128 if self.lr is None else self.lr
+        rank_zero_info(f"Learning rate {lr:.3g}, global batch {batch}, {self._total_steps} steps.")
+        return lr
 
     def configure_optimizers(self) -> Any:
         """SGD or AdamW over everything that is trained, warm-up and cosine by step."""
         optimizer = make_optimizer(
             self,
             self.optimizer,
-            lr=self._learning_rate(),
+            lr=self._learning_rate,
             weight_decay=self.weight_decay,
             sgd_momentum=self.sgd_momentum,
         )
@@ -252,17 +254,6 @@ class PPSSL(LightningModule, Configurable):
             optimizer, warmup_fraction=self.warmup_fraction, steps=self._total_steps
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _learning_rate(self) -> float:
-        source: Any = self._data_module() or self.trainer.train_dataloader
-        batch = getattr(source, "batch_size", None) or 128
-        batch *= self.trainer.world_size * self.trainer.accumulate_grad_batches
-        lr = self.base_lr * batch / 128 if self.lr is None else self.lr
-        steps = self._total_steps
-        rank_zero_info(f"Learning rate {lr:.3g} for a global batch of {batch}, {steps} steps.")
-        return lr
-
-    # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild the model, in plain types."""
@@ -272,12 +263,16 @@ class PPSSL(LightningModule, Configurable):
             "model": self.config(),
             "encoder": self.encoder.spec,
             "num_images": self._num_images,
+            "sizes": {name: plugin.sizes() for name, plugin in self._plugins().items()},
             "data": data.config() if isinstance(data, Configurable) else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make what the checkpoint has weights for."""
         check_schema(checkpoint)
+        for name, sizes in checkpoint["ppssl"].get("sizes", {}).items():
+            if name in self.plugins and sizes:
+                self._plugins()[name].restore_sizes(sizes)
         if checkpoint["ppssl"]["num_images"] is not None:
             self.build(checkpoint["ppssl"]["num_images"])
 
@@ -296,3 +291,11 @@ class PPSSL(LightningModule, Configurable):
             UserError: It cannot be read, names foreign classes, or does not fit.
         """
         return restore(cls, checkpoint_path, overrides).to(map_location)
+
+    @property
+    def _total_steps(self) -> int:
+        return max(1, int(self.trainer.estimated_stepping_batches))
+
+    @property
+    def _seed(self) -> int:
+        return resolve_seed(self.seed)

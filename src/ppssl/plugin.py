@@ -71,6 +71,13 @@ class LossPlugin(nn.Module, Configurable):
     def build(self, encoder: EncoderInfo) -> None:  # optional
         """Make parameters, before the optimizer is made and after all other modules."""
 
+    def sizes(self) -> dict[str, int]:
+        """What :meth:`build` has to know beside the encoder, from the data or a teacher; kept in the checkpoint."""
+        return {}
+
+    def restore_sizes(self, sizes: Mapping[str, int]) -> None:  # optional
+        """Take over what :meth:`sizes` gave, before :meth:`build`."""
+
     def forward(self, step: TrainingStep) -> LossTerm:
         """The loss of one batch."""
         raise NotImplementedError(

@@ -5,7 +5,9 @@ recipe gives the defaults; a recipe states only what it changes.
 """
 
 import difflib
+import itertools
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -22,10 +24,24 @@ from ppssl.data.base import FineGrainedDataModule
 from ppssl.errors import UserError
 from ppssl.module import PPSSL
 
-__all__ = ["PPSSLCLI", "build_recipe", "read_yaml", "recipe_path", "replace_values"]
+__all__ = [
+    "PLUGINS",
+    "PPSSLCLI",
+    "add_plugins",
+    "build_recipe",
+    "read_yaml",
+    "recipe_path",
+    "replace_values",
+]
+
+PLUGINS = {"ais": "ppssl.AIS"}
+"""The plugins of the package, by the name that makes the command line add them."""
 
 _PREFIX = "ppssl:"
 _BASE = "ppssl:base"
+_PLUGIN_OPTION = re.compile(
+    rf"(?P<plugins>--model\.(init_args\.)?plugins\.)(?P<name>{'|'.join(PLUGINS)})(?P<rest>[.=].*|$)"
+)
 
 
 class PPSSLCLI(LightningCLI):
@@ -55,7 +71,7 @@ class PPSSLCLI(LightningCLI):
                 save_config_kwargs={"overwrite": True},
                 trainer_defaults=_launcher_defaults(),
                 parser_kwargs={"exit_on_error": False} | commands if examples else base,
-                args=replace_values(args, ("--config", "-c"), recipe_path),
+                args=add_plugins(replace_values(args, ("--config", "-c"), recipe_path)),
                 run=examples is not None,
             )
 
@@ -171,6 +187,33 @@ def replace_values(
         else:
             replaced.append(arg)
     return replaced
+
+
+def add_plugins(args: Sequence[str]) -> list[str]:
+    """The command line with ``--model.plugins.ais=ppssl.AIS`` before the first option of a plugin that nothing names.
+
+    So ``--model.plugins.ais.corpus=...`` is all it takes to train any recipe with AIS.
+    """
+    pairs = [*itertools.pairwise(args), *(arg.split("=", 1) for arg in args if "=" in arg)]
+    configs = [path for option, path in pairs if option in ("--config", "-c")]
+    named = {name for path in configs for name in _plugins_of(read_yaml(path))}
+    added: list[str] = []
+    for arg in args:
+        found = _PLUGIN_OPTION.match(arg)
+        if found and found["name"] not in named:
+            name, rest = found["name"], found["rest"]
+            if rest.startswith(".") and not rest.startswith(".class_path"):
+                added.append(f"{found['plugins']}{name}={PLUGINS[name]}")
+            named.add(name)
+        added.append(arg)
+    return added
+
+
+def _plugins_of(config: Any) -> list[str]:
+    model = config.get("model") if isinstance(config, dict) else None
+    init_args = model.get("init_args", model) if isinstance(model, dict) else {}
+    plugins = init_args.get("plugins") if isinstance(init_args, dict) else None
+    return list(plugins) if isinstance(plugins, dict) else []
 
 
 def read_yaml(name: str) -> Any:

@@ -1,6 +1,7 @@
 """Samples and their order as functions of numbers: any worker, any process, any time gives the same."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -48,7 +49,12 @@ def _views(source=None, *, offset=0, seed=0, requests=None):
 def _images(source=None, items=None, *, offset=0):
     source = source or Source()
     items = np.arange(len(source)) if items is None else np.array(items)
-    return ImageDataset(source, items=items, offset=offset, size=16, crop_fraction=0.875)
+    return ImageDataset(
+        source,
+        items=items,
+        offset=offset,
+        transform=partial(center_view, size=16, crop_fraction=0.875),
+    )
 
 
 def _order(size=20, epoch=0, **kwargs):

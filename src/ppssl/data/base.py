@@ -6,6 +6,7 @@ METHOD D4: pretraining uses all training images and reads no label; a fraction h
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ppssl.config import Configurable
-from ppssl.data.augment import MoCoV2Augmentation
+from ppssl.data.augment import MoCoV2Augmentation, center_view
 from ppssl.data.dataset import (
     EpochLoader,
     EpochSampler,
@@ -209,17 +210,21 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         """The test split, or where there is none all training images."""
         return self.eval_loader("test" if "test" in self.sources else "train")
 
-    def eval_loader(self, split: str, items: np.ndarray | None = None) -> DataLoader[Any]:
-        """Un-augmented images of a split, in order: all of them, or the numbered ones."""
+    def eval_loader(
+        self, split: str, items: np.ndarray | None = None, transform: Request | None = None
+    ) -> DataLoader[Any]:
+        """Un-augmented images of a split, in order.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+            items: Which, by number within the split; ``None``: all.
+            transform: Makes ``image`` of the original; ``None``: the centre crop for evaluation, uint8.
+        """
         source = self.sources[split]
         items = np.arange(len(source)) if items is None else items
-        dataset = ImageDataset(
-            source,
-            items=items,
-            offset=self.offset(split),
-            size=self.image_size,
-            crop_fraction=self.eval_crop,
-        )
+        if transform is None:
+            transform = partial(center_view, size=self.image_size, crop_fraction=self.eval_crop)
+        dataset = ImageDataset(source, items=items, offset=self.offset(split), transform=transform)
         return self._loader(dataset)
 
     def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:

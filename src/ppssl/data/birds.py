@@ -28,7 +28,7 @@ from ppssl.data.bird_scene import (
     render_image,
     render_masks,
 )
-from ppssl.data.source import ImageSource
+from ppssl.data.source import ImageSource, digest
 from ppssl.randomness import generator
 
 __all__ = [
@@ -118,6 +118,11 @@ class SyntheticBirds(ImageSource):
     def name(self, i: int) -> str:
         """Where picture ``i`` comes from: split, seed and number."""
         return f"bird {self.split}/{self.seed}/{self._checked(i)}"
+
+    def fingerprint(self) -> str:
+        """Of what the pictures depend on, and of the first one, which shows a change of the way they are drawn."""
+        settings = f"{len(self)} {len(self.birds)} {self.image_size} {self.seed} {self.split}"
+        return digest([settings, self.load(0).tobytes().hex()])
 
     def caption(self, i: int) -> str:
         """An English sentence that names every attribute of the bird in picture ``i``."""

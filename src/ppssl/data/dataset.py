@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from ppssl import randomness
-from ppssl.data.augment import MoCoV2Augmentation, apply_view, center_view
+from ppssl.data.augment import MoCoV2Augmentation, apply_view
 from ppssl.data.source import ImageSource
 from ppssl.errors import UserError
 
@@ -132,19 +132,18 @@ class ImageDataset(Dataset[dict[str, Any]]):
         *,
         items: np.ndarray,
         offset: int,
-        size: int,
-        crop_fraction: float,
+        transform: Request,
     ) -> None:
         self.source, self.items, self.offset = source, items, offset
-        self.size, self.crop_fraction = size, crop_fraction
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         image, i, broken = _load(self.source, self.items, position)
-        view = center_view(image, self.size, self.crop_fraction)
-        return {"image": view, **_numbers(self.source, i, i + self.offset), "broken": broken}
+        numbers = _numbers(self.source, i, i + self.offset)
+        return {"image": self.transform(image), **numbers, "broken": broken}
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:

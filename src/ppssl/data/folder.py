@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ppssl.data.base import FineGrainedDataModule
-from ppssl.data.source import UNKNOWN, ImageSource
+from ppssl.data.source import UNKNOWN, ImageSource, digest
 from ppssl.errors import UserError
 
 __all__ = ["FolderDataModule", "FolderSource"]
@@ -60,6 +60,12 @@ class FolderSource(ImageSource):
     def name(self, i: int) -> str:
         """The image's path."""
         return str(self.paths[i])
+
+    def fingerprint(self) -> str:
+        """Of relative paths and file sizes: it stays when the folder moves, and reads no image."""
+        return digest(
+            f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}" for path in self.paths
+        )
 
 
 class FolderDataModule(FineGrainedDataModule):

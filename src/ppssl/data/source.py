@@ -1,12 +1,14 @@
 """What a data set is, before any batching: numbered images with labels."""
 
+import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["UNKNOWN", "ImageSource"]
+__all__ = ["UNKNOWN", "ImageSource", "digest"]
 
 UNKNOWN = -1
 """The label of an image whose class is not known."""
@@ -34,6 +36,18 @@ class ImageSource(ABC):
         """What to call image ``i`` in a message: its path where it has one."""
         return f"image {i}"
 
+    def fingerprint(self) -> str:
+        """A hash that is another one when the images are: of their names, unless a subclass knows better."""
+        return digest(self.name(i) for i in range(len(self)))
+
     def annotations(self, i: int) -> dict[str, Tensor]:
         """What else is known of image ``i`` (boxes, part masks, nuisance values), by name; empty by default."""
         return {}
+
+
+def digest(lines: Iterable[str]) -> str:
+    """16 hexadecimal digits of the SHA-256 of lines of text."""
+    sha = hashlib.sha256()
+    for line in lines:
+        sha.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return sha.hexdigest()[:16]

@@ -1,0 +1,193 @@
+"""The text corpus: descriptions of what tells classes apart, not paired with images (METHOD D8; F3).
+
+A description is one entry of the corpus; it may have several phrasings, whose embeddings are averaged.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from ppssl.errors import UserError
+
+__all__ = ["MAX_DESCRIPTIONS", "TEMPLATES", "TextCorpus", "packaged_corpora"]
+
+MAX_DESCRIPTIONS = 50_000
+"""The most descriptions of a corpus: the softmax runs over all of them."""
+
+TEMPLATES = ("a photo of a {}.", "a close-up photo of a {}.", "a photo of the {}, a fine detail.")
+"""The phrasings of a class name."""
+
+_COLUMNS = ("description", "text", "caption", "sentence")
+
+
+class TextCorpus:
+    """Descriptions, each with one or more phrasings; without empty ones and duplicates.
+
+    Args:
+        descriptions: A text each, or the phrasings of each. White space is normalised, empty texts are left out, and of
+            equal descriptions the first is kept.
+        source: Where they come from, for messages.
+
+    Attributes:
+        descriptions: The phrasings of each, ``M`` tuples.
+
+    Raises:
+        UserError: Fewer than 2 or more than 50,000 descriptions are left.
+    """
+
+    def __init__(
+        self, descriptions: Iterable[str | Sequence[str]], source: str = "the corpus"
+    ) -> None:
+        cleaned = [_phrasings(item) for item in descriptions]
+        kept = list(dict.fromkeys(item for item in cleaned if item))
+        if not 2 <= len(kept) <= MAX_DESCRIPTIONS:
+            raise UserError(
+                f"A corpus has 2 to {MAX_DESCRIPTIONS:,} different descriptions, {source} has {len(kept):,}: "
+                + ("add some." if len(kept) < 2 else "take a part of it.")
+            )
+        self.descriptions: tuple[tuple[str, ...], ...] = tuple(kept)
+
+    def __len__(self) -> int:
+        return len(self.descriptions)
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        return iter(self.descriptions)
+
+    @property
+    def titles(self) -> list[str]:
+        """One text for each description, the first phrasing, to show."""
+        return [phrasings[0] for phrasings in self.descriptions]
+
+    def fingerprint(self) -> str:
+        """A hash of all texts in order, 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.descriptions).encode()).hexdigest()[:16]
+
+    @classmethod
+    def load(
+        cls, name: str | Path, column: str | None = None, classes: Sequence[str] = ()
+    ) -> TextCorpus:
+        """The corpus of that name.
+
+        Args:
+            name: A ``.txt`` (a description a line), ``.csv`` or ``.jsonl`` file (UTF-8), a packaged corpus
+                (:func:`packaged_corpora`), or ``"class-names"``: the data set's, through :data:`TEMPLATES`.
+            column: Of a ``.csv`` or ``.jsonl``; ``None``: ``description``, ``text``, ``caption``, ``sentence``, or the
+                only one.
+            classes: The data set's class names, for ``"class-names"``.
+
+        Raises:
+            UserError: No such corpus, no such column, not UTF-8, or not a usable number of descriptions.
+        """
+        if name == "class-names":
+            return cls.from_classes(classes)
+        if str(name) in packaged_corpora():
+            packaged = resources.files("ppssl.ais").joinpath(f"corpora/{name}.txt")
+            return cls(packaged.read_text("utf-8").splitlines(), f"the packaged corpus `{name}`")
+        path = Path(name).expanduser()
+        if not path.is_file():
+            known = ", ".join(["class-names", *packaged_corpora()])
+            raise UserError(f"No corpus `{name}`: it is neither a file nor one of {known}.")
+        readers = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl}
+        if path.suffix.lower() not in readers:
+            raise UserError(f"A corpus is a .txt, .csv or .jsonl file, not {path}.")
+        return cls(readers[path.suffix.lower()](path, column), str(path))
+
+    @classmethod
+    def from_classes(cls, names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> TextCorpus:
+        """One description a class: its name in each template's ``{}``; underscores and hyphens become spaces.
+
+        Raises:
+            UserError: Fewer than two class names.
+            ValueError: A template without ``{}``.
+        """
+        for template in templates:
+            if "{}" not in template:
+                raise ValueError(f"A template must hold {{}} for the class name, got {template!r}.")
+        plain = [name.replace("_", " ").replace("-", " ") for name in names]
+        return cls(
+            [[t.replace("{}", name) for t in templates] for name in plain], "the class names"
+        )
+
+
+def packaged_corpora() -> list[str]:
+    """The names of the corpora that come with the package."""
+    folder = resources.files("ppssl.ais").joinpath("corpora")
+    return sorted(
+        item.name[: -len(".txt")] for item in folder.iterdir() if item.name.endswith(".txt")
+    )
+
+
+def _phrasings(item: str | Sequence[str]) -> tuple[str, ...]:
+    texts = [item] if isinstance(item, str) else item
+    normal = (" ".join(text.split()) for text in texts)
+    return tuple(dict.fromkeys(text for text in normal if text))
+
+
+def _decode(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}, is not UTF-8: save the file as UTF-8.") from error
+
+
+def _read_txt(path: Path, column: str | None) -> list[str]:
+    if column is not None:
+        raise UserError(f"{path} has no columns: leave out `corpus_column`.")
+    return _decode(path).splitlines()
+
+
+def _read_csv(path: Path, column: str | None) -> list[str]:
+    rows = csv.DictReader(_decode(path).splitlines(keepends=True))
+    chosen = _choose(path, list(rows.fieldnames or []), column)
+    return _texts(path, ((rows.line_num, row.get(chosen)) for row in rows))
+
+
+def _read_jsonl(path: Path, column: str | None) -> list[str]:
+    rows: list[tuple[int, dict[str, object]]] = []
+    for number, line in enumerate(_decode(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}, is no JSON: {error.msg}.") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}, is no JSON object, but {line.strip()[:40]!r}.")
+        rows.append((number, row))
+    if not rows:
+        return []
+    chosen = _choose(path, list(rows[0][1]), column)
+    return _texts(path, ((number, row.get(chosen)) for number, row in rows))
+
+
+def _choose(path: Path, columns: list[str], column: str | None) -> str:
+    usual = [name for name in _COLUMNS if name in columns]
+    chosen = column or (usual[0] if usual else columns[0] if len(columns) == 1 else None)
+    if chosen not in columns:
+        wanted = "no column to tell" if column is None else f"no column `{column}`"
+        raise UserError(
+            f"{path} has {wanted}: set `corpus_column` to one of {', '.join(columns) or 'none'}."
+        )
+    return chosen
+
+
+def _texts(path: Path, cells: Iterable[tuple[int, object]]) -> list[str]:
+    """The cells as texts; an absent one counts as empty, anything but text is an error."""
+    texts: list[str] = []
+    empty = 0
+    for line, cell in cells:
+        if cell is not None and not isinstance(cell, str):
+            raise UserError(f"{path}, line {line}: a description must be text, got {cell!r}.")
+        empty += not (cell or "").strip()
+        texts.append(cell or "")
+    if empty:
+        rank_zero_warn(f"{path}: {empty} of {len(texts)} descriptions are empty and left out.")
+    return texts

@@ -1,0 +1,297 @@
+"""AIS as a loss plugin: the student learns to name in an image what the teacher names (METHOD, "AIS"; F3, D5 to D8)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from ppssl.ais.bank import TextBank, open_bank
+from ppssl.ais.corpus import TextCorpus
+from ppssl.ais.targets import Control, Targets, make_targets
+from ppssl.ais.teacher import load_teacher
+from ppssl.errors import UserError
+from ppssl.functional import student_log_probabilities
+from ppssl.plugin import LossPlugin, LossTerm, TrainingStep
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
+    from ppssl.data.base import FineGrainedDataModule
+    from ppssl.encoder import EncoderInfo
+
+__all__ = ["AIS", "StudentHead", "ranked"]
+
+_TAU_BOUNDS = (math.log(0.01), math.log(1.0))
+
+
+class StudentHead(nn.Module):
+    """W and tau_S: puts embeddings into the teacher's space. ``(B, D) -> (B, e)`` float32, L2-normalised.
+
+    Args:
+        dim: D.
+        teacher_dim: e.
+        kind: ``"linear"``, or ``"mlp"`` with one hidden layer of D units.
+    """
+
+    def __init__(self, dim: int, teacher_dim: int, kind: Literal["linear", "mlp"]) -> None:
+        super().__init__()
+        hidden = [nn.Linear(dim, dim), nn.ReLU()] if kind == "mlp" else []
+        self.projection = nn.Sequential(*hidden, nn.Linear(dim, teacher_dim))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """S = normalise(W p)."""
+        return F.normalize(self.projection(embedding).float(), dim=-1)
+
+    @property
+    def temperature(self) -> Tensor:
+        """tau_S, learned, in [0.01, 1]. It is the parameter that is kept in bounds: so it always finds its way back."""
+        if self.training:
+            with torch.no_grad():
+                self.log_temperature.clamp_(*_TAU_BOUNDS)
+        return self.log_temperature.exp()
+
+
+class AIS(LossPlugin):
+    """Anti-Interference Strategy: distillation of CLIP over a corpus of fine-grained descriptions.
+
+    ``L_AIS = mean KL(P || Q)``: P is what the teacher sees of the corpus in the original image, Q what the student sees
+    in its view (:func:`ppssl.functional.text_bank_distillation`). No image is told which description is its own (D8).
+    The teacher's embeddings are looked up in a :class:`~ppssl.ais.bank.TextBank`, made once before training.
+
+    Args:
+        corpus: The descriptions: a ``.txt``, ``.csv`` or ``.jsonl`` file, a packaged corpus (``synthetic-birds``), or
+            ``class-names``.
+        corpus_column: Of a ``.csv`` or ``.jsonl``.
+        teacher: A CLIP or SigLIP, as hub id or local folder; or ``synthetic-clip``, the embedded one.
+        loss_weight: lambda_A.
+        warmup_fraction: Part of the training in which lambda_A rises from 0.
+        teacher_temperature: tau_T (D5): a number, ``"own"`` for the teacher's, or ``"auto"``, by the perplexity.
+        perplexity: The mean perplexity of P for ``"auto"``, as a fraction of the corpus.
+        centre_hubs: Subtract each description's mean similarity over the training set (D6).
+        top_k: How many of its best descriptions the teacher keeps; ``None``: all.
+        head: W is ``"linear"`` or a two-layer ``"mlp"``.
+        teacher_views: k fixed crops of each image that the teacher sees, over which P is averaged (D7).
+        online: The teacher sees the augmented view itself, in each step; the bank gives tau_T and hubs only.
+        memory_map: Leave the images' embeddings on disk, or read them into memory.
+        bank_dir: Where banks are kept; ``None``: ``$PPSSL_CACHE/banks`` or ``~/.cache/ppssl/banks``.
+        control: What an experiment puts in AIS's place: ``"embedding"`` distils v by cosine without a corpus,
+            ``"random_texts"`` takes orthogonal directions for descriptions, ``"shuffled_images"`` gives each image the
+            v of another.
+    """
+
+    def __init__(
+        self,
+        corpus: str,
+        corpus_column: str | None = None,
+        teacher: str = "openai/clip-vit-base-patch16",
+        loss_weight: float = 1.0,
+        warmup_fraction: float = 0.0,
+        teacher_temperature: float | Literal["auto", "own"] = "auto",
+        perplexity: float = 0.1,
+        centre_hubs: bool = True,
+        top_k: int | None = None,
+        head: Literal["linear", "mlp"] = "linear",
+        teacher_views: int = 1,
+        online: bool = False,
+        memory_map: bool = True,
+        bank_dir: str | None = None,
+        control: Control = "none",
+    ) -> None:
+        super().__init__()
+        self.corpus = corpus
+        self.corpus_column = corpus_column
+        self.teacher = teacher
+        self.loss_weight = loss_weight
+        self.warmup_fraction = warmup_fraction
+        self.teacher_temperature = teacher_temperature
+        self.perplexity = perplexity
+        self.centre_hubs = centre_hubs
+        self.top_k = top_k
+        self.head = head
+        self.teacher_views = teacher_views
+        self.online = online
+        self.memory_map = memory_map
+        self.bank_dir = bank_dir
+        self.control = control
+        self._check()
+        self._teacher_dim: int | None = None
+        self._targets: Targets | None = None
+        self.last_choice: Tensor | None = None
+
+    def _check(self) -> None:
+        if self.loss_weight < 0:
+            raise ValueError(f"`loss_weight` must be >= 0, got {self.loss_weight}.")
+        if not 0 <= self.warmup_fraction <= 1:
+            raise ValueError(f"`warmup_fraction` must be in [0, 1], got {self.warmup_fraction}.")
+        if not 0 < self.perplexity < 1:
+            raise ValueError(f"`perplexity` must be in (0, 1), got {self.perplexity}.")
+        tau = self.teacher_temperature
+        if not (tau in ("auto", "own") if isinstance(tau, str) else tau > 0):
+            raise ValueError(f"`teacher_temperature` must be > 0, 'auto' or 'own', got {tau!r}.")
+        if self.head not in ("linear", "mlp"):
+            raise ValueError(f"`head` must be 'linear' or 'mlp', got {self.head!r}.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"`top_k` must be >= 1 or None, got {self.top_k}.")
+        if self.teacher_views < 1:
+            raise ValueError(f"`teacher_views` must be >= 1, got {self.teacher_views}.")
+        controls = ("none", "embedding", "random_texts", "shuffled_images")
+        if self.control not in controls:
+            raise ValueError(
+                f"`control` must be one of {', '.join(controls)}, got {self.control!r}."
+            )
+
+    # -- building -------------------------------------------------------------------------------------------------
+
+    def prepare(self, data: FineGrainedDataModule, device: torch.device | str = "cpu") -> None:
+        """Find or make the bank; :class:`~ppssl.ais.callback.AISCallback` does it before training.
+
+        Args:
+            data: The data module, after its ``setup``.
+            device: Where the teacher runs.
+
+        Raises:
+            UserError: See :func:`~ppssl.ais.bank.open_bank` and :meth:`~ppssl.ais.corpus.TextCorpus.load`.
+        """
+        corpus = TextCorpus.load(self.corpus, self.corpus_column, data.classes)
+        bank = open_bank(
+            self.teacher,
+            corpus,
+            data,
+            views=self.teacher_views,
+            folder=self.bank_dir,
+            memory_map=self.memory_map,
+            device=device,
+        )
+        self.attach(bank)
+        if self.online:
+            self.targets.online = load_teacher(self.teacher).to(device)
+
+    def attach(self, bank: TextBank) -> None:
+        """Train with this bank. It is no part of the module: neither checkpoints nor DDP see it."""
+        if self.top_k is not None and self.top_k > len(bank.texts):
+            raise UserError(
+                f"`top_k` is {self.top_k}, and the corpus has {len(bank.texts)} descriptions: at most all of them."
+            )
+        self._teacher_dim = bank.texts.shape[1]
+        self._targets = make_targets(
+            bank,
+            teacher_temperature=self.teacher_temperature,
+            perplexity=self.perplexity,
+            centre_hubs=self.centre_hubs,
+            top_k=self.top_k,
+            control=self.control,
+        )
+        rank_zero_info(
+            f"AIS: {len(bank.texts)} descriptions, tau_T {self._targets.temperature:.3g} ({self.teacher})."
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """The teacher's dimension, with which a checkpoint's head is made again."""
+        return {} if self._teacher_dim is None else {"teacher_dim": self._teacher_dim}
+
+    def restore_sizes(self, sizes: Mapping[str, int]) -> None:
+        """See :meth:`sizes`."""
+        self._teacher_dim = sizes["teacher_dim"]
+
+    def build(self, encoder: EncoderInfo) -> None:
+        """Make the head; the bank has told e."""
+        if self._teacher_dim is None:
+            raise UserError(
+                "AIS has no bank yet: train with a Trainer and a data module of ppssl, or call `prepare(data)` first."
+            )
+        self.student = StudentHead(encoder.dim, self._teacher_dim, self.head)
+        if self._targets is not None:
+            self._targets.mean, self._targets.std = encoder.mean, encoder.std
+
+    def callbacks(self) -> list[Callback]:
+        """The one that makes the bank, logs and draws."""
+        from ppssl.ais.callback import AISCallback
+
+        return [AISCallback()]
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    @property
+    def targets(self) -> Targets:
+        """The teacher's side.
+
+        Raises:
+            RuntimeError: There is no bank yet.
+        """
+        if self._targets is None:
+            raise RuntimeError("AIS has no bank: call `prepare(data)` before training.")
+        return self._targets
+
+    def weight(self, progress: float) -> float:
+        """lambda_A(t): rises linearly over the warm-up."""
+        if progress >= self.warmup_fraction:
+            return self.loss_weight
+        return self.loss_weight * progress / self.warmup_fraction
+
+    def forward(self, step: TrainingStep) -> LossTerm:
+        """KL(P || Q) of each image, ``(B,)`` float32."""
+        targets = self.targets
+        s, v = self.student(step.embedding), targets.embeddings(step)
+        tau = self.student.temperature
+        if self.control == "embedding":  # tau_S takes part, or DDP would wait for its gradient
+            return LossTerm(1 - torch.einsum("be,bke->bk", s, v).mean(dim=1) + 0 * tau)
+        p = targets.probabilities(v)
+        log_q = student_log_probabilities(s, targets.texts, temperature=tau)
+        return LossTerm(F.kl_div(log_q, p, reduction="none").sum(dim=1), self._logs(p, log_q, tau))
+
+    def _logs(self, p: Tensor, log_q: Tensor, tau: Tensor) -> dict[str, Tensor]:
+        """Entropies over log M, tau_S, and how often student and teacher name the same description first."""
+        p, log_q = p.detach(), log_q.detach()
+        most = math.log(p.shape[1])
+        self.last_choice = log_q.argmax(dim=1)
+        return {
+            "entropy_teacher": torch.special.entr(p).sum(dim=1).mean() / most,
+            "entropy_student": torch.special.entr(log_q.exp()).sum(dim=1).mean() / most,
+            "tau_student": tau.detach(),
+            "agreement": (self.last_choice == p.argmax(dim=1)).float().mean(),
+        }
+
+    # -- after training -------------------------------------------------------------------------------------------
+
+    def describe(
+        self, embeddings: Tensor, corpus: TextCorpus | Sequence[str] | None = None, *, k: int = 3
+    ) -> list[list[tuple[str, float]]]:
+        """Which descriptions fit, by the student alone.
+
+        Args:
+            embeddings: p, ``(B, D)``.
+            corpus: Any descriptions; ``None``: those it was trained with. Their embeddings are found in the bank, or
+                made by the teacher's text encoder.
+            k: How many, best first; at most all.
+
+        Returns:
+            For each image k pairs of a description (its first phrasing) and its probability among all.
+        """
+        if corpus is None:
+            corpus = TextCorpus.load(self.corpus, self.corpus_column)
+        corpus = corpus if isinstance(corpus, TextCorpus) else TextCorpus(corpus)
+        texts = open_bank(self.teacher, corpus, None, folder=self.bank_dir).texts
+        return ranked(self.student_sees(embeddings, texts), corpus.titles, k)
+
+    @torch.no_grad()
+    def student_sees(self, embeddings: Tensor, texts: Tensor) -> Tensor:
+        """Q, ``(B, M)`` float32, of embeddings p ``(B, D)`` over texts ``(M, e)``, without gradient."""
+        s = self.student(embeddings)
+        tau = self.student.log_temperature.exp()
+        return student_log_probabilities(s, texts.to(s.device), temperature=tau).exp()
+
+
+def ranked(probabilities: Tensor, titles: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
+    """The k likeliest titles of each row of ``(B, M)``, with their probabilities."""
+    best = probabilities.topk(min(k, len(titles)), dim=1)
+    return [
+        [(titles[j], p) for j, p in zip(numbers, values, strict=True)]
+        for numbers, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]

@@ -1,0 +1,190 @@
+"""Embeddings on disk: one safetensors file with its manifest inside, made once, found again, memory-mapped.
+
+A file is there completely or not at all. While it is made, the rows go to ``<name>.part``, which has its final layout
+from the start, and ``<name>.part.json`` says how many are done: after an interruption the rest is made. A lock beside
+it keeps other processes and runs waiting in the meantime.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_info
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ppssl.errors import UserError
+from ppssl.results import write_json
+
+__all__ = ["RowWriter", "obtain", "read_rows"]
+
+SCHEMA = 1
+_CHUNK = 16_384
+
+
+def obtain(
+    path: Path, wanted: Mapping[str, Any], make: Callable[[], None]
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """What :func:`read_rows` gives of a file; it is made first where it is not there, by one process of all.
+
+    Args:
+        path: The file.
+        wanted: What its manifest must say; ``None`` as a value: whatever it says.
+        make: Writes it, with a :class:`RowWriter`.
+    """
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path):
+            if not path.is_file():
+                make()
+                return read_rows(path, wanted)
+    rank_zero_info(f"Found the bank {path}.")
+    return read_rows(path, wanted)
+
+
+def read_rows(path: Path, wanted: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """The rows ``(N, ...)``, memory-mapped, their mean ``(e,)`` float32 without those that are 0, and the manifest.
+
+    Raises:
+        UserError: It is damaged, or its manifest says something else than wanted.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            manifest = json.loads((file.metadata() or {})["manifest"])
+            rows, mean = file.get_tensor("rows"), file.get_tensor("mean")
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"The bank {path} is damaged ({error}): remove it.") from error
+    for name, value in ({"schema": SCHEMA} | dict(wanted)).items():
+        if value is not None and manifest.get(name) != value:
+            raise UserError(
+                f"The bank {path} does not fit: its {name.replace('_', ' ')} is {manifest.get(name)}, wanted is "
+                f"{value}. Remove it, or choose another `bank_dir`."
+            )
+    return rows, mean, manifest
+
+
+class RowWriter:
+    """Writes rows in order; begins where an interrupted one stopped, if that one was making the same.
+
+    Args:
+        path: The file to make.
+        shape: Of all rows, ``(N, ..., e)``.
+        dtype: ``float16`` or ``float32``.
+        manifest: What to keep with them.
+
+    Attributes:
+        done: How many rows are written.
+
+    Raises:
+        UserError: There is no room on the disk.
+    """
+
+    def __init__(
+        self, path: Path, shape: tuple[int, ...], dtype: str, manifest: Mapping[str, Any]
+    ) -> None:
+        self.path, self.part = path, path.with_name(path.name + ".part")
+        self.progress = path.with_name(path.name + ".part.json")
+        self.manifest = {"schema": SCHEMA, "dtype": dtype, "shape": list(shape)} | dict(manifest)
+        self.done = self._resume()
+        header, size = _header(shape, dtype, self.manifest)
+        if self.done == 0:
+            self._allocate(header, size)
+        self.start, self.shape, self.dtype = 8 + len(header), shape, np.dtype(dtype)
+        self.file = self.part.open("r+b")
+        self.file.seek(self.start + self.done * math.prod(shape[1:]) * self.dtype.itemsize)
+
+    def write(self, rows: Tensor) -> None:
+        """Add rows ``(n, ..., e)``, on any device and of any floating type."""
+        self.file.write(rows.cpu().numpy().astype(self.dtype).tobytes())
+        self.done += len(rows)
+
+    def save(self) -> None:
+        """Make sure that what is written survives."""
+        self._sync()
+        write_json(self.progress, {"done": self.done, "manifest": self.manifest})
+
+    def commit(self) -> None:
+        """Put the finished file in its place."""
+        if self.done != self.shape[0]:
+            raise ValueError(f"{self.done} of {self.shape[0]} rows are written.")
+        self.file.flush()
+        self.file.write(self._mean().tobytes())
+        self._sync()
+        self.file.close()
+        os.replace(self.part, self.path)
+        self.progress.unlink(missing_ok=True)
+
+    def _sync(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def _mean(self) -> np.ndarray:
+        """The mean of all embeddings that are not 0, ``(e,)`` float32, a part at a time."""
+        total, count, dim = np.zeros(self.shape[-1]), 0, self.shape[-1]
+        left = math.prod(self.shape[:-1])
+        with self.part.open("rb") as file:
+            file.seek(self.start)
+            while left:
+                n = min(left, _CHUNK)
+                part = np.frombuffer(file.read(n * dim * self.dtype.itemsize), self.dtype)
+                part = part.reshape(n, dim).astype(np.float32)
+                total += part.sum(axis=0, dtype=np.float64)
+                count += int(part.any(axis=1).sum())
+                left -= n
+        return (total / max(count, 1)).astype(np.float32)
+
+    def _resume(self) -> int:
+        try:
+            state = json.loads(self.progress.read_text())
+        except (OSError, ValueError):
+            return 0
+        same = state["manifest"] == json.loads(json.dumps(self.manifest))
+        return int(state["done"]) if same and self.part.is_file() else 0
+
+    def _allocate(self, header: bytes, size: int) -> None:
+        free = shutil.disk_usage(self.path.parent).free
+        if size > free:
+            raise UserError(
+                f"The bank {self.path} takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: make room, or "
+                "choose another `bank_dir`."
+            )
+        with self.part.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(8 + len(header) + size)
+
+
+def _header(shape: tuple[int, ...], dtype: str, manifest: Mapping[str, Any]) -> tuple[bytes, int]:
+    """The JSON that a safetensors file begins with, and how many bytes follow. The library writes whole files only."""
+    rows = math.prod(shape) * np.dtype(dtype).itemsize
+    end = rows + 4 * shape[-1]
+    names = {"float16": "F16", "float32": "F32"}
+    content = {
+        "__metadata__": {"manifest": json.dumps(manifest)},
+        "rows": {"dtype": names[dtype], "shape": list(shape), "data_offsets": [0, rows]},
+        "mean": {"dtype": "F32", "shape": [shape[-1]], "data_offsets": [rows, end]},
+    }
+    text = json.dumps(content).encode()
+    return text.ljust(-(-len(text) // 8) * 8), end
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        rank_zero_info(f"Another process makes {path}: waiting for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

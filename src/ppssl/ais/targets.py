@@ -1,0 +1,109 @@
+"""What the teacher says of a batch: from the bank, or online; and what the experiments put in its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ppssl.ais.bank import TextBank
+from ppssl.ais.teacher import Teacher
+from ppssl.functional import perplexity_temperature, teacher_probabilities
+from ppssl.plugin import TrainingStep
+from ppssl.randomness import generator, torch_seed
+
+__all__ = ["Control", "Targets", "make_targets"]
+
+Control = Literal["none", "embedding", "random_texts", "shuffled_images"]
+
+
+@dataclass
+class Targets:
+    """The teacher's side of the loss. No module: neither checkpoints nor DDP see it; it follows the batch's device.
+
+    Attributes:
+        titles: A text for each description.
+        texts: T, ``(M, e)`` float32.
+        hubs: ``(M,)`` mean similarities that are subtracted, or ``None``.
+        temperature: tau_T.
+        top_k: How many descriptions P keeps, or ``None``.
+        images: v, ``(N, k, e)`` float16, by ``index - first_index``.
+        first_index: The index of the first row.
+        online: The teacher itself, which then sees the views.
+        mean: What each channel of the views was normalised with.
+        std: Likewise.
+    """
+
+    titles: list[str]
+    texts: Tensor
+    hubs: Tensor | None
+    temperature: float
+    top_k: int | None
+    images: Tensor
+    first_index: int
+    online: Teacher | None = None
+    mean: tuple[float, ...] = (0, 0, 0)
+    std: tuple[float, ...] = (1, 1, 1)
+
+    def embeddings(self, step: TrainingStep) -> Tensor:
+        """V of the batch, ``(B, k, e)`` float32 on the device of the student's embeddings, no gradient."""
+        device = step.embedding.device
+        if self.online is not None:
+            mean, std = (
+                torch.tensor(m, device=device).view(3, 1, 1) for m in (self.mean, self.std)
+            )
+            return self.online.embed_views(step.image.detach() * std + mean)[:, None].clone()
+        return self.lookup(step.batch["index"]).to(device)
+
+    def lookup(self, index: Tensor) -> Tensor:
+        """V of images by their index, ``(B, k, e)`` float32, from the bank."""
+        rows = index.to(self.images.device) - self.first_index
+        return self.images[rows].float()
+
+    def probabilities(self, v: Tensor) -> Tensor:
+        """P, ``(B, M)`` float32, on v's device."""
+        if self.texts.device != v.device:
+            self.texts = self.texts.to(v.device)
+            self.hubs = None if self.hubs is None else self.hubs.to(v.device)
+        return teacher_probabilities(
+            v, self.texts, temperature=self.temperature, hubs=self.hubs, top_k=self.top_k
+        )
+
+
+def make_targets(
+    bank: TextBank,
+    *,
+    teacher_temperature: float | Literal["auto", "own"] = "auto",
+    perplexity: float = 0.1,
+    centre_hubs: bool = True,
+    top_k: int | None = None,
+    control: Control = "none",
+) -> Targets:
+    """The teacher's side, by METHOD D5 and D6; the arguments are those of :class:`~ppssl.ais.plugin.AIS`."""
+    if bank.images is None or bank.mean is None:
+        raise ValueError("A bank of texts alone cannot teach: open it with the data.")
+    texts, images = bank.texts, bank.images
+    if control == "random_texts":
+        texts = _orthogonal(*texts.shape)
+    if control == "shuffled_images":
+        order = generator(0, "shuffled images").permutation(len(images))
+        images = images[torch.from_numpy(order)]
+    hubs = bank.mean @ texts.T if centre_hubs else None
+    tau = bank.temperature if teacher_temperature == "own" else teacher_temperature
+    if tau == "auto":
+        similarities = bank.sample() @ texts.T
+        similarities = similarities if hubs is None else similarities - hubs
+        tau = perplexity_temperature(similarities, max(perplexity * len(texts), 1.1))
+    return Targets(bank.corpus.titles, texts, hubs, float(tau), top_k, images, bank.first_index)
+
+
+def _orthogonal(count: int, dim: int) -> Tensor:
+    """Random directions, ``(count, dim)``, L2-normalised; each ``dim`` of them are orthogonal to each other."""
+    draw = torch.Generator().manual_seed(torch_seed(0, "random texts"))
+    blocks = [
+        torch.linalg.qr(torch.randn(dim, dim, generator=draw))[0] for _ in range(-(-count // dim))
+    ]
+    return F.normalize(torch.cat(blocks)[:count], dim=1)

@@ -1,0 +1,1 @@
+"""Pictures. Knows torch, numpy and matplotlib, and nothing of training."""

@@ -1,0 +1,185 @@
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ppssl import FolderDataModule, UserError
+from ppssl.ais import bank as bank_module
+from ppssl.ais.bank import FixedCrops, bank_folder, embed_corpus, open_bank
+from ppssl.ais.clip import CLIPTeacher
+from ppssl.ais.corpus import TextCorpus
+from ppssl.ais.teacher import Teacher
+
+CORPUS = TextCorpus(["red", "green one", "blue"])
+
+
+def _data(folder: Path, **kwargs: str) -> FolderDataModule:
+    data = FolderDataModule(
+        str(folder), image_size=16, batch_size=5, num_workers=0, seed=0, **kwargs
+    )
+    data.setup()
+    return data
+
+
+def _no_teacher(name: str) -> Teacher:
+    raise AssertionError("the teacher is not needed")
+
+
+def test_it_holds_what_the_teacher_says(clip_folder: Path, banks: Path, image_folder: Path) -> None:
+    data, teacher = _data(image_folder), CLIPTeacher(str(clip_folder))
+    bank = open_bank(str(clip_folder), CORPUS, data)
+    images = [data.sources["train"].load(i) for i in range(data.num_train)]
+    v = teacher.embed_images(torch.stack([teacher.transform(image) for image in images]))
+    torch.testing.assert_close(bank.images[:, 0], v.half())
+    torch.testing.assert_close(bank.texts, teacher.embed_texts(CORPUS.titles))
+    torch.testing.assert_close(bank.mean, v.half().float().mean(dim=0), atol=1e-6, rtol=1e-5)
+    assert bank.temperature == pytest.approx(teacher.temperature)
+    assert len(list(banks.rglob("*.safetensors"))) == 2
+
+
+def test_found_again_without_the_teacher(
+    clip_folder: Path,
+    banks: Path,
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "clip"
+    shutil.copytree(clip_folder, folder)
+    first = open_bank(str(folder), CORPUS, _data(image_folder))
+    monkeypatch.setattr(bank_module, "load_teacher", _no_teacher)
+    shutil.rmtree(folder)
+    again = open_bank(str(folder), CORPUS, _data(image_folder), memory_map=False)
+    torch.testing.assert_close(again.images, first.images)
+    torch.testing.assert_close(again.texts, first.texts)
+    moved = image_folder.rename(tmp_path / "elsewhere")
+    open_bank(str(folder), CORPUS, _data(moved))
+    with pytest.raises(AssertionError, match="is not needed"):
+        open_bank(str(folder), TextCorpus(["another", "corpus"]), _data(moved))
+    Image.new("RGB", (40, 40)).save(moved / "train" / "class0" / "new.png")
+    with pytest.raises(AssertionError, match="is not needed"):
+        open_bank(str(folder), CORPUS, _data(moved))
+
+
+def test_another_corpus_costs_no_pass_over_the_images(
+    clip_folder: Path, banks: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_bank(str(clip_folder), CORPUS, _data(image_folder))
+
+    def fails(self: CLIPTeacher, pixels: Tensor) -> Tensor:
+        raise AssertionError("an image was embedded")
+
+    monkeypatch.setattr(CLIPTeacher, "embed_images", fails)
+    other = open_bank(str(clip_folder), TextCorpus(["one", "two"]), _data(image_folder))
+    assert len(other.texts) == 2
+
+
+def test_a_changed_teacher_is_refused(
+    clip_folder: Path, banks: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "clip"
+    shutil.copytree(clip_folder, folder)
+    open_bank(str(folder), CORPUS, _data(image_folder))
+    config = folder / "preprocessor_config.json"
+    config.write_text(config.read_text().replace("16", "24"))
+    with pytest.raises(UserError, match=r"does not fit: its teacher hash is .* Remove it"):
+        open_bank(str(folder), CORPUS, _data(image_folder))
+
+
+def test_an_interrupted_pass_goes_on(
+    clip_folder: Path, banks: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    embed = CLIPTeacher.embed_images
+
+    def interrupted(self: CLIPTeacher, pixels: Tensor) -> Tensor:
+        seen.append(len(pixels))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return embed(self, pixels)
+
+    monkeypatch.setattr(CLIPTeacher, "embed_images", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_bank(str(clip_folder), CORPUS, _data(image_folder))
+    bank = open_bank(str(clip_folder), CORPUS, _data(image_folder))
+    assert seen == [5, 5, 5, 5, 5, 4]  # 24 images: 10 before, the third batch twice
+    monkeypatch.setattr(CLIPTeacher, "embed_images", embed)
+    straight = open_bank(str(clip_folder), CORPUS, _data(image_folder), folder=str(banks / "b"))
+    torch.testing.assert_close(bank.images, straight.images)
+    torch.testing.assert_close(bank.mean, straight.mean)
+
+
+def test_broken_images(clip_folder: Path, banks: Path, image_folder: Path) -> None:
+    (image_folder / "train" / "class1" / "3.png").write_text("no image")
+    with pytest.raises(UserError, match=r"3\.png"):
+        open_bank(str(clip_folder), CORPUS, _data(image_folder))
+    with pytest.warns(UserWarning, match=r"Skipped .*3\.png"):
+        bank = open_bank(str(clip_folder), CORPUS, _data(image_folder, on_error="skip"))
+    empty = ~bank.images.any(dim=-1)[:, 0]
+    assert empty.nonzero().ravel().tolist() == [11]  # 8 of class 0, the fourth of class 1
+    torch.testing.assert_close(bank.mean, bank.images[~empty, 0].float().mean(dim=0))
+    assert len(bank.sample()) == 23
+
+
+def test_crops(clip_folder: Path, banks: Path, image_folder: Path) -> None:
+    data = _data(image_folder)
+    one = open_bank(str(clip_folder), CORPUS, data)
+    three = open_bank(str(clip_folder), CORPUS, data, views=3)
+    assert three.images.shape == (24, 3, 8)
+    torch.testing.assert_close(three.images[:, :1], one.images)
+    assert (three.images[:, 1] != one.images[:, 0]).any()
+    sizes: list[tuple[int, int]] = []
+    crops = FixedCrops(lambda image: sizes.append(image.size) or torch.zeros(1), 4)
+    crops(Image.new("RGB", (200, 100)))
+    assert sizes[0] == (200, 100)
+    assert all(0.45 < w * h / 20_000 <= 1 and abs(w - 2 * h) <= 2 for w, h in sizes[1:])
+
+
+class Letters(Teacher):
+    """Embeds a text as its counts of a, b and c, and reads 12 characters."""
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        assert all(map(self.fits, texts))
+        counts = [[text.count(letter) for letter in "abc"] for text in texts]
+        return F.normalize(torch.tensor(counts, dtype=torch.float32), dim=1)
+
+    def fits(self, text: str) -> bool:
+        return len(text) <= 12
+
+    def to(self, device: torch.device | str) -> "Letters":
+        return self
+
+
+def test_phrasings_are_averaged() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        texts = embed_corpus(Letters(), TextCorpus([["a", "b"], ["c"], ["a", "a."]]))
+    half = 2**-0.5
+    expected = torch.tensor([[half, half, 0], [0, 0, 1], [1, 0, 0]])
+    torch.testing.assert_close(texts, expected)
+
+
+def test_long_texts_are_split() -> None:
+    corpus = TextCorpus(["aaaa aaaa. bbbb bbbb.", "c", "aaa bbb aaa bbb aaa bbb"])
+    with pytest.warns(UserWarning, match="2 texts are longer than the text encoder reads"):
+        texts = embed_corpus(Letters(), corpus)
+    half = 2**-0.5
+    torch.testing.assert_close(texts[0], torch.tensor([half, half, 0]))
+    assert texts[2, :2].min() > 0.5  # runs of words, of which no letter is lost
+
+
+def test_where_banks_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("PPSSL_CACHE", raising=False)
+    assert bank_folder() == Path.home() / ".cache" / "ppssl" / "banks"
+    monkeypatch.setenv("PPSSL_CACHE", str(tmp_path))
+    assert bank_folder() == tmp_path / "banks"
+    assert bank_folder(str(tmp_path / "own")) == tmp_path / "own"

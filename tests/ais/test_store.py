@@ -1,0 +1,156 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ppssl.ais import store
+from ppssl.ais.store import RowWriter, obtain, read_rows
+from ppssl.errors import UserError
+
+
+def _write(path: Path, rows: torch.Tensor, **manifest: str) -> None:
+    writer = RowWriter(path, tuple(rows.shape), "float16", manifest)
+    writer.write(rows[writer.done :])
+    writer.commit()
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    rows = torch.randn(10, 2, 4)
+    rows[3] = 0  # could not be read
+    path = tmp_path / "a.safetensors"
+    _write(path, rows, teacher="x")
+    read, mean, manifest = read_rows(path, {"teacher": "x"})
+    torch.testing.assert_close(read, rows.half())
+    kept = torch.cat([rows[:3], rows[4:]]).half().float().flatten(0, 1)
+    torch.testing.assert_close(mean, kept.mean(dim=0))
+    assert manifest | {"schema": 1, "shape": [10, 2, 4], "dtype": "float16"} == manifest
+    torch.testing.assert_close(load_file(path)["rows"], read)  # a plain safetensors file
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors"]
+
+
+def test_an_interrupted_one_goes_on(tmp_path: Path) -> None:
+    rows, path = torch.randn(10, 1, 4), tmp_path / "a.safetensors"
+    first = RowWriter(path, (10, 1, 4), "float16", {"teacher": "x"})
+    first.write(rows[:6])
+    first.save()
+    first.write(rows[6:8] * 0 + 9)  # written, but never saved as done
+    assert not path.exists()
+    second = RowWriter(path, (10, 1, 4), "float16", {"teacher": "x"})
+    assert second.done == 6
+    second.write(rows[6:])
+    second.commit()
+    torch.testing.assert_close(read_rows(path, {})[0], rows.half())
+    other = RowWriter(tmp_path / "b.safetensors", (10, 1, 4), "float16", {"teacher": "x"})
+    other.write(rows[:6])
+    other.save()
+    changed = RowWriter(tmp_path / "b.safetensors", (10, 1, 4), "float16", {"teacher": "y"})
+    assert changed.done == 0
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    _write(path, torch.randn(3, 1, 4), teacher_hash="old")
+    with pytest.raises(UserError, match=r"its teacher hash is old, wanted is new\. Remove it"):
+        read_rows(path, {"teacher_hash": "new"})
+    read_rows(path, {"teacher_hash": None})  # not known: not verified
+
+
+@pytest.mark.parametrize("damage", ["torn", "text", "foreign"])
+def test_damaged_files(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.safetensors"
+    _write(path, torch.randn(3, 1, 4))
+    if damage == "torn":
+        path.write_bytes(path.read_bytes()[:-5])
+    elif damage == "text":
+        path.write_text("no safetensors at all")
+    else:
+        from safetensors.torch import save_file
+
+        save_file({"rows": torch.zeros(2)}, path)
+    with pytest.raises(UserError, match=r"is damaged .*: remove it"):
+        read_rows(path, {})
+
+
+def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 1_000})
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"takes 0.4 GB, and 0.0 GB are free: make room"):
+        RowWriter(tmp_path / "a", (200_000, 1, 1000), "float16", {})
+
+
+MAKER = """
+import sys, time, torch
+from pathlib import Path
+from ppssl.ais.store import RowWriter, obtain
+path, log = Path(sys.argv[1]), Path(sys.argv[2])
+def make():
+    with log.open("a") as file:
+        file.write("made\\n")
+    writer = RowWriter(path, (4, 1, 2), "float16", {})
+    time.sleep(0.5)
+    writer.write(torch.ones(4, 1, 2))
+    writer.commit()
+print(float(obtain(path, {}, make)[0].sum()))
+"""
+
+
+def test_of_two_at_once_one_makes_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MAKER, str(tmp_path / "a"), str(tmp_path / "log")]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [run.communicate(timeout=120)[0].strip() for run in runs] == ["8.0", "8.0"]
+    assert (tmp_path / "log").read_text() == "made\n"
+
+
+def test_a_killed_maker_leaves_no_lock(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    program = (
+        "import os; from pathlib import Path; from ppssl.ais.store import obtain; "
+        f"obtain(Path({str(path)!r}), {{}}, lambda: os._exit(9))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
+    rows = torch.ones(2, 1, 2)
+    obtain(path, {}, lambda: _write(path, rows))
+    torch.testing.assert_close(read_rows(path, {})[0], rows.half())
+
+
+MILLION = """
+import json, resource, sys, numpy as np, torch
+from pathlib import Path
+from ppssl.ais.store import RowWriter, read_rows
+path = Path(sys.argv[1])
+writer = RowWriter(path, (1_000_000, 1, 512), "float16", {})
+block = torch.randn(10_000, 1, 512)
+for i in range(100):
+    writer.write(block)
+writer.commit()
+del writer
+rows, mean, _ = read_rows(path, {})
+total = 0.0
+for i in range(0, 1_000_000, 100_000):
+    total += float(rows[torch.randint(i, i + 100_000, (256,))].float().sum())
+print(json.dumps({"max_rss_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+                  "shape": list(rows.shape)}))
+"""
+
+
+@pytest.mark.slow
+def test_a_million_images_from_disk(tmp_path: Path) -> None:
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MILLION, str(tmp_path / "a")]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    used = json.loads(done.stdout)
+    assert used["shape"] == [1_000_000, 1, 512]
+    assert used["max_rss_kib"] < 2e9 / 1024
+
+
+def test_mean_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_CHUNK", 4)
+    rows = torch.randn(11, 1, 3)
+    _write(tmp_path / "a", rows)
+    expected = rows.half().double().mean(dim=0)[0].float()
+    torch.testing.assert_close(read_rows(tmp_path / "a", {})[1], expected)
