@@ -26,6 +26,12 @@ def _no_global_seed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     os.environ.pop("PL_GLOBAL_SEED", None)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Banks of the tests are kept among their files."""
+    monkeypatch.setenv("PPSSL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
     """A folder with `train` (3 classes of 8) and `test` (3 of 4): one colour a class, with noise."""

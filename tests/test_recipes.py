@@ -5,11 +5,12 @@ import torch
 import yaml
 
 from ppssl.measure.ablate import load_study
-from ppssl.recipes import build_recipe, recipe_path
+from ppssl.recipes import add_plugins, build_recipe, recipe_path
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 STUDIES = sorted((EXPERIMENTS / "ablation").glob("*.yaml"))
-RECIPES = sorted(set(EXPERIMENTS.rglob("*.yaml")) - set(STUDIES))
+TEACHER = set((EXPERIMENTS / "teacher").glob("*.yaml"))  # settings of its own script
+RECIPES = sorted(set(EXPERIMENTS.rglob("*.yaml")) - set(STUDIES) - TEACHER)
 STEP = [
     "--trainer.max_steps=1",
     "--trainer.limit_val_batches=1",
@@ -78,3 +79,24 @@ def test_the_launchers_settings_become_the_trainers_defaults(
     assert build_recipe("ppssl:folder/pretrain", quiet).trainer.precision == "bf16-mixed"
     explicit = build_recipe("ppssl:folder/pretrain", [*quiet, "--trainer.precision=32-true"])
     assert explicit.trainer.precision == "32-true"
+
+
+def test_an_option_of_a_plugin_adds_the_plugin(tmp_path: Path) -> None:
+    corpus = "--model.plugins.ais.corpus=x"
+    added = ["--model.plugins.ais=ppssl.AIS", corpus]
+    assert add_plugins(["--lr=1", corpus, "--model.plugins.ais.top_k=3"]) == [
+        "--lr=1",
+        *added,
+        "--model.plugins.ais.top_k=3",
+    ]
+    long = "--model.init_args.plugins.ais.corpus=x"
+    assert add_plugins([long]) == ["--model.init_args.plugins.ais=ppssl.AIS", long]
+    named = ["--model.plugins.ais=mine.AIS", corpus]
+    assert add_plugins(named) == named
+    config = tmp_path / "c.yaml"
+    config.write_text("model: {init_args: {plugins: {ais: {class_path: ppssl.AIS}}}}")
+    assert add_plugins(["--config", str(config), corpus]) == ["--config", str(config), corpus]
+    assert add_plugins([f"--config={config}", corpus]) == [f"--config={config}", corpus]
+    config.write_text("model: {init_args: {plugins: null}}")
+    assert add_plugins(["--config", str(config), corpus]) == ["--config", str(config), *added]
+    assert add_plugins(["--model.plugins.other.corpus=x"]) == ["--model.plugins.other.corpus=x"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from ppssl.ais.bank import TextBank, open_bank
@@ -160,18 +161,21 @@ class AIS(LossPlugin):
             UserError: See :func:`~ppssl.ais.bank.open_bank` and :meth:`~ppssl.ais.corpus.TextCorpus.load`.
         """
         corpus = TextCorpus.load(self.corpus, self.corpus_column, data.classes)
-        bank = open_bank(
-            self.teacher,
-            corpus,
-            data,
-            views=self.teacher_views,
-            folder=self.bank_dir,
-            memory_map=self.memory_map,
-            device=device,
-        )
-        self.attach(bank)
-        if self.online:
-            self.targets.online = load_teacher(self.teacher).to(device)
+        with (
+            isolate_rng()
+        ):  # loading a model draws random numbers: with or without, the run is the same
+            bank = open_bank(
+                self.teacher,
+                corpus,
+                data,
+                views=self.teacher_views,
+                folder=self.bank_dir,
+                memory_map=self.memory_map,
+                device=device,
+            )
+            self.attach(bank)
+            if self.online:
+                self.targets.online = load_teacher(self.teacher).to(device)
 
     def attach(self, bank: TextBank) -> None:
         """Train with this bank. It is no part of the module: neither checkpoints nor DDP see it."""
