@@ -7,9 +7,11 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from ppssl import PPSSL, FolderDataModule, UserError
+from ppssl import PPSSL, FolderDataModule, SyntheticDataModule, UserError
+from ppssl.data.bird_scene import NUISANCES
 from ppssl.downstream.embed import embed
 from ppssl.downstream.evaluate import evaluate
+from ppssl.encoder import resnet_small
 from ppssl.results import unpack_bits
 
 
@@ -77,3 +79,16 @@ def test_no_labels_is_said(image_folder: Path, tmp_path: Path) -> None:
         path.rename(flat / f"{i}.png")
     with pytest.raises(UserError, match="no training image has a label"):
         evaluate(_model(), _data(flat))
+
+
+def test_nuisances_are_probed_where_they_are_known() -> None:
+    data = SyntheticDataModule(
+        train_size=600, test_size=200, image_size=32, num_workers=0, batch_size=40
+    )
+    torch.manual_seed(0)
+    metrics = evaluate(resnet_small(width=8), data).metrics
+    names = {f"nuisance-{name}" for name in NUISANCES}
+    assert {name for name in metrics if name.startswith("nuisance-")} == names
+    assert metrics["nuisance"] == pytest.approx(np.mean([metrics[name] for name in names]))
+    assert metrics["nuisance-background_hue"] > 0.4  # the colour of most pixels shows in any features
+    assert abs(metrics["nuisance-light_angle"]) < 0.1

@@ -62,6 +62,8 @@ class SyntheticBirds(ImageSource):
         birds: The classes' attributes; labels index this list.
     """
 
+    nuisance_names = NUISANCES
+
     def __init__(
         self,
         size: int = 4000,

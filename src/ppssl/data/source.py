@@ -20,10 +20,12 @@ class ImageSource(ABC):
     Attributes:
         labels: ``(N,)`` int64, 0-based, ``UNKNOWN`` where there is none.
         classes: Class names; ``labels`` index this list. Empty where no label is known.
+        nuisance_names: What :meth:`nuisances` tells; empty where nothing is known.
     """
 
     labels: np.ndarray
     classes: list[str]
+    nuisance_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,6 +41,10 @@ class ImageSource(ABC):
     def fingerprint(self) -> str:
         """A hash that is another one when the images are: of their names, unless a subclass knows better."""
         return digest(self.name(i) for i in range(len(self)))
+
+    def nuisances(self) -> np.ndarray:
+        """What varies from image to image and says nothing of the class, ``(N, K)``, by ``nuisance_names``."""
+        return np.empty((len(self), len(self.nuisance_names)), dtype=np.float32)
 
     def annotations(self, i: int) -> dict[str, Tensor]:
         """What else is known of image ``i`` (boxes, part masks, nuisance values), by name; empty by default."""

@@ -18,6 +18,7 @@ from ppssl.data.labels import held_out
 from ppssl.downstream.embed import Embeddings, embed
 from ppssl.downstream.knn import knn_neighbours, knn_vote
 from ppssl.downstream.linear import logistic_regression_probe
+from ppssl.downstream.nuisance import nuisance_probe
 from ppssl.downstream.rankme import rankme
 from ppssl.downstream.retrieval import per_query_retrieval
 from ppssl.encoder import load_encoder
@@ -44,7 +45,9 @@ def evaluate(
         device: Where the encoder runs; ``"auto"``: a GPU if there is one.
 
     Returns:
-        ``knn-1``, ``knn-5``, ``knn-20``, ``linear`` (top-1), ``rank-1``, ``rank-5``, ``mAP`` in [0, 1], and ``rankme``.
+        ``knn-1``, ``knn-5``, ``knn-20``, ``linear`` (top-1), ``rank-1``, ``rank-5``, ``mAP`` in [0, 1], and ``rankme``;
+        where the data set knows nuisances, ``nuisance-<name>`` of each and their mean ``nuisance``
+        (:func:`~ppssl.downstream.nuisance.nuisance_probe`).
 
     Raises:
         UserError: No labels, or the checkpoint cannot be read.
@@ -74,6 +77,7 @@ def evaluate(
     timm_model.to(was_on)
     seed = resolve_seed(data.seed)
     metrics, hits = measure(gallery, queries, seed=seed)
+    metrics |= _nuisances(gallery, queries, data, split)
     return Results(
         metrics=metrics,
         units={name: "dimensions" if name == "rankme" else "fraction" for name in metrics},
@@ -112,6 +116,22 @@ def _linear(gallery: Embeddings, features: Tensor, *, seed: int) -> Tensor:
     return logistic_regression_probe(
         gallery.features, gallery.labels, features, held_out=val
     ).predictions
+
+
+def _nuisances(
+    gallery: Embeddings, queries: Embeddings, data: FineGrainedDataModule, split: str
+) -> dict[str, float]:
+    """How well scene, light and pose can still be read off; nothing where they are not known."""
+    names = data.sources["train"].nuisance_names
+    if not names:
+        return {}
+    train, test = (
+        data.sources[part].nuisances()[rows.index.numpy() - data.offset(part)]
+        for part, rows in (("train", gallery), (split, queries))
+    )
+    skill = nuisance_probe(gallery.features, train, queries.features, test, names=names)
+    found = {f"nuisance-{name}": value for name, value in skill.items()}
+    return found | {"nuisance": float(np.mean(list(skill.values())))}
 
 
 def _config(model: Any, data: FineGrainedDataModule) -> dict[str, Any]:
