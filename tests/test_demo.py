@@ -1,10 +1,13 @@
 import json
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from ppssl.cli import main
 
 
-def test_demo_leaves_checkpoint_json_and_events(tmp_path: Path, capsys: object) -> None:
+def test_demo_leaves_checkpoint_json_and_events(tmp_path: Path, caplog: Any) -> None:
     tiny = [
         "--data.train_size=80",
         "--data.test_size=40",
@@ -20,3 +23,7 @@ def test_demo_leaves_checkpoint_json_and_events(tmp_path: Path, capsys: object) 
     assert content["before"]["metrics"].keys() == content["after"]["metrics"].keys()
     assert content["before"]["metrics"] != content["after"]["metrics"]
     assert list(tmp_path.rglob("events.out.tfevents*"))
+    assert "plugins.ais.student.log_temperature" in torch.load(content["checkpoint"])["state_dict"]
+    again = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0"]
+    assert main(["demo", "--out", str(tmp_path), "--seed", "3", *tiny, *quiet, *again]) == 0
+    assert "Found the bank" in caplog.text
