@@ -1,19 +1,28 @@
 """The losses as pure functions of tensors: values per sample, no reduction, no logging, no trainer."""
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "Reference",
+    "image_gradcam",
     "info_nce",
     "info_nce_logits",
     "perplexity_temperature",
+    "saliency_kl",
+    "saliency_target",
     "student_log_probabilities",
     "teacher_probabilities",
     "text_bank_distillation",
 ]
+
+Reference = Literal["zero", "blur", "gradient"]
+"""What an image's attribution is measured from (METHOD D9)."""
 
 
 def info_nce_logits(
@@ -134,7 +143,7 @@ def text_bank_distillation(
     """Distillation over a text bank, ``KL(P || Q)`` of each image (METHOD, "AIS"; F3, F10).
 
     Args:
-        student: s; see :func:`student_log_probabilities`.
+        student: s; see :func:`student_log_probabilities`, as ``texts`` and ``student_temperature``.
         teacher: v; see :func:`teacher_probabilities`, as the rest.
         texts: T.
         student_temperature: tau_S.
@@ -171,10 +180,110 @@ def perplexity_temperature(similarities: Tensor, perplexity: float) -> float:
     low, high = math.log(1e-5), math.log(1e3)
     for _ in range(60):
         middle = (low + high) / 2
-        log_p = (values / math.exp(middle)).log_softmax(dim=1)
-        entropy = -(log_p.exp() * log_p.clamp(min=-1e4)).sum(dim=1)
+        entropy = torch.special.entr((values / math.exp(middle)).softmax(dim=1)).sum(dim=1)
         low, high = (middle, high) if entropy.exp().mean() < perplexity else (low, middle)
     return math.exp((low + high) / 2)
+
+
+def image_gradcam(
+    objective: Tensor | Callable[[Tensor], Tensor],
+    images: Tensor,
+    reference: Reference = "zero",
+    rectify: bool = True,
+) -> Tensor:
+    """GradCAM of the image itself: ``a = sum_c (x - r)_c * d ell / dx_c`` (METHOD, "IADM"; F4, D9, D17).
+
+    The image takes the place that the feature map has in Grad-CAM without averaged gradients (HiResCAM); with a feature
+    map for ``images`` it is that, LCR's saliency (F8).
+
+    Args:
+        objective: ell of each image, ``(B,)``, with its graph down to ``images``; or what makes it of images.
+        images: x, ``(B, C, H, W)``, normalised; a tensor whose gradient can be asked for, unless ``objective`` is a
+            function.
+        reference: r. ``"zero"``: the normalised mean; ``"blur"``: a local mean of the image; ``"gradient"``: no
+            product, the sum of ``|d ell / dx_c|`` alone.
+        rectify: ReLU; otherwise the map is signed.
+
+    Returns:
+        ``(B, H, W)`` float32 (float64 for float64 images), no graph. The objective's graph stays for its own backward
+        pass, and no ``.grad`` is touched: one ``torch.autograd.grad`` of the sum over images, no hooks.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"`images` must be (B, C, H, W), got {tuple(images.shape)}.")
+    with torch.enable_grad():
+        if callable(objective):
+            images = images.detach().clone().requires_grad_()
+        values = objective(images) if callable(objective) else objective
+        if values.shape != images.shape[:1]:
+            raise ValueError(
+                f"`objective` must be (B,) = {len(images)}, got {tuple(values.shape)}."
+            )
+        (gradient,) = torch.autograd.grad(values.sum(), images, retain_graph=True)
+    dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
+    x, g = images.detach().to(dtype), gradient.to(dtype)
+    if reference == "gradient":
+        return g.abs().sum(dim=1)
+    if reference == "blur":
+        size = max(x.shape[-2:]) // 8 * 2 + 1  # a quarter of the image
+        x = x - F.avg_pool2d(x, size, stride=1, padding=size // 2, count_include_pad=False)
+    elif reference != "zero":
+        raise ValueError(f"`reference` must be 'zero', 'blur' or 'gradient', got {reference!r}.")
+    product = (x * g).sum(dim=1)
+    return product.relu() if rectify else product
+
+
+def saliency_target(
+    attribution: Tensor,
+    grid: tuple[int, int],
+    *,
+    order: Literal["pool_relu", "relu_pool"] = "pool_relu",
+    sharpen: float = 1.0,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """A*: an attribution as a distribution over a grid of cells (METHOD, "IADM"; D9, D10).
+
+    Args:
+        attribution: a, ``(B, H, W)``, signed.
+        grid: ``(gh, gw)`` cells; average pooling.
+        order: Pool, then rectify, or the other way round.
+        sharpen: gamma >= 1; A* to this power, renormalised.
+        bias: ``(gh, gw)`` > 0, what the maps of all images have in common; divided out before sharpening.
+
+    Returns:
+        ``(B, gh, gw)``, no gradient: each image sums to 1, uniform where its attribution is 0 everywhere. A constant
+        factor of the attribution changes nothing.
+    """
+    if sharpen < 1:
+        raise ValueError(f"`sharpen` must be >= 1, got {sharpen}.")
+    if order not in ("pool_relu", "relu_pool"):
+        raise ValueError(f"`order` must be 'pool_relu' or 'relu_pool', got {order!r}.")
+    a = attribution.detach()
+    a = a.relu() if order == "relu_pool" else a
+    cells = F.adaptive_avg_pool2d(a[:, None], grid)[:, 0].relu().flatten(1)
+    cells = cells if bias is None else cells / bias.flatten()
+    cells = (
+        cells / cells.amax(dim=1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
+    ) ** sharpen
+    total = cells.sum(dim=1, keepdim=True)
+    uniform = torch.full_like(cells, 1 / cells.shape[1])
+    return torch.where(total > 0, cells / total.clamp(min=1e-12), uniform).unflatten(1, grid)
+
+
+def saliency_kl(target: Tensor, log_map: Tensor) -> Tensor:
+    """How far a map is from its target: ``KL(A* || A)`` over all cells of an image (METHOD, "IADM").
+
+    Args:
+        target: A*, ``(B, gh, gw)``, sums to 1.
+        log_map: log A, ``(B, gh, gw)``, normalised over the cells; receives gradient.
+
+    Returns:
+        ``(B,)`` in nats; of each image alone.
+    """
+    if target.shape != log_map.shape or target.ndim != 3:
+        raise ValueError(
+            f"`target` and `log_map` must be (B, gh, gw), got {tuple(target.shape)} and {tuple(log_map.shape)}."
+        )
+    return F.kl_div(log_map, target.detach(), reduction="none").sum(dim=(1, 2))
 
 
 def _similarities(embeddings: Tensor, texts: Tensor) -> Tensor:

@@ -90,5 +90,7 @@ def test_nuisances_are_probed_where_they_are_known() -> None:
     names = {f"nuisance-{name}" for name in NUISANCES}
     assert {name for name in metrics if name.startswith("nuisance-")} == names
     assert metrics["nuisance"] == pytest.approx(np.mean([metrics[name] for name in names]))
-    assert metrics["nuisance-background_hue"] > 0.4  # the colour of most pixels shows in any features
+    assert (
+        metrics["nuisance-background_hue"] > 0.4
+    )  # the colour of most pixels shows in any features
     assert abs(metrics["nuisance-light_angle"]) < 0.1
