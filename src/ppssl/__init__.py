@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ppssl.downstream.evaluate import evaluate
     from ppssl.encoder import load_encoder
     from ppssl.errors import UserError
+    from ppssl.iadm.plugin import IADM
     from ppssl.module import PPSSL
     from ppssl.plugin import LossPlugin, LossTerm, TrainingStep
 
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AIS": "ppssl.ais.plugin",
+    "IADM": "ppssl.iadm.plugin",
     "PPSSL": "ppssl.module",
     "FineGrainedDataModule": "ppssl.data",
     "FolderDataModule": "ppssl.data",
@@ -32,6 +34,7 @@ _HOMES = {
 
 __all__ = [  # imported when first used, see __getattr__
     "AIS",
+    "IADM",
     "PPSSL",
     "FineGrainedDataModule",
     "FolderDataModule",

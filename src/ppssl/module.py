@@ -190,6 +190,7 @@ class PPSSL(LightningModule, Configurable):
             z=result.z,
             key=result.key,
             contrastive_loss=result.loss,
+            contrast=result.contrast,
             progress=progress,
         )
         for name, plugin in self._plugins().items():

@@ -37,6 +37,7 @@ class TrainingStep:
         z: z_q, ``(B, d)`` float32, L2-normalised, with its graph.
         key: z_k, ``(B, d)`` float32, L2-normalised, no gradient.
         contrastive_loss: L_con of each sample, ``(B,)``, with its graph.
+        contrast: L_con of other embeddings of x_q, ``(B, D) -> (B,)``, against the same keys.
         progress: How much of the training is done, in [0, 1].
     """
 
@@ -47,6 +48,7 @@ class TrainingStep:
     z: Tensor
     key: Tensor
     contrastive_loss: Tensor
+    contrast: Callable[[Tensor], Tensor]
     progress: float
 
 

@@ -34,7 +34,7 @@ __all__ = [
     "replace_values",
 ]
 
-PLUGINS = {"ais": "ppssl.AIS"}
+PLUGINS = {"ais": "ppssl.AIS", "iadm": "ppssl.IADM"}
 """The plugins of the package, by the name that makes the command line add them."""
 
 _PREFIX = "ppssl:"

@@ -40,7 +40,7 @@ def _step(index: list[int], seed: int = 0) -> TrainingStep:
     batch = {"index": torch.tensor(index)}
     nothing = torch.zeros(len(index), 1)
     image = torch.rand(len(index), 3, 8, 8, generator=draw)
-    return TrainingStep(batch, image, nothing, p, nothing, nothing, nothing, progress=0.5)
+    return TrainingStep(batch, image, nothing, p, nothing, nothing, nothing, lambda e: e, 0.5)
 
 
 def _expected(plugin: AIS, bank: TextBank, step: TrainingStep, **kwargs: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """What a contrastive objective is to :class:`ppssl.PPSSL`."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ class ContrastiveResult:
         features: Feature map and embedding of the query's view, with their graph.
         z: z_q, ``(B, d)`` float32, L2-normalised, with its graph.
         key: z_k, ``(B, d)`` float32, L2-normalised, no gradient.
+        contrast: L_con of other embeddings of the same views, ``(B, D) -> (B,)``, against the same keys.
         logs: Scalars to log, by name.
     """
 
@@ -29,6 +30,7 @@ class ContrastiveResult:
     features: Features
     z: Tensor
     key: Tensor
+    contrast: Callable[[Tensor], Tensor]
     logs: Mapping[str, Tensor] = field(default_factory=dict)
 
 

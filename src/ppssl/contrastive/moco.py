@@ -91,7 +91,7 @@ class MoCo(ContrastiveObjective):
         """InfoNCE of view 0 as query against view 1 as key; entries of the query's own image are masked."""
         query_view, key_view = batch["views"]
         features = encoder.features(query_view)
-        z = F.normalize(self.head(features.embedding).float(), dim=1)
+        z = self._normalised(features.embedding)
         key = self.keys(key_view, seed=seed)
         negatives, mask = self.queue.negatives(batch["index"])
         logits = functional.info_nce_logits(
@@ -100,8 +100,16 @@ class MoCo(ContrastiveObjective):
         loss = F.cross_entropy(
             logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="none"
         )
+
+        def contrast(embedding: Tensor) -> Tensor:
+            query = self._normalised(embedding)
+            return functional.info_nce(
+                query, key, negatives, temperature=self.temperature, mask=mask
+            )
+
         accuracy = (logits.detach().argmax(dim=1) == 0).float().mean()
-        return ContrastiveResult(loss, features, z, key, {"contrastive_accuracy": accuracy})
+        logs = {"contrastive_accuracy": accuracy}
+        return ContrastiveResult(loss, features, z, key, contrast, logs)
 
     @torch.no_grad()
     def keys(self, images: Tensor, *, seed: int) -> Tensor:
@@ -147,6 +155,9 @@ class MoCo(ContrastiveObjective):
     def _groups(self, batch_size: int) -> int:
         groups = max(2, batch_size // GROUP) if self.key_bn_groups == "auto" else self.key_bn_groups
         return min(groups, max(1, batch_size // 2))  # batch norm needs two images a group
+
+    def _normalised(self, embedding: Tensor) -> Tensor:
+        return F.normalize(self.head(embedding).float(), dim=1)
 
     def _project(self, images: Tensor) -> Tensor:
         return F.normalize(self.key_head(self.key_encoder(images)).float(), dim=1)

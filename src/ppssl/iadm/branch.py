@@ -1,0 +1,33 @@
+"""The branch that learns to predict the saliency (METHOD, "IADM"; F8's shape, D12)."""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["SaliencyBranch"]
+
+
+class SaliencyBranch(nn.Module):
+    """A of limited capacity: 1x1 convolution, GroupNorm, ReLU, maximum over its channels, softmax over the cells.
+
+    GroupNorm in place of F8's batch norm: no image looks at another (D16). The temperature of the softmax is learned.
+
+    Args:
+        channels: C of the feature map.
+        hidden: Channels of the convolution, of which the maximum is taken.
+        upscale: Each place of the feature map is split into this many cells a side, by pixel shuffle (D12).
+    """
+
+    def __init__(self, channels: int, hidden: int = 32, upscale: int = 1) -> None:
+        super().__init__()
+        if hidden < 1 or upscale < 1:
+            raise ValueError(f"`hidden` and `upscale` must be >= 1, got {hidden} and {upscale}.")
+        self.conv = nn.Conv2d(channels, hidden * upscale**2, 1)
+        self.shuffle = nn.PixelShuffle(upscale)
+        self.norm = nn.GroupNorm(1, hidden)
+        self.log_temperature = nn.Parameter(torch.zeros(()))
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """Log A: ``(B, C, h, w) -> (B, h * upscale, w * upscale)`` float32, normalised over all cells of an image."""
+        responses = self.norm(self.shuffle(self.conv(feature_map))).relu().amax(dim=1).float()
+        logits = responses / self.log_temperature.exp()
+        return logits.flatten(1).log_softmax(dim=1).unflatten(1, logits.shape[1:])

@@ -1,0 +1,192 @@
+"""IADM as a loss plugin: a branch learns on which parts of the image the contrast rests (METHOD, "IADM")."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ppssl.contrastive.distributed import gather
+from ppssl.errors import UserError
+from ppssl.functional import Reference, image_gradcam, saliency_kl, saliency_target
+from ppssl.iadm.branch import SaliencyBranch
+from ppssl.plugin import LossPlugin, LossTerm, TrainingStep
+
+if TYPE_CHECKING:
+    from ppssl.encoder import EncoderInfo
+
+__all__ = ["IADM", "attend"]
+
+_MEMORY = 0.99
+"""Of the running mean map, a step."""
+
+_CHOICES = {
+    "source": ("image", "output"),
+    "reference": ("zero", "blur", "gradient"),
+    "order": ("pool_relu", "relu_pool"),
+    "target": ("similarity", "loss"),
+    "use": ("regularise", "attend", "both"),
+}
+
+
+class IADM(LossPlugin):
+    """Image-Aided Distinction Module: ``L_IADM = mean KL(A* || A)``.
+
+    A* is the GradCAM of the query's view itself, a distribution over cells (:func:`ppssl.functional.image_gradcam`,
+    :func:`~ppssl.functional.saliency_target`); A is what a branch on the feature map predicts
+    (:class:`~ppssl.iadm.branch.SaliencyBranch`).
+
+    Args:
+        loss_weight: lambda_I.
+        start: Part of the training after which lambda_I begins to rise (D14).
+        full: Part of the training from which on it has its full value.
+        source: What the attribution is of: the ``"image"``, or the last feature map, ``"output"`` (D15; F8).
+        reference: r (D9); for the image only.
+        order: Whether to pool or to rectify first (D10).
+        target: ell (D11): the ``"similarity"`` of query and key, or the contrastive ``"loss"``.
+        sharpen: gamma (D9).
+        debias: Divide out the running mean of the maps, which is the encoder's, not the image's (D9).
+        upscale: Cells a side for each place of the feature map (D12).
+        use: ``"regularise"``: the KL's gradient reaches the encoder. ``"attend"``: features pooled with A enter a
+            second contrastive term, and the KL trains the branch only. ``"both"`` (D13).
+        hidden: Channels of the branch.
+    """
+
+    def __init__(
+        self,
+        loss_weight: float = 0.1,
+        start: float = 0.1,
+        full: float = 0.3,
+        source: Literal["image", "output"] = "image",
+        reference: Reference = "zero",
+        order: Literal["pool_relu", "relu_pool"] = "pool_relu",
+        target: Literal["similarity", "loss"] = "similarity",
+        sharpen: float = 1.0,
+        debias: bool = False,
+        upscale: int = 1,
+        use: Literal["regularise", "attend", "both"] = "regularise",
+        hidden: int = 32,
+    ) -> None:
+        super().__init__()
+        if loss_weight < 0:
+            raise ValueError(f"`loss_weight` must be >= 0, got {loss_weight}.")
+        if not 0 <= start <= full <= 1:
+            raise ValueError(
+                f"`start` and `full` must be 0 <= start <= full <= 1, got {start}, {full}."
+            )
+        if sharpen < 1:
+            raise ValueError(f"`sharpen` must be >= 1, got {sharpen}.")
+        for name, choices in _CHOICES.items():
+            if locals()[name] not in choices:
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(choices)}, got {locals()[name]!r}."
+                )
+        for name in ("upscale", "hidden"):
+            if locals()[name] < 1:
+                raise ValueError(f"`{name}` must be >= 1, got {locals()[name]}.")
+        self.loss_weight = loss_weight
+        self.start = start
+        self.full = full
+        self.source = source
+        self.reference: Reference = reference
+        self.order: Literal["pool_relu", "relu_pool"] = order
+        self.target = target
+        self.sharpen = sharpen
+        self.debias = debias
+        self.upscale = upscale
+        self.use = use
+        self.hidden = hidden
+        self.mean_map: Tensor
+        self.register_buffer("mean_map", torch.zeros(0, 0))
+
+    @property
+    def needs_image_gradient(self) -> bool:  # type: ignore[override]  # the base's is a plain attribute
+        """Whether the attribution is of the image."""
+        return self.source == "image"
+
+    def build(self, encoder: EncoderInfo) -> None:
+        """Make the branch.
+
+        Raises:
+            UserError: Features are to be pooled with A, and this encoder's embedding is no pooled feature map.
+        """
+        if self.use != "regularise" and encoder.dim != encoder.channels:
+            raise UserError(
+                f"`use: {self.use}` pools the feature map of {encoder.channels} channels in place of the embedding, "
+                f"which has {encoder.dim} dimensions in this encoder: choose `use: regularise`."
+            )
+        self.branch = SaliencyBranch(encoder.channels, self.hidden, self.upscale)
+
+    def weight(self, progress: float) -> float:
+        """lambda_I(t): 0 until ``start``, then linear up to ``full`` (D14)."""
+        if progress >= self.full:
+            return self.loss_weight
+        return self.loss_weight * max(0.0, progress - self.start) / (self.full - self.start)
+
+    def forward(self, step: TrainingStep) -> LossTerm:
+        """KL(A* || A) of each image, plus the second contrastive term where features are pooled with A: ``(B,)``."""
+        regularises = self.use != "attend"
+        log_map = self.branch(step.feature_map if regularises else step.feature_map.detach())
+        target = self.saliency(step, (log_map.shape[1], log_map.shape[2]))
+        kl = saliency_kl(target, log_map)
+        logs = self._logs(kl, target)
+        if self.use == "regularise":
+            return LossTerm(kl, logs)
+        attended = step.contrast(attend(step.feature_map, log_map.detach().exp()))
+        return LossTerm(kl + attended, logs | {"loss_attended": attended.detach().mean()})
+
+    def saliency(self, step: TrainingStep, grid: tuple[int, int]) -> Tensor:
+        """A* ``(B, gh, gw)`` of the query's view; no gradient."""
+        positive = torch.einsum("bd,bd->b", step.z, step.key)
+        ell = positive if self.target == "similarity" else step.contrastive_loss
+        if self.source == "image":
+            signed = image_gradcam(ell, step.image, self.reference, rectify=False)
+        else:
+            signed = image_gradcam(ell, step.feature_map, rectify=False)
+        bias = self._bias(saliency_target(signed, grid, order=self.order)) if self.debias else None
+        return saliency_target(signed, grid, order=self.order, sharpen=self.sharpen, bias=bias)
+
+    def sizes(self) -> dict[str, int]:
+        """The grid of the running mean map."""
+        rows, columns = self.mean_map.shape
+        return {"rows": rows, "columns": columns} if rows else {}
+
+    def restore_sizes(self, sizes: Mapping[str, int]) -> None:
+        """See :meth:`sizes`."""
+        self.mean_map = torch.zeros(sizes["rows"], sizes["columns"])
+
+    def _bias(self, target: Tensor) -> Tensor:
+        """The running mean ``(gh, gw)`` of the steps before this one: no image looks at another. Then it is updated."""
+        if not self.mean_map.numel():
+            self.mean_map = torch.full_like(target[0], 1 / target[0].numel())
+        before = self.mean_map
+        if self.training:
+            self.mean_map = before.lerp(gather(target).mean(dim=0), 1 - _MEMORY)
+        return before.clamp(min=0.01 / before.numel())
+
+    def _logs(self, kl: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Entropy of A* over the cells' logarithm, and the branch's skill: ``1 - KL(A* || A) / KL(A* || uniform)``."""
+        most = math.log(target[0].numel())
+        entropy = torch.special.entr(target).sum(dim=(1, 2)).mean()
+        skill = 1 - kl.detach().mean() / (most - entropy).clamp(min=1e-6)
+        return {"entropy": entropy / most, "skill": skill}
+
+
+def attend(feature_map: Tensor, weights: Tensor) -> Tensor:
+    """Features pooled with a map: ``sum over places of A * F`` (METHOD D13).
+
+    Args:
+        feature_map: F, ``(B, C, h, w)``; receives gradient.
+        weights: A, ``(B, h * u, w * u)``, sums to 1; of a place's u x u cells the sum counts.
+
+    Returns:
+        ``(B, C)``.
+    """
+    places = (feature_map.shape[-2], feature_map.shape[-1])
+    cells = weights.shape[-1] * weights.shape[-2] / (places[0] * places[1])
+    coarse = F.adaptive_avg_pool2d(weights[:, None].to(feature_map.dtype), places)[:, 0] * cells
+    return torch.einsum("bchw,bhw->bc", feature_map, coarse)
