@@ -1,4 +1,4 @@
-"""The demonstration: pretrain on synthetic birds, and compare the encoder before and after."""
+"""The demonstration: pretrain on synthetic birds with AIS, and compare the encoder before and after."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +11,16 @@ from ppssl.results import write_json
 __all__ = ["EPOCHS", "RECIPE", "demo"]
 
 RECIPE = "ppssl:synthetic/pretrain"
-EPOCHS = 10
-"""Fewer than the recipe's, for some four minutes."""
+EPOCHS = 6
+"""Fewer than the recipe's, for some three minutes."""
+PLUGINS = (
+    "--model.plugins.ais.corpus=synthetic-birds",
+    "--model.plugins.ais.teacher=synthetic-clip",
+)
 
 
 def demo(out: str | Path, *, seed: int = 0, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Train the synthetic recipe for :data:`EPOCHS` epochs.
+    """Train the synthetic recipe with AIS, from the embedded teacher, for :data:`EPOCHS` epochs.
 
     Args:
         out: The folder for checkpoint, TensorBoard events and ``results.json``.
@@ -31,6 +35,7 @@ def demo(out: str | Path, *, seed: int = 0, overrides: Sequence[str] = ()) -> di
         f"--trainer.default_root_dir={out}",
         f"--seed_everything={seed}",
         f"--trainer.max_epochs={EPOCHS}",
+        *PLUGINS,
     ]
     built = build_recipe(RECIPE, [*own, *overrides])
     before = evaluate(built.model, built.datamodule)

@@ -146,7 +146,8 @@ def test_finds_the_caption_of_an_unseen_class() -> None:
 
 
 def test_embeddings_are_normalised_float32_without_a_graph() -> None:
-    images, texts = teacher().embed_images(unseen()[0][:4]), teacher().embed_texts(corpus()[:4])
+    pixels = unseen()[0][:4].clone().requires_grad_()
+    images, texts = teacher().embed_images(pixels), teacher().embed_texts(corpus()[:4])
     for embeddings in (images, texts):
         assert embeddings.shape == (4, teacher().dim)
         assert embeddings.dtype == torch.float32

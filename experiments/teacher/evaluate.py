@@ -1,0 +1,144 @@
+"""What the teacher knows of birds that it has not met: other pictures, and other combinations of the attributes.
+
+python experiments/teacher/evaluate.py --weights src/ppssl/ais/weights/synthetic-clip.safetensors
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from captions import Captions
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional as F
+
+from ppssl.ais.synthetic_clip import SyntheticCLIP
+from ppssl.data.bird_classes import MAX_CLASSES
+from ppssl.data.birds import ATTRIBUTES, NUISANCES, SyntheticBirds
+from ppssl.downstream.linear import logistic_regression_probe
+from ppssl.results import write_json
+
+IMAGES, PROBE_TRAIN = 2000, 1400
+PROBED = ("background", "background_hue", "body_hue", "flip")
+
+
+def figures(weights: Path, captions: Captions, seed: int) -> dict[str, Any]:
+    """All that is reported of a file of weights.
+
+    Args:
+        weights: What ``train.py`` wrote.
+        captions: Where the prompts come from.
+        seed: Of the test birds.
+    """
+    teacher = SyntheticCLIP(weights)
+    birds = SyntheticBirds(IMAGES, num_classes=MAX_CLASSES, seed=seed, split="test")
+    images = embed(teacher, birds)
+    hits = attribute_hits(teacher, images, birds.attributes(), captions)
+    return {
+        "weights": {
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "bytes": weights.stat().st_size,
+            "temperature": teacher.temperature,
+        },
+        "test": {"seed": seed, "images": IMAGES, "classes": MAX_CLASSES, "split": "test"},
+        "attributes": attribute_table(hits, birds.attributes()),
+        "mean attribute accuracy": float(hits.mean()),
+        "all six attributes right": float(hits.all(1).mean()),
+        "accuracy without twigs": _without_twigs(hits, birds),
+        "retrieval": retrieval(teacher, images, birds),
+        "nuisance probe": nuisance_probe(images, birds),
+    }
+
+
+def embed(teacher: SyntheticCLIP, birds: SyntheticBirds) -> Tensor:
+    """``(N, e)`` of all pictures."""
+    rows = []
+    for start in track(range(0, len(birds), 100), description="Embedding test birds"):
+        pixels = [
+            teacher.transform(birds.load(i)) for i in range(start, min(start + 100, len(birds)))
+        ]
+        rows.append(teacher.embed_images(torch.stack(pixels)))
+    return torch.cat(rows)
+
+
+def attribute_hits(
+    teacher: SyntheticCLIP, images: Tensor, codes: np.ndarray, captions: Captions
+) -> np.ndarray:
+    """``(N, 6)`` bool: zero-shot right or wrong, the value whose prompts' mean embedding is nearest."""
+    columns = []
+    for attribute, values in enumerate(ATTRIBUTES.values()):
+        prompts = [teacher.embed_texts(captions.prompts(attribute, k)) for k in range(len(values))]
+        texts = F.normalize(torch.stack([rows.mean(0) for rows in prompts]), dim=-1)
+        columns.append((images @ texts.T).argmax(1).numpy() == codes[:, attribute])
+    return np.stack(columns, 1)
+
+
+def attribute_table(hits: np.ndarray, codes: np.ndarray) -> dict[str, dict[str, float]]:
+    """Accuracy of each attribute beside chance and the most frequent value's share."""
+    return {
+        name: {
+            "accuracy": float(hits[:, k].mean()),
+            "chance": 1 / len(values),
+            "majority": float(np.bincount(codes[:, k]).max() / len(codes)),
+        }
+        for k, (name, values) in enumerate(ATTRIBUTES.items())
+    }
+
+
+def retrieval(teacher: SyntheticCLIP, images: Tensor, birds: SyntheticBirds) -> dict[str, float]:
+    """A picture among all classes' full captions, and a caption among all pictures."""
+    texts = teacher.embed_texts([bird.caption() for bird in birds.birds])
+    scores, labels = images @ texts.T, torch.from_numpy(birds.labels)
+    ranked = scores.topk(5, dim=1).indices == labels[:, None]
+    return {
+        "captions": float(len(texts)),
+        "image to text, rank 1": float(ranked[:, 0].float().mean()),
+        "image to text, rank 5": float(ranked.any(1).float().mean()),
+        "text to image, rank 1": float(
+            (labels[scores.argmax(0)] == torch.arange(len(texts))).float().mean()
+        ),
+    }
+
+
+def nuisance_probe(images: Tensor, birds: SyntheticBirds) -> dict[str, dict[str, float]]:
+    """Linear probe of what the teacher should not tell, fitted on a part of the test birds."""
+    values = birds.nuisances()
+    held_out = torch.arange(PROBE_TRAIN) % 5 == 0
+    table = {}
+    for name in PROBED:
+        _, labels = np.unique(values[:, NUISANCES.index(name)], return_inverse=True)
+        y = torch.from_numpy(labels.astype(np.int64))
+        found = logistic_regression_probe(
+            images[:PROBE_TRAIN], y[:PROBE_TRAIN], images[PROBE_TRAIN:], held_out=held_out
+        )
+        accuracy = float((found.predictions == y[PROBE_TRAIN:]).float().mean())
+        table[name] = {"accuracy": accuracy, "chance": 1 / (1 + int(labels.max()))}
+    return table
+
+
+def _without_twigs(hits: np.ndarray, birds: SyntheticBirds) -> float:
+    free = birds.nuisances()[:, NUISANCES.index("twigs")] == 0
+    return float(hits[free].mean())
+
+
+def main() -> None:
+    """Measure a file of weights."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=2_000_001)
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    captions = Captions(Path(__file__).with_name("captions.yaml"), [1.0] * 6)
+    measured = figures(args.weights, captions, args.seed)
+    if args.json is not None:
+        write_json(args.json, measured)
+    Console().print_json(data=measured)
+
+
+if __name__ == "__main__":
+    main()
