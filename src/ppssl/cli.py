@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(args)
     except KeyboardInterrupt:
-        return _interrupted()
+        return _interrupted(args[0])
     except SystemExit as error:  # what Lightning makes of an interruption
         if isinstance(error.__context__, KeyboardInterrupt):
-            return _interrupted()
+            return _interrupted(args[0])
         raise
     except Exception as error:
         if debug:
@@ -70,11 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def _interrupted() -> int:
-    print(
-        "Interrupted; what was reached is saved: `ppssl fit ... --resume auto` goes on from there.",
-        file=sys.stderr,
-    )
+def _interrupted(command: str) -> int:
+    went_on = {
+        "fit": "; what was reached is saved: `ppssl fit ... --resume auto` goes on from there",
+        "ablate": "; the same command goes on: runs whose JSON is there are not repeated",
+    }
+    print(f"Interrupted{went_on.get(command, '')}.", file=sys.stderr)
     return 130
 
 

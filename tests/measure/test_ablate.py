@@ -1,6 +1,10 @@
 """A grid of runs: what its cells are, what is run again, and what a failure says."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -280,3 +284,25 @@ def test_a_failing_cell_is_named_with_the_last_line_of_its_log(tmp_path):
     assert str(log) in str(error.value)
     assert log.read_text()
     assert not list((tmp_path / "out").rglob("*.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_ended_from_outside_it_ends_its_cells(tmp_path, sent):
+    study = tmp_path / "study.yaml"
+    longer = TINY | {"trainer.max_epochs": 100_000}
+    study.write_text(yaml.safe_dump({"recipe": str(RECIPE), "seeds": [0], "overrides": longer}))
+    out, work = tmp_path / "out", tmp_path / "work"
+    command = ["ablate", str(study), "--out", str(out), "--work", str(work)]
+    process = subprocess.Popen([sys.executable, "-m", "ppssl", *command], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    log = work / "base" / "seed0" / "log.txt"
+    while not (log.is_file() and "Learning rate" in log.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(sent)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == (143 if sent == signal.SIGTERM else 130)
+    assert b"Traceback" not in err
+    running = subprocess.run(["pgrep", "-f", str(out)], capture_output=True, check=False)
+    assert running.stdout == b""

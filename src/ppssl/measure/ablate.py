@@ -7,11 +7,13 @@ import hashlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,7 +191,7 @@ class _Runner:
 
     def run(self, cells: list[dict[str, Any]], done: Callable[[], None]) -> None:
         """Run all; ``done`` is called after each."""
-        with ThreadPoolExecutor(self.jobs) as pool:
+        with _exit_on_sigterm(), ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(self._run, cell) for cell in cells]
             try:
                 for future in as_completed(futures):
@@ -222,3 +224,16 @@ class _Runner:
                 or [f"no output, exit code {code}"]
             )[-1]
             raise UserError(f"{cell['variant']}, seed {cell['seed']} failed: {last} (see {log}).")
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """End as on Ctrl-C, the running cells too: Python itself would leave them behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
