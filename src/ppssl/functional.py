@@ -61,12 +61,7 @@ def info_nce(
 
     ``-log(exp(z_q.z_k / tau) / (exp(z_q.z_k / tau) + sum_n exp(z_q.queue_n / tau)))``
 
-    Args:
-        query: See :func:`info_nce_logits`, as all arguments.
-        key: Likewise.
-        queue: Likewise.
-        temperature: Likewise.
-        mask: Likewise.
+    The arguments are those of :func:`info_nce_logits`.
 
     Returns:
         Loss of each sample, ``(B,)`` float32, in nats; 0 where a query has no negatives.

@@ -97,15 +97,9 @@ class PPSSL(LightningModule, Configurable):
     def describe(
         self, images: Tensor, corpus: Sequence[str] | None = None, *, k: int = 3
     ) -> list[list[tuple[str, float]]]:
-        """Which descriptions fit the images, by the student alone; for models trained with AIS.
+        """Which descriptions fit normalised images ``(B, 3, H, W)``, by the student alone; for models trained with AIS.
 
-        Args:
-            images: ``(B, 3, H, W)``, normalised.
-            corpus: Any descriptions; ``None``: those it was trained with.
-            k: How many of them for each image.
-
-        Returns:
-            For each image k pairs (description, probability), best first.
+        See :meth:`ppssl.ais.plugin.AIS.describe`.
         """
         for plugin in self.plugins.values():
             if isinstance(plugin, AIS):
