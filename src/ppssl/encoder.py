@@ -95,13 +95,14 @@ class Encoder(nn.Module):
     def features(self, images: Tensor) -> Features:
         """Feature map and embedding of ``(B, 3, H, W)`` normalised images; gradients flow to the images."""
         hidden = self.model.forward_features(images)
-        return Features(self._as_map(hidden), self.model.forward_head(hidden, pre_logits=True))
+        return Features(self.as_map(hidden), self.model.forward_head(hidden, pre_logits=True))
 
     def forward(self, images: Tensor) -> Tensor:
         """The embedding alone: ``(B, 3, H, W) -> (B, D)``."""
         return self.model(images)
 
-    def _as_map(self, hidden: Tensor) -> Tensor:
+    def as_map(self, hidden: Tensor) -> Tensor:
+        """What ``forward_features`` of the model gives, as ``(B, C, h, w)``."""
         if hidden.ndim == 4:
             channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
             return hidden.permute(0, 3, 1, 2) if channels_last else hidden

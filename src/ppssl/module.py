@@ -21,7 +21,7 @@ from ppssl.contrastive.prefill import fill
 from ppssl.encoder import Encoder
 from ppssl.errors import UserError
 from ppssl.optimization import clip_gradient_norm, make_optimizer, warmup_cosine
-from ppssl.plugin import LossPlugin, LossTerm, TrainingStep, merge_requests
+from ppssl.plugin import LossPlugin, LossTerm, merge_requests, training_step
 from ppssl.randomness import resolve_seed, seed_step, torch_seed
 
 __all__ = ["PPSSL"]
@@ -176,17 +176,7 @@ class PPSSL(LightningModule, Configurable):
         result = self.contrastive(self.encoder, batch, seed=seed)
         loss = result.loss.mean()
         logs = {"loss_contrastive": loss.detach(), **result.logs}
-        step = TrainingStep(
-            batch=batch,
-            image=batch["views"][0],
-            feature_map=result.features.map,
-            embedding=result.features.embedding,
-            z=result.z,
-            key=result.key,
-            contrastive_loss=result.loss,
-            contrast=result.contrast,
-            progress=progress,
-        )
+        step = training_step(batch, result, progress)
         for name, plugin in self._plugins().items():
             term: LossTerm = plugin(step)
             value = term.value.mean()

@@ -17,9 +17,10 @@ from ppssl.config import Configurable
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
+    from ppssl.contrastive import ContrastiveResult
     from ppssl.encoder import EncoderInfo
 
-__all__ = ["LossPlugin", "LossTerm", "TrainingStep", "merge_requests"]
+__all__ = ["LossPlugin", "LossTerm", "TrainingStep", "merge_requests", "training_step"]
 
 _TAKEN = ("views", "index", "label", "geometry", "broken")
 
@@ -50,6 +51,23 @@ class TrainingStep:
     contrastive_loss: Tensor
     contrast: Callable[[Tensor], Tensor]
     progress: float
+
+
+def training_step(
+    batch: Mapping[str, Any], result: ContrastiveResult, progress: float
+) -> TrainingStep:
+    """What plugins are given of a batch and its contrastive result."""
+    return TrainingStep(
+        batch=batch,
+        image=batch["views"][0],
+        feature_map=result.features.map,
+        embedding=result.features.embedding,
+        z=result.z,
+        key=result.key,
+        contrastive_loss=result.loss,
+        contrast=result.contrast,
+        progress=progress,
+    )
 
 
 @dataclass(frozen=True)

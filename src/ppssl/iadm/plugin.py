@@ -17,6 +17,8 @@ from ppssl.iadm.branch import SaliencyBranch
 from ppssl.plugin import LossPlugin, LossTerm, TrainingStep
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
     from ppssl.encoder import EncoderInfo
 
 __all__ = ["IADM", "attend"]
@@ -126,6 +128,12 @@ class IADM(LossPlugin):
         if progress >= self.full:
             return self.loss_weight
         return self.loss_weight * max(0.0, progress - self.start) / (self.full - self.start)
+
+    def callbacks(self) -> list[Callback]:
+        """The one that measures and shows the maps."""
+        from ppssl.iadm.callback import IADMCallback
+
+        return [IADMCallback()]
 
     def forward(self, step: TrainingStep) -> LossTerm:
         """KL(A* || A) of each image, plus the second contrastive term where features are pooled with A: ``(B,)``."""

@@ -1,0 +1,155 @@
+"""What watches IADM: the health of its maps each epoch, and a panel of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from ppssl.callbacks.figures import log_figure, probe_batch
+from ppssl.encoder import Encoder
+from ppssl.functional import image_gradcam
+from ppssl.iadm.health import object_mask, saliency_health
+from ppssl.iadm.plugin import IADM
+from ppssl.plugin import training_step
+from ppssl.viz.saliency import saliency_panel
+
+if TYPE_CHECKING:
+    from ppssl.data.base import FineGrainedDataModule
+
+__all__ = ["IADMCallback", "output_gradcam"]
+
+
+class IADMCallback(Callback):
+    """Logs ``train/<name>_health_*`` each epoch (:func:`~ppssl.iadm.health.saliency_health`) and draws panels.
+
+    Both look at the same un-augmented training images each time: the query is such an image, and its key too. A panel
+    shows the image, its GradCAM at full resolution, A*, what the branch attends to, and Grad-CAM at the output layer by
+    the grad-cam library.
+
+    Args:
+        every_n_epochs: How often a panel is drawn; 0: never.
+        num_images: How many images a panel has.
+        num_probes: How many images the health is measured on.
+    """
+
+    def __init__(self, every_n_epochs: int = 5, num_images: int = 6, num_probes: int = 64) -> None:
+        for name, least in (("every_n_epochs", 0), ("num_images", 1), ("num_probes", 1)):
+            if locals()[name] < least:
+                raise ValueError(f"`{name}` must be >= {least}, got {locals()[name]}.")
+        self.every_n_epochs = every_n_epochs
+        self.num_images = num_images
+        self.num_probes = num_probes
+
+    def should_draw(self, epoch: int) -> bool:
+        """Whether the epoch, from 0, ends with a panel."""
+        return self.every_n_epochs > 0 and (epoch + 1) % self.every_n_epochs == 0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, and draw where it is time."""
+        module: Any = pl_module
+        data: Any = getattr(trainer, "datamodule", None)
+        plugins = {n: p for n, p in module.plugins.items() if isinstance(p, IADM)}
+        if not plugins or not hasattr(data, "normalise_with"):
+            return
+        was_training = module.training
+        module.eval()
+        for name, plugin in plugins.items():
+            health = measure_health(module, plugin, data, self.num_probes)
+            logged = {f"train/{name}_health_{key}": value for key, value in health.items()}
+            module.log_dict(
+                logged
+            )  # on every process: the keys of shuffled batch norm are gathered from all
+            if self.should_draw(trainer.current_epoch):
+                figure = self._panel(module, plugin, data)
+                log_figure(trainer, f"{name}/saliency", figure, trainer.global_step)
+        module.train(was_training)
+
+    def _panel(self, module: Any, plugin: IADM, data: FineGrainedDataModule) -> Any:
+        batch = probe_batch(data, self.num_images)
+        maps = probe_maps(module, plugin, data, batch)
+        return saliency_panel(batch["image"], maps)
+
+
+def measure_health(
+    module: Any, plugin: IADM, data: FineGrainedDataModule, count: int
+) -> dict[str, float]:
+    """The health of the maps of un-augmented training images."""
+    batch = probe_batch(data, count)
+    maps = probe_maps(module, plugin, data, batch)
+    source, offset = data.sources["train"], data.offset("train")
+    masks = []
+    for i in (batch["index"] - offset).tolist():
+        known = source.annotations(i)
+        size = source.load(i).size if "box" in known and "object" not in known else (0, 0)
+        masks.append(object_mask(known, size, data.image_size, data.eval_crop))
+    found = [mask for mask in masks if mask is not None]
+    mask = torch.stack(found) if len(found) == len(masks) else None
+    return saliency_health(maps["A*"].cpu(), maps["branch"].cpu(), mask)
+
+
+def probe_maps(
+    module: Any, plugin: IADM, data: FineGrainedDataModule, batch: dict[str, Any]
+) -> dict[str, Tensor]:
+    """All maps of un-augmented images, each ``(n, h, w)``, by title; no gradient stays."""
+    x = data.normalise(batch["image"].to(module.device))
+    with torch.enable_grad():
+        views = [x.requires_grad_(), x.detach()]
+        index = batch["index"].to(module.device)
+        own = {"views": views, "index": index}
+        step = training_step(own, module.contrastive(module.encoder, own, seed=0), progress=1.0)
+        log_map = plugin.branch(step.feature_map)
+        target = plugin.saliency(step, (log_map.shape[1], log_map.shape[2]))
+        positive = torch.einsum("bd,bd->b", step.z, step.key)
+        full = image_gradcam(positive, step.image, plugin.reference)
+    output = output_gradcam(module.encoder, step.embedding.detach(), x.detach())
+    branch = log_map.detach().exp()
+    return {"image GradCAM": full, "A*": target, "branch": branch, "output Grad-CAM": output}
+
+
+def output_gradcam(encoder: Encoder, wanted: Tensor, images: Tensor) -> Tensor:
+    """Grad-CAM at the last feature map, by the grad-cam library, for the cosine with given embeddings.
+
+    Args:
+        encoder: The encoder, in evaluation mode.
+        wanted: ``(B, D)``.
+        images: ``(B, 3, H, W)``, normalised.
+
+    Returns:
+        ``(B, H, W)`` in [0, 1], as the library scales and resizes it.
+    """
+    from pytorch_grad_cam import GradCAM
+
+    tapped = _Tapped(encoder)
+    targets = [_Cosine(row) for row in torch.nn.functional.normalize(wanted, dim=1)]
+    kept = [p.grad for p in encoder.parameters()]
+    layers = {"target_layers": [tapped.tap], "reshape_transform": encoder.as_map}
+    with torch.enable_grad(), GradCAM(model=tapped, **layers) as cam:
+        maps = torch.from_numpy(cam(images.clone(), targets=targets))
+    for parameter, gradient in zip(encoder.parameters(), kept, strict=True):
+        parameter.grad = gradient  # the library zeroes them
+    return maps
+
+
+class _Tapped(nn.Module):
+    """An encoder whose last feature map passes through a module of its own, for the library to hook."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder, self.tap = encoder, nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        model = self.encoder.model
+        return model.forward_head(self.tap(model.forward_features(images)), pre_logits=True)
+
+
+class _Cosine:
+    """The library's target: how near an output is to a wanted direction."""
+
+    def __init__(self, direction: Tensor) -> None:
+        self.direction = direction
+
+    def __call__(self, output: Tensor) -> Tensor:
+        return torch.nn.functional.cosine_similarity(output, self.direction, dim=0)

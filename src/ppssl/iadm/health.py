@@ -1,0 +1,81 @@
+"""Whether saliency maps mean something: sharp or flat, on the object or beside it, learnable or not (METHOD D14)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ppssl.data.augment import center_view
+
+__all__ = ["object_mask", "saliency_health"]
+
+
+def saliency_health(target: Tensor, branch: Tensor, mask: Tensor | None = None) -> dict[str, float]:
+    """How good maps are, averaged over images.
+
+    Args:
+        target: A*, ``(B, gh, gw)``, each sums to 1.
+        branch: A, likewise.
+        mask: ``(B, H, W)`` in [0, 1], where the object is; H and W are multiples of the grid's. Images whose mask is
+            empty do not count. ``None``: not known.
+
+    Returns:
+        ``entropy`` of A* over the logarithm of the number of cells; ``kl_uniform`` in nats; ``skill``,
+        ``1 - KL(A* || A) / KL(A* || uniform)``: 1 is perfect, 0 no better than the uniform map; ``correlation`` of A
+        and A* over the cells. With a mask: ``energy``, the share of A* on the object; ``energy_chance``, that of the
+        uniform map; ``pointing``, how often the highest cell is mostly object.
+    """
+    most = math.log(target[0].numel())
+    entropy = torch.special.entr(target).sum(dim=(1, 2))
+    kl = F.kl_div(branch.clamp(min=1e-12).log(), target, reduction="none").sum(dim=(1, 2))
+    pairs = torch.stack([target.flatten(1), branch.flatten(1)], dim=1)  # (B, 2, cells)
+    centred = F.normalize(pairs - pairs.mean(dim=2, keepdim=True), dim=2)
+    health = {
+        "entropy": (entropy / most).mean(),
+        "kl_uniform": (most - entropy).mean(),
+        "skill": 1 - kl.mean() / (most - entropy).mean().clamp(min=1e-9),
+        "correlation": centred.prod(dim=1).sum(dim=1).mean(),
+    }
+    if mask is not None:
+        grid = (target.shape[1], target.shape[2])
+        cells = F.adaptive_avg_pool2d(mask[:, None].float(), grid)[:, 0].flatten(1)
+        known = cells.sum(dim=1) > 0
+        cells, maps = cells[known], target.flatten(1)[known]
+        highest = maps.argmax(dim=1, keepdim=True)
+        health |= {
+            "energy": (maps * cells).sum(dim=1).mean(),
+            "energy_chance": cells.mean(),
+            "pointing": (cells.gather(1, highest) > 0.5).float().mean(),
+        }
+    return {name: float(value) for name, value in health.items()}
+
+
+def object_mask(
+    annotations: Mapping[str, Tensor], size: tuple[int, int], view_size: int, crop_fraction: float
+) -> Tensor | None:
+    """Where the object is in the centre view of an image.
+
+    Args:
+        annotations: ``object``, an ``(H, W)`` mask, or ``box``, left, top, right, bottom in [0, 1]; of the original.
+        size: Width and height of the original in pixels.
+        view_size: Of the view, in pixels.
+        crop_fraction: Of the centre crop.
+
+    Returns:
+        ``(view_size, view_size)`` float32 in [0, 1]; ``None`` where neither is known.
+    """
+    if "object" in annotations:
+        mask = Image.fromarray(annotations["object"].numpy().astype("uint8") * 255)
+    elif "box" in annotations:
+        mask = Image.new("L", size)
+        left, top, right, bottom = annotations["box"].tolist()
+        corners = (left * size[0], top * size[1], right * size[0] - 1, bottom * size[1] - 1)
+        ImageDraw.Draw(mask).rectangle(corners, fill=255)
+    else:
+        return None
+    return center_view(mask.convert("RGB"), view_size, crop_fraction)[0].float() / 255

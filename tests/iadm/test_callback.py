@@ -1,0 +1,128 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+from pytorch_grad_cam import GradCAM
+
+from ppssl import IADM, PPSSL, SyntheticDataModule
+from ppssl.callbacks.figures import probe_batch
+from ppssl.contrastive import MoCo
+from ppssl.encoder import Encoder
+from ppssl.iadm.callback import IADMCallback, _Cosine, output_gradcam, probe_maps
+
+
+def _data() -> SyntheticDataModule:
+    return SyntheticDataModule(
+        train_size=40,
+        test_size=20,
+        num_classes=4,
+        render_size=32,
+        image_size=32,
+        batch_size=8,
+        num_workers=0,
+    )
+
+
+def _model(**kwargs: Any) -> PPSSL:
+    torch.manual_seed(0)
+    plugin = IADM(start=0.0, full=0.0, **kwargs)
+    small = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}, "lr": 0.05}
+    return PPSSL(**small, contrastive=MoCo(dim=8), plugins={"iadm": plugin})
+
+
+def _fit(folder: Path, model: PPSSL, **kwargs: Any) -> Trainer:
+    quiet = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    trainer = Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_epochs=2,
+        logger=CSVLogger(folder),
+        **quiet,
+        **kwargs,
+    )
+    trainer.fit(model, _data())
+    return trainer
+
+
+def test_health_is_logged_and_panels_are_drawn(tmp_path: Path) -> None:
+    model = _model(upscale=2)
+    trainer = _fit(
+        tmp_path, model, callbacks=[IADMCallback(every_n_epochs=2, num_images=2, num_probes=6)]
+    )
+    names = ("entropy", "kl_uniform", "skill", "correlation", "energy", "energy_chance", "pointing")
+    health = {name: trainer.callback_metrics[f"train/iadm_health_{name}"].item() for name in names}
+    assert 0 < health["entropy"] <= 1
+    assert 0.05 < health["energy_chance"] < 0.9  # birds fill some of the picture
+    (panel,) = tmp_path.rglob("iadm-saliency-*.png")
+    assert np.asarray(Image.open(panel).convert("L")).std() > 10
+    assert model.training
+
+
+def test_watching_changes_nothing(tmp_path: Path) -> None:
+    states = []
+    for every in (0, 1):
+        model = _model()
+        _fit(tmp_path / str(every), model, callbacks=[IADMCallback(every_n_epochs=every)])
+        states.append(model.state_dict())
+    for name, value in states[0].items():
+        assert states[1][name].equal(value), name
+
+
+def test_maps_of_probes(tmp_path: Path) -> None:
+    model = _model()
+    trainer = _fit(tmp_path, model)
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+    model.eval()
+    batch = probe_batch(data, 3)
+    assert batch["index"].tolist() == [0, 20, 39]
+    maps = probe_maps(model, model.plugins["iadm"], data, batch)
+    assert {name: tuple(m.shape) for name, m in maps.items()} == {
+        "image GradCAM": (3, 32, 32),
+        "A*": (3, 4, 4),
+        "branch": (3, 4, 4),
+        "output Grad-CAM": (3, 32, 32),
+    }
+    assert all(p.grad is None or not p.grad.requires_grad for p in model.parameters())
+    again = probe_maps(model, model.plugins["iadm"], data, batch)
+    for name, values in maps.items():
+        torch.testing.assert_close(again[name], values)
+
+
+def test_output_gradcam_is_the_librarys_own_at_the_last_stage() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder("resnet18").eval()
+    images, wanted = torch.randn(2, 3, 64, 64), torch.randn(2, 512)
+    model = timm.create_model("resnet18", num_classes=0).eval()
+    model.load_state_dict(encoder.model.state_dict())
+    targets = [_Cosine(torch.nn.functional.normalize(row, dim=0)) for row in wanted]
+    with GradCAM(model=model, target_layers=[model.layer4]) as cam:
+        expected = torch.from_numpy(cam(images.clone(), targets=targets))
+    before = [torch.ones_like(p) for p in encoder.parameters()]
+    for parameter, gradient in zip(encoder.parameters(), before, strict=True):
+        parameter.grad = gradient
+    torch.testing.assert_close(output_gradcam(encoder, wanted, images), expected)
+    assert all(p.grad is g for p, g in zip(encoder.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "convnext_atto"])
+def test_output_gradcam_of_other_encoders(backbone: str) -> None:
+    kwargs = {"depth": 2} if "vit" in backbone else {}
+    encoder = Encoder(backbone, image_size=64, kwargs=kwargs).eval()
+    wanted = torch.randn(2, encoder.info.dim)
+    assert output_gradcam(encoder, wanted, torch.randn(2, 3, 64, 64)).shape == (2, 64, 64)
+
+
+def test_arguments() -> None:
+    assert [e for e in range(7) if IADMCallback(every_n_epochs=3).should_draw(e)] == [2, 5]
+    with pytest.raises(ValueError, match="`num_probes` must be >= 1"):
+        IADMCallback(num_probes=0)
