@@ -388,3 +388,18 @@ def test_requested_data_arrives(tmp_path: Path, image_folder: Path) -> None:
 def test_errors(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _model(**kwargs)
+
+
+def test_runs_of_other_seeds_can_start_from_the_same_encoder() -> None:
+    states, heads = [], []
+    for seed, init_seed in ((0, 7), (1, 7), (1, 8), (1, None)):
+        torch.manual_seed(seed)
+        model = PPSSL(**TINY, contrastive=MoCo(dim=8), init_seed=init_seed)
+        model.build(num_images=20)
+        states.append(model.encoder.model.stem.conv.weight)
+        heads.append(model.contrastive.head[0].weight)
+    assert states[0].equal(states[1])
+    assert not states[1].equal(states[2])
+    assert not states[1].equal(states[3])
+    assert not heads[0].equal(heads[1])  # everything else follows the run's seed,
+    assert heads[1].equal(heads[2])  # whatever the encoder drew

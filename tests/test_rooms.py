@@ -6,10 +6,30 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "ppssl"
-ORDER = (
-    "errors randomness config functional plugin checkpoint encoder contrastive results data downstream viz callbacks "
-    "ais iadm optimization module recipes demo measure commands cli"
-).split()
+ORDER = [
+    "errors",
+    "randomness",
+    "config",
+    "functional",
+    "plugin",
+    "checkpoint",
+    "encoder",
+    "contrastive",
+    "results",
+    "data",
+    "downstream",
+    "viz",
+    "callbacks",
+    "ais",
+    "iadm",
+    "optimization",
+    "module",
+    "recipes",
+    "demo",
+    "measure",
+    "commands",
+    "cli",
+]
 
 
 def _imports(path: Path) -> set[str]:

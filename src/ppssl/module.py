@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from ppssl.ais.plugin import AIS
@@ -39,6 +41,8 @@ class PPSSL(LightningModule, Configurable):
             checkpoint of ppssl or a timm weight file, which must fit completely.
         image_size: Input height and width in pixels, for models built for one size (ViT); ``None``: their own.
         backbone_kwargs: More arguments of the timm model.
+        init_seed: Of the encoder's random weights, where runs of other seeds are to start from the same ones, as they
+            do from pretrained ones; ``None``: the run's own seed.
         contrastive: The contrastive objective; ``None``: :class:`~ppssl.contrastive.MoCo`.
         plugins: Loss plugins by name.
         optimizer: ``"sgd"`` or ``"adamw"``.
@@ -56,6 +60,7 @@ class PPSSL(LightningModule, Configurable):
         pretrained: bool | str = False,
         image_size: int | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
+        init_seed: int | None = None,
         contrastive: ContrastiveObjective | None = None,
         plugins: dict[str, LossPlugin] | None = None,
         optimizer: Literal["sgd", "adamw"] = "sgd",
@@ -76,6 +81,7 @@ class PPSSL(LightningModule, Configurable):
                 raise ValueError(f"`{name}` must be > 0, got {rate}.")
         self.backbone = backbone
         self.pretrained = pretrained
+        self.init_seed = init_seed
         self.image_size = image_size
         self.backbone_kwargs = backbone_kwargs
         self.optimizer = optimizer
@@ -85,7 +91,10 @@ class PPSSL(LightningModule, Configurable):
         self.sgd_momentum = sgd_momentum
         self.warmup_fraction = warmup_fraction
         self.seed = seed
-        self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs)
+        with isolate_rng() if init_seed is not None else nullcontext():
+            if init_seed is not None:
+                torch.manual_seed(init_seed)
+            self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs)
         self.contrastive = MoCo() if contrastive is None else contrastive
         self.plugins = nn.ModuleDict(plugins or {})
         self._num_images: int | None = None
