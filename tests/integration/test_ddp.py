@@ -16,7 +16,7 @@ SCRIPT = """
 import sys
 import torch
 from lightning.pytorch import Callback, Trainer
-from ppssl import AIS, PPSSL, FolderDataModule
+from ppssl import AIS, IADM, PPSSL, FolderDataModule
 from ppssl.ais.clip import CLIPTeacher
 from ppssl.contrastive import MoCo
 
@@ -28,11 +28,13 @@ class Losses(Callback):
     def on_train_batch_end(self, trainer, module, outputs, *args):
         self.all.append(module.all_gather(outputs["loss"]).mean())
 
-def main(root, out, devices, teacher):
+def main(root, out, devices, teacher, iadm):
     torch.manual_seed(0)
     plugins, embed = {}, CLIPTeacher.embed_images
     if teacher:
         plugins["ais"] = AIS("class-names", teacher=teacher, bank_dir=f"{out}/banks-{devices}")
+    if iadm:
+        plugins["iadm"] = IADM(loss_weight=1.0, start=0.0, full=0.5, debias=True, use="both", upscale=2)
 
     def counted(self, pixels):
         with open(f"{out}/embedded-{devices}.txt", "a") as file:
@@ -57,18 +59,19 @@ def main(root, out, devices, teacher):
         torch.save({"state": model.state_dict(), "val": metrics, "used": used, "loss": steps}, f"{out}/{devices}.pt")
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5])
 """
 
 
-@pytest.mark.parametrize("plugin", ["plain", "ais"])
+@pytest.mark.parametrize("plugin", ["plain", "ais", "iadm", "full"])
 def test_two_processes_are_one(image_folder: Path, tmp_path: Path, plugin: str) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    teacher = str(tiny_clip(tmp_path / "clip")) if plugin == "ais" else ""
+    teacher = str(tiny_clip(tmp_path / "clip")) if plugin in ("ais", "full") else ""
+    iadm = "iadm" if plugin in ("iadm", "full") else ""
     runs = []
     for devices in (1, 2):
-        arguments = [str(image_folder), str(tmp_path), str(devices), teacher]
+        arguments = [str(image_folder), str(tmp_path), str(devices), teacher, iadm]
         command = [sys.executable, str(script), *arguments]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
@@ -81,7 +84,7 @@ def test_two_processes_are_one(image_folder: Path, tmp_path: Path, plugin: str) 
         for name, value in one[part].items():
             torch.testing.assert_close(two[part][name], value, atol=1e-5, rtol=1e-5, msg=name)
     assert "val/retrieval_map" in one["val"]
-    if plugin == "ais":
+    if teacher:
         assert one["used"]
         for devices in (1, 2):  # made once, and by one process
             counts = (tmp_path / f"embedded-{devices}.txt").read_text().split()
