@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.functional import pil_to_tensor
 
 from ppssl.ais.synthetic_clip import SyntheticCLIP, TowerConfig, Towers, WordTokenizer, pack, unpack
 from ppssl.ais.teacher import Teacher, load_teacher
@@ -371,3 +372,13 @@ def test_a_file_of_another_layout_is_refused() -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(UserError, match="no such file of weights: nowhere"):
         SyntheticCLIP("nowhere.safetensors")
+
+
+def test_views_go_through_its_normalisation() -> None:
+    birds = SyntheticBirds(3, seed=UNSEEN, split="test")
+    images = [birds.load(i).resize((64, 64)) for i in range(3)]
+    views = torch.stack([pil_to_tensor(image) for image in images]) / 255
+    pixels = torch.stack([teacher().transform(image) for image in images])
+    torch.testing.assert_close(
+        teacher().embed_views(views), teacher().embed_images(pixels), atol=1e-4, rtol=1e-3
+    )

@@ -30,6 +30,7 @@ from ppssl.errors import UserError
 __all__ = ["SyntheticCLIP", "TowerConfig", "Towers", "WordTokenizer", "normalise", "pack", "unpack"]
 
 _SCHEMA = 1
+_MEAN, _STD = 0.45, 0.25
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
@@ -166,7 +167,7 @@ class _Transform:
 
 def normalise(pixels: Tensor) -> Tensor:
     """``(..., 3, H, W)`` uint8 to float32 about 0, as the image tower reads it."""
-    return (pixels.float() / 255 - 0.45) / 0.25
+    return (pixels.float() / 255 - _MEAN) / _STD
 
 
 def pack(
@@ -230,6 +231,8 @@ class SyntheticCLIP(Teacher):
         self.dim = self._config.dim
         self.temperature = float(1 / self._model.logit_scale.exp())
         self.transform = _Transform(self._config.image_size)
+        self.input_size = self._config.image_size
+        self.mean, self.std = (_MEAN,) * 3, (_STD,) * 3
 
     def fingerprint(self) -> str:
         """SHA-256 of the weight file, which holds sizes and vocabulary too."""
