@@ -105,11 +105,11 @@ def open_bank(
     get_teacher = cache(lambda: load_teacher(teacher).to(device))
     home = bank_folder(folder) / _slug(teacher)
     wanted = {"teacher": teacher, "teacher_hash": teacher_fingerprint(teacher)}
-    texts, temperature = _texts(home, wanted, corpus, get_teacher)
     images = mean = None
-    if data is not None:
+    if data is not None:  # before the texts: loader workers are not to be forked after a tokenizer's threads
         images, mean = _images(home, wanted, data, views, get_teacher)
         images = images if memory_map else images.clone()
+    texts, temperature = _texts(home, wanted, corpus, get_teacher)
     first = 0 if data is None else data.offset("train")
     return TextBank(corpus, texts, images, mean, first, temperature)
 
