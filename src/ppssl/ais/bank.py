@@ -106,7 +106,9 @@ def open_bank(
     home = bank_folder(folder) / _slug(teacher)
     wanted = {"teacher": teacher, "teacher_hash": teacher_fingerprint(teacher)}
     images = mean = None
-    if data is not None:  # before the texts: loader workers are not to be forked after a tokenizer's threads
+    if (
+        data is not None
+    ):  # before the texts: loader workers are not to be forked after a tokenizer's threads
         images, mean = _images(home, wanted, data, views, get_teacher)
         images = images if memory_map else images.clone()
     texts, temperature = _texts(home, wanted, corpus, get_teacher)

@@ -5,13 +5,12 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from ppssl.commands.arguments import split_overrides
+from ppssl.downstream.evaluate import HEADLINES
 from ppssl.measure.ablate import ablate, load_study
 from ppssl.measure.compare import markdown_table, summarise
 from ppssl.results import show_table
 
 __all__ = ["main"]
-
-METRICS = ("knn-1", "knn-5", "knn-20", "linear", "rank-1", "rank-5", "mAP")
 
 
 def main(argv: list[str]) -> int:
@@ -37,8 +36,11 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(rest)
     study = load_study(args.study)
     results = ablate(study, args.out, jobs=args.jobs, work=args.work, local=local)
-    summary = summarise(results, baseline=study.baseline, metrics=METRICS)
-    table = markdown_table(summary, METRICS)
+    known = [
+        name for name in (*HEADLINES, "nuisance") if all(name in r["metrics"] for r in results)
+    ]
+    summary = summarise(results, baseline=study.baseline, metrics=known)
+    table = markdown_table(summary, known)
     (Path(args.out) / "table.md").write_text(table)
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
     show_table(f"{args.study}, percent", rows[0], rows[2:])

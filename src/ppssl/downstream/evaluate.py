@@ -26,10 +26,12 @@ from ppssl.errors import UserError
 from ppssl.randomness import resolve_seed
 from ppssl.results import Results, pack_bits
 
-__all__ = ["PROTOCOL", "evaluate", "measure"]
+__all__ = ["HEADLINES", "PROTOCOL", "evaluate", "measure"]
 
 PROTOCOL = "clean-1"
 NEIGHBOURS = (1, 5, 20)
+HEADLINES = ("knn-1", "knn-5", "knn-20", "linear", "rank-1", "rank-5", "mAP")
+"""The metrics that tables show."""
 VAL_FRACTION = 0.2
 """Part of each class of the labelled training images on which C is chosen."""
 
