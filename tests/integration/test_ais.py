@@ -64,7 +64,7 @@ def test_what_goes_wrong_is_one_line(
             [f"--model.plugins.ais.corpus={corpus}", "--model.plugins.ais.teacher=no/such-clip"],
             "cannot read `no/such-clip`",
         ),
-        ([f"--model.plugins.ais.corpus={corpus}", "--model.plugins.ais.teacer=x"], "teacer"),
+        ([f"--model.plugins.ais.corpus={corpus}", "--model.plugins.ais.tutor=x"], "tutor"),
         (["--model.plugins.ais.teacher=x"], "corpus"),
         (
             [f"--model.plugins.ais.corpus={corpus}", "--model.plugins.ais.perplexity=2"],

@@ -294,14 +294,21 @@ def test_ended_from_outside_it_ends_its_cells(tmp_path, sent):
     study.write_text(yaml.safe_dump({"recipe": str(RECIPE), "seeds": [0], "overrides": longer}))
     out, work = tmp_path / "out", tmp_path / "work"
     command = ["ablate", str(study), "--out", str(out), "--work", str(work)]
-    process = subprocess.Popen([sys.executable, "-m", "ppssl", *command], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ppssl", *command],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # a shell's background jobs ignore SIGINT, and so would their children
     deadline = time.monotonic() + 120
     log = work / "base" / "seed0" / "log.txt"
     while not (log.is_file() and "Learning rate" in log.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     process.send_signal(sent)
-    err = process.communicate(timeout=60)[1]
+    try:
+        err = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
     assert process.returncode == (143 if sent == signal.SIGTERM else 130)
     assert b"Traceback" not in err
     running = subprocess.run(["pgrep", "-f", str(out)], capture_output=True, check=False)
