@@ -10,7 +10,7 @@ from ppssl.downstream.evaluate import evaluate
 from ppssl.recipes import build_recipe
 from ppssl.results import write_json
 
-__all__ = ["main", "run_cell"]
+__all__ = ["main", "run_cell", "without_local"]
 
 QUIET = (
     "--trainer.logger=false",
@@ -26,7 +26,7 @@ def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> N
     Args:
         cell: ``recipe``, ``overrides`` (dotted names and values), ``seed`` and what identifies the cell.
         path: The JSON to write.
-        local: Overrides of this machine, not written down.
+        local: Overrides of this machine; their values are not written down (:func:`without_local`).
     """
     overrides = [f"--{name}={_text(value)}" for name, value in cell["overrides"].items()]
     built = build_recipe(
@@ -34,9 +34,27 @@ def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> N
     )
     built.trainer.fit(built.model, built.datamodule)
     results = evaluate(built.model, built.datamodule).to_dict()
+    results["config"] = without_local(results["config"], local)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cost = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "max_rss_kib": usage.ru_maxrss}
     write_json(path, results | {"seed": cell["seed"], "cell": cell, "cost": cost})
+
+
+def without_local(config: Mapping[str, Any], local: Sequence[str]) -> dict[str, Any]:
+    """A result's configuration with what this machine alone has set, such as ``--data.root=...``, left open (``None``)."""
+    dropped = {override.removeprefix("--").partition("=")[0] for override in local}
+
+    def walk(value: Any, name: str) -> Any:
+        if name in dropped:
+            return None
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            key: walk(item, name if key == "init_args" else f"{name}.{key}".lstrip("."))
+            for key, item in value.items()
+        }
+
+    return walk(config, "")
 
 
 def _text(value: Any) -> str:
