@@ -22,6 +22,7 @@ from ppssl import (
 from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.contrastive import MoCo
 from ppssl.encoder import EncoderInfo
+from ppssl.iadm.plugin import IADM
 
 TINY = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
 
@@ -390,16 +391,32 @@ def test_errors(kwargs: dict[str, Any], message: str) -> None:
         _model(**kwargs)
 
 
-def test_runs_of_other_seeds_can_start_from_the_same_encoder() -> None:
-    states, heads = [], []
+def test_runs_of_other_seeds_can_start_from_the_same_weights() -> None:
+    encoders, heads, branches, following = [], [], [], []
     for seed, init_seed in ((0, 7), (1, 7), (1, 8), (1, None)):
         torch.manual_seed(seed)
-        model = PPSSL(**TINY, contrastive=MoCo(dim=8), init_seed=init_seed)
+        model = PPSSL(
+            **TINY, contrastive=MoCo(dim=8), init_seed=init_seed, plugins={"iadm": IADM()}
+        )
         model.build(num_images=20)
-        states.append(model.encoder.model.stem.conv.weight)
+        encoders.append(model.encoder.model.stem.conv.weight)
         heads.append(model.contrastive.head[0].weight)
-    assert states[0].equal(states[1])
-    assert not states[1].equal(states[2])
-    assert not states[1].equal(states[3])
-    assert not heads[0].equal(heads[1])  # everything else follows the run's seed,
-    assert heads[1].equal(heads[2])  # whatever the encoder drew
+        branches.append(model.plugins["iadm"].branch.conv.weight)
+        following.append(torch.rand(3))
+    for weights in (encoders, heads, branches):
+        assert weights[0].equal(weights[1])
+        assert not weights[1].equal(weights[2])
+        assert not weights[1].equal(weights[3])
+    assert not following[0].equal(following[1])  # everything else follows the run's seed,
+    assert following[1].equal(following[2])  # whatever the weights drew
+
+
+def test_first_weights_of_one_part_do_not_depend_on_another_part() -> None:
+    heads, branches = [], []
+    for plugins in ({"iadm": IADM()}, {"mean": IADM(use="attend"), "iadm": IADM()}):
+        model = PPSSL(**TINY, contrastive=MoCo(dim=8), init_seed=7, plugins=plugins)
+        model.build(num_images=20)
+        heads.append(model.contrastive.head[0].weight)
+        branches.append(model.plugins["iadm"].branch.conv.weight)
+    assert heads[0].equal(heads[1])
+    assert branches[0].equal(branches[1])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from ppssl.ais.plugin import AIS
@@ -24,7 +22,7 @@ from ppssl.encoder import Encoder
 from ppssl.errors import UserError
 from ppssl.optimization import clip_gradient_norm, make_optimizer, warmup_cosine
 from ppssl.plugin import LossPlugin, LossTerm, merge_requests, training_step
-from ppssl.randomness import resolve_seed, seed_step, torch_seed
+from ppssl.randomness import first_weights, resolve_seed, seed_step, torch_seed
 
 __all__ = ["PPSSL"]
 
@@ -41,8 +39,8 @@ class PPSSL(LightningModule, Configurable):
             checkpoint of ppssl or a timm weight file, which must fit completely.
         image_size: Input height and width in pixels, for models built for one size (ViT); ``None``: their own.
         backbone_kwargs: More arguments of the timm model.
-        init_seed: Of the encoder's random weights, where runs of other seeds are to start from the same ones, as they
-            do from pretrained ones; ``None``: the run's own seed.
+        init_seed: Of all first weights that are random, where runs of other seeds are to start from the same ones;
+            ``None``: the run's own seed.
         contrastive: The contrastive objective; ``None``: :class:`~ppssl.contrastive.MoCo`.
         plugins: Loss plugins by name.
         optimizer: ``"sgd"`` or ``"adamw"``.
@@ -91,9 +89,7 @@ class PPSSL(LightningModule, Configurable):
         self.sgd_momentum = sgd_momentum
         self.warmup_fraction = warmup_fraction
         self.seed = seed
-        with isolate_rng() if init_seed is not None else nullcontext():
-            if init_seed is not None:
-                torch.manual_seed(init_seed)
+        with first_weights(init_seed, "encoder"):
             self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs)
         self.contrastive = MoCo() if contrastive is None else contrastive
         self.plugins = nn.ModuleDict(plugins or {})
@@ -130,9 +126,11 @@ class PPSSL(LightningModule, Configurable):
         """Make heads, queue and plugin parameters for so many training images; once. A Trainer does it in setup."""
         if self._num_images is None:
             self._num_images = num_images
-            self.contrastive.build(self.encoder, num_images=num_images)
-            for plugin in self._plugins().values():
-                plugin.build(self.encoder.info)
+            with first_weights(self.init_seed, "contrastive"):
+                self.contrastive.build(self.encoder, num_images=num_images)
+            for name, plugin in self._plugins().items():
+                with first_weights(self.init_seed, name):
+                    plugin.build(self.encoder.info)
 
     def _count_images(self) -> int:
         self.trainer.fit_loop.setup_data()

@@ -7,11 +7,14 @@ The generator is Philox (Salmon et al., "Parallel random numbers: as easy as 1, 
 
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 
-__all__ = ["generator", "resolve_seed", "seed_step", "torch_seed"]
+__all__ = ["first_weights", "generator", "resolve_seed", "seed_step", "torch_seed"]
 
 _MASK = 2**64 - 1
 
@@ -38,6 +41,20 @@ def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
 def torch_seed(seed: int, purpose: str, *counters: int) -> int:
     """A seed in [0, 2**63) for ``torch.Generator.manual_seed``, from the same arguments as :func:`generator`."""
     return int(generator(seed, purpose, *counters).integers(0, 2**63, dtype=np.int64))
+
+
+@contextmanager
+def first_weights(seed: int | None, part: str) -> Iterator[None]:
+    """Torch's global generators seeded for the first weights of one part of a model, and afterwards as they were.
+
+    Args:
+        seed: Of the weights; ``None``: nothing is seeded.
+        part: Separate parts never depend on each other's weights.
+    """
+    with isolate_rng() if seed is not None else nullcontext():
+        if seed is not None:
+            torch.manual_seed(torch_seed(seed, f"first weights of {part}"))
+        yield
 
 
 def seed_step(seed: int, step: int, micro_step: int, rank: int) -> None:

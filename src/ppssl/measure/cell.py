@@ -41,7 +41,7 @@ def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> N
 
 
 def without_local(config: Mapping[str, Any], local: Sequence[str]) -> dict[str, Any]:
-    """A result's configuration with what this machine alone has set, such as ``--data.root=...``, left open (``None``)."""
+    """A result's configuration, where what this machine alone has set (``--data.root=...``) is left open: ``None``."""
     dropped = {override.removeprefix("--").partition("=")[0] for override in local}
 
     def walk(value: Any, name: str) -> Any:
