@@ -72,6 +72,14 @@ def test_distinguishing_part_and_nearest_class_agree_with_the_attributes():
         assert PARTS[source.distinguishing_part(label)] == owner[differing[0]]
 
 
+def test_class_names_are_unique_and_tell_two_attributes():
+    source = SyntheticBirds(40)
+    assert len(set(source.classes)) == 40
+    for bird, name in zip(source.birds, source.classes, strict=True):
+        assert f"{bird.beak_colour} bill" in name
+        assert f"{bird.tail} tail" in name
+
+
 def test_captions_name_every_attribute_and_tell_all_classes_apart():
     source = SyntheticBirds(40)
     captions = [source.caption(i) for i in range(40)]
