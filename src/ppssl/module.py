@@ -158,7 +158,9 @@ class PPSSL(LightningModule, Configurable):
         """The loss of one batch; its random numbers depend on seed, step and process alone."""
         seed_step(self._seed, self.global_step, batch_idx, self.global_rank)
         shared = torch_seed(self._seed, "shared step", self.global_step, batch_idx)
-        loss, logs = self.losses(batch, seed=shared, progress=self.progress)
+        loss, logs = self.losses(
+            batch, seed=shared, progress=self.progress, number=self.global_step
+        )
         size = len(batch["index"])
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
         logs = logs | {"lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])}
@@ -166,7 +168,7 @@ class PPSSL(LightningModule, Configurable):
         return loss
 
     def losses(
-        self, batch: Mapping[str, Any], *, seed: int, progress: float
+        self, batch: Mapping[str, Any], *, seed: int, progress: float, number: int = 0
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Contrastive loss plus the plugins' losses; then the objective remembers the batch. Needs no Trainer.
 
@@ -174,6 +176,7 @@ class PPSSL(LightningModule, Configurable):
             batch: A training batch as the data module gives it.
             seed: For what is random in the step, equal on all processes.
             progress: How much of the training is done, in [0, 1].
+            number: How many optimizer steps came before.
 
         Returns:
             The total, a scalar with its graph, and what to log, by name.
@@ -183,7 +186,7 @@ class PPSSL(LightningModule, Configurable):
         result = self.contrastive(self.encoder, batch, seed=seed)
         loss = result.loss.mean()
         logs = {"loss_contrastive": loss.detach(), **result.logs}
-        step = training_step(batch, result, progress)
+        step = training_step(batch, result, progress, number)
         for name, plugin in self._plugins().items():
             term: LossTerm = plugin(step)
             value = term.value.mean()
