@@ -1,16 +1,18 @@
-"""Where figures go: to TensorBoard where there is one, else to PNG files beside the run's other logs."""
+"""Figures while training: when they are drawn, of which images, and where they go."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ppssl.data.augment import center_view
+from ppssl.plugin import LossPlugin
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -18,7 +20,38 @@ if TYPE_CHECKING:
 
     from ppssl.data.base import FineGrainedDataModule
 
-__all__ = ["log_figure", "probe_batch"]
+__all__ = ["FigureCallback", "log_figure", "probe_batch"]
+
+P = TypeVar("P", bound=LossPlugin)
+
+
+class FigureCallback(Callback, Generic[P]):
+    """Base of the callbacks that watch the plugins of one type and draw training images every few epochs.
+
+    Args:
+        every_n_epochs: How often a figure is drawn; 0: never.
+        num_images: How many images it has, evenly spaced among the training images.
+    """
+
+    plugin_type: type[P]
+    """Which plugins it watches; each subclass names its own."""
+
+    def __init__(self, every_n_epochs: int, num_images: int) -> None:
+        if every_n_epochs < 0:
+            raise ValueError(f"`every_n_epochs` must be >= 0, got {every_n_epochs}.")
+        if num_images < 1:
+            raise ValueError(f"`num_images` must be >= 1, got {num_images}.")
+        self.every_n_epochs = every_n_epochs
+        self.num_images = num_images
+
+    def should_draw(self, epoch: int) -> bool:
+        """Whether the epoch, from 0, ends with a figure."""
+        return self.every_n_epochs > 0 and (epoch + 1) % self.every_n_epochs == 0
+
+    def plugins(self, module: Any) -> dict[str, P]:
+        """The watched plugins of a :class:`ppssl.PPSSL`, by name."""
+        found = module.plugins.items()
+        return {name: plugin for name, plugin in found if isinstance(plugin, self.plugin_type)}
 
 
 @rank_zero_only

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from ppssl.callbacks.figures import log_figure, probe_batch
+from ppssl.callbacks.figures import FigureCallback, log_figure, probe_batch
 from ppssl.encoder import Encoder
 from ppssl.functional import image_gradcam
 from ppssl.iadm.health import object_mask, saliency_health
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["IADMCallback", "output_gradcam"]
 
 
-class IADMCallback(Callback):
+class IADMCallback(FigureCallback[IADM]):
     """Logs ``train/<name>_health_*`` each epoch (:func:`~ppssl.iadm.health.saliency_health`) and draws panels.
 
     Both look at the same un-augmented training images each time: the query is such an image, and its key too. A panel
@@ -35,23 +35,19 @@ class IADMCallback(Callback):
         num_probes: How many images the health is measured on.
     """
 
-    def __init__(self, every_n_epochs: int = 5, num_images: int = 6, num_probes: int = 64) -> None:
-        for name, least in (("every_n_epochs", 0), ("num_images", 1), ("num_probes", 1)):
-            if locals()[name] < least:
-                raise ValueError(f"`{name}` must be >= {least}, got {locals()[name]}.")
-        self.every_n_epochs = every_n_epochs
-        self.num_images = num_images
-        self.num_probes = num_probes
+    plugin_type = IADM
 
-    def should_draw(self, epoch: int) -> bool:
-        """Whether the epoch, from 0, ends with a panel."""
-        return self.every_n_epochs > 0 and (epoch + 1) % self.every_n_epochs == 0
+    def __init__(self, every_n_epochs: int = 5, num_images: int = 6, num_probes: int = 64) -> None:
+        super().__init__(every_n_epochs, num_images)
+        if num_probes < 1:
+            raise ValueError(f"`num_probes` must be >= 1, got {num_probes}.")
+        self.num_probes = num_probes
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, and draw where it is time."""
         module: Any = pl_module
         data: Any = getattr(trainer, "datamodule", None)
-        plugins = {n: p for n, p in module.plugins.items() if isinstance(p, IADM)}
+        plugins = self.plugins(module)
         if not plugins or not hasattr(data, "normalise_with"):
             return
         was_training = module.training
