@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppssl.ais.plugin import AIS, ranked
 from ppssl.callbacks.figures import FigureCallback, log_figure, probe_batch
+from ppssl.encoder import evaluation_mode
 from ppssl.errors import UserError
 from ppssl.viz.descriptions import description_panel
 
@@ -87,13 +88,11 @@ class AISCallback(FigureCallback[AIS]):
     def _draw(self, trainer: Trainer, pl_module: Any, name: str, plugin: AIS) -> None:
         data: FineGrainedDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
         batch = probe_batch(data, self.num_images)
-        targets, was_training = plugin.targets, pl_module.training
-        pl_module.eval()
-        with torch.no_grad():
+        targets = plugin.targets
+        with evaluation_mode(pl_module), torch.no_grad():
             embeddings = pl_module(data.normalise(batch["image"].to(pl_module.device)))
             q = plugin.student_sees(embeddings, targets.texts)
             p = targets.probabilities(targets.lookup(batch["index"]).to(embeddings.device))
-        pl_module.train(was_training)
         teacher, student = (ranked(x, targets.titles, self.top) for x in (p, q))
         figure = description_panel(batch["image"], teacher, student)
         log_figure(trainer, f"{name}/descriptions", figure, trainer.global_step)

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from ppssl.callbacks.figures import FigureCallback, log_figure, probe_batch
-from ppssl.encoder import Encoder
+from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.functional import image_gradcam
 from ppssl.iadm.health import object_mask, saliency_health
 from ppssl.iadm.plugin import IADM
@@ -50,18 +50,15 @@ class IADMCallback(FigureCallback[IADM]):
         plugins = self.plugins(module)
         if not plugins or not hasattr(data, "normalise_with"):
             return
-        was_training = module.training
-        module.eval()
-        for name, plugin in plugins.items():
-            health = measure_health(module, plugin, data, self.num_probes)
-            logged = {f"train/{name}_health_{key}": value for key, value in health.items()}
-            module.log_dict(
-                logged
-            )  # on every process: the keys of shuffled batch norm are gathered from all
-            if self.should_draw(trainer.current_epoch):
-                figure = self._panel(module, plugin, data)
-                log_figure(trainer, f"{name}/saliency", figure, trainer.global_step)
-        module.train(was_training)
+        with evaluation_mode(module):
+            for name, plugin in plugins.items():
+                # On every process: the keys of shuffled batch norm are gathered from all.
+                health = measure_health(module, plugin, data, self.num_probes)
+                logged = {f"train/{name}_health_{key}": value for key, value in health.items()}
+                module.log_dict(logged)
+                if self.should_draw(trainer.current_epoch):
+                    figure = self._panel(module, plugin, data)
+                    log_figure(trainer, f"{name}/saliency", figure, trainer.global_step)
 
     def _panel(self, module: Any, plugin: IADM, data: FineGrainedDataModule) -> Any:
         batch = probe_batch(data, self.num_images)
