@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ppssl.ais.synthetic_clip import WordTokenizer
+from ppssl.ais.towers import WordTokenizer
 from ppssl.data.birds import ATTRIBUTES, BirdClass
 
 __all__ = ["Captions", "Sentence", "bird_of"]
