@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from ppssl.ais.synthetic_clip import SyntheticCLIP
-from ppssl.ais.teacher import Teacher, load_teacher
+from ppssl.ais.teacher import Teacher, load_teacher, teacher_fingerprint
 from ppssl.data.birds import ATTRIBUTES, SyntheticBirds, bird_classes
 from ppssl.errors import UserError
 
@@ -244,7 +244,7 @@ def test_temperature_is_that_of_the_logits() -> None:
 
 
 def test_fingerprint_is_that_of_the_file() -> None:
-    assert teacher().fingerprint() == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    assert teacher_fingerprint("synthetic-clip") == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
 
 
 def test_to_moves_it_and_returns_itself() -> None:

@@ -6,10 +6,8 @@ network is needed to run it. What it is made of: :mod:`ppssl.ais.towers`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ppssl.ais.teacher import Teacher
+from ppssl.ais.teacher import SYNTHETIC, Teacher, embedded_weights
 from ppssl.ais.towers import MEAN, STD, normalise, unpack
 from ppssl.errors import UserError
 
@@ -49,20 +47,15 @@ class SyntheticCLIP(Teacher):
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        content = _read(path)
-        self._fingerprint = hashlib.sha256(content).hexdigest()
+        content = embedded_weights() if path is None else _read(Path(path))
         self._model, self._config, self.tokenizer = unpack(content)
         self._device = torch.device("cpu")
-        self.name = "synthetic-clip"
+        self.name = SYNTHETIC
         self.dim = self._config.dim
         self.temperature = float(1 / self._model.logit_scale.exp())
         self.transform = _Transform(self._config.image_size)
         self.input_size = self._config.image_size
         self.mean, self.std = (MEAN,) * 3, (STD,) * 3
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the weight file, which holds sizes and vocabulary too."""
-        return self._fingerprint
 
     @torch.no_grad()
     def embed_images(self, pixels: Tensor) -> Tensor:
@@ -120,9 +113,7 @@ class SyntheticCLIP(Teacher):
             rank_zero_warn(f"`synthetic-clip` ignores words that it does not know: {listed}.")
 
 
-def _read(path: str | Path | None) -> bytes:
-    if path is None:
-        return files("ppssl.ais").joinpath("weights", "synthetic-clip.safetensors").read_bytes()
-    if not Path(path).is_file():
+def _read(path: Path) -> bytes:
+    if not path.is_file():
         raise UserError(f"`synthetic-clip`: no such file of weights: {path}.")
-    return Path(path).read_bytes()
+    return path.read_bytes()
