@@ -132,9 +132,8 @@ class AIS(LossPlugin):
             UserError: See :func:`~ppssl.ais.bank.open_bank` and :meth:`~ppssl.ais.corpus.TextCorpus.load`.
         """
         corpus = TextCorpus.load(self.corpus, self.corpus_column, data.classes)
-        with (
-            isolate_rng()
-        ):  # loading a model draws random numbers: with or without, the run is the same
+        # Loading a model draws random numbers: with or without, the run is the same.
+        with isolate_rng():
             bank = open_bank(
                 self.teacher,
                 corpus,
