@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ppssl.data.augment import center_view
+from ppssl.data.dataset import collate
 from ppssl.plugin import LossPlugin
 
 if TYPE_CHECKING:
@@ -75,8 +74,20 @@ def log_figure(trainer: Trainer, name: str, figure: Figure, step: int) -> None:
 
 
 def probe_batch(data: FineGrainedDataModule, count: int) -> dict[str, Any]:
-    """The same training images each time, evenly spaced, un-augmented: ``image`` ``(n, 3, S, S)`` uint8, ``index``."""
+    """The same training images each time, evenly spaced, un-augmented.
+
+    Args:
+        data: The data module, after its ``setup``.
+        count: How many; where there are fewer, and where broken ones are skipped, it is fewer.
+
+    Returns:
+        ``image`` ``(n, 3, S, S)`` uint8, ``index`` and ``label`` ``(n,)`` int64, ascending by index.
+
+    Raises:
+        UserError: An image is broken, and ``on_error`` is ``"raise"``; or all are.
+    """
     items = np.linspace(0, data.num_train - 1, min(count, data.num_train)).round().astype(int)
-    source, offset = data.sources["train"], data.offset("train")
-    images = [center_view(source.load(int(i)), data.image_size, data.eval_crop) for i in items]
-    return {"image": torch.stack(images), "index": torch.from_numpy(items + offset)}
+    probes = data.eval_dataset("train", items)
+    batch = data.on_before_batch_transfer(collate([probes[i] for i in range(len(probes))]), 0)
+    _, once = np.unique(batch["index"], return_index=True)  # another probe in a broken one's place
+    return {name: values[once] for name, values in batch.items()}
