@@ -72,9 +72,8 @@ def test_temperatures_of_the_teacher() -> None:
     p = plugin.targets.probabilities(bank.images.float())
     perplexity = torch.special.entr(p).sum(dim=1).exp().mean()
     assert perplexity == pytest.approx(0.5 * len(WORDS), rel=1e-4)
-    sharp = _plugin(
-        bank
-    ).targets  # a tenth of five is below one description: as sharp as can be said
+    # A tenth of five is below one description: as sharp as can be said.
+    sharp = _plugin(bank).targets
     reached = torch.special.entr(sharp.probabilities(bank.images.float())).sum(dim=1).exp().mean()
     assert reached == pytest.approx(1.1, rel=1e-4)
 
@@ -154,9 +153,8 @@ def test_control_shuffled_images() -> None:
 def test_control_random_texts_are_orthogonal() -> None:
     texts = _plugin(_bank(e=6), control="random_texts").targets.texts
     torch.testing.assert_close(texts @ texts.T, torch.eye(5), atol=1e-5, rtol=0)
-    more = _plugin(
-        _bank(e=4), control="random_texts"
-    ).targets.texts  # five directions in four dimensions
+    # Five directions in four dimensions.
+    more = _plugin(_bank(e=4), control="random_texts").targets.texts
     torch.testing.assert_close(more[:4] @ more[:4].T, torch.eye(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(more.norm(dim=1), torch.ones(5))
 
