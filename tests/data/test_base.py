@@ -14,6 +14,7 @@ from ppssl.data import FineGrainedDataModule, FolderDataModule, MoCoV2Augmentati
 from ppssl.data.augment import center_view
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.errors import UserError
+from save_at import SaveAt
 
 QUIET = {
     "accelerator": "cpu",
@@ -205,15 +206,6 @@ class Probe(LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class SaveAt(Callback):
-    def __init__(self, step, path):
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer, *args):
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
 
 
 def _fit(data, *, epochs=3, resume=None, callbacks=()):
