@@ -85,7 +85,6 @@ def _global_step(path: Path) -> int | None:
         return int(
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
         )
-    except (
-        Exception
-    ):  # torch raises many types on torn or foreign files; any of them means: not this one
+    except Exception:
+        # torch raises many types on torn or foreign files; any of them means: not this one.
         return None

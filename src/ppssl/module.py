@@ -227,8 +227,8 @@ class PPSSL(LightningModule, Configurable):
         """How much of the training is done, in [0, 1]."""
         return min(1.0, self.global_step / self._total_steps)
 
-    @property
     def _learning_rate(self) -> float:
+        """For the global batch; says so in one line."""
         trainer, source = self.trainer, self._data_module() or self.trainer.train_dataloader
         batch = getattr(source, "batch_size", None) or 128
         batch *= trainer.world_size * trainer.accumulate_grad_batches
@@ -241,7 +241,7 @@ class PPSSL(LightningModule, Configurable):
         optimizer = make_optimizer(
             self,
             self.optimizer,
-            lr=self._learning_rate,
+            lr=self._learning_rate(),
             weight_decay=self.weight_decay,
             sgd_momentum=self.sgd_momentum,
         )

@@ -261,9 +261,8 @@ def test_a_grid_is_run_once_and_leaves_its_results(tmp_path):
         assert result["config"]["model"]["init_args"]["backbone_kwargs"] == {"width": 4}
         assert result["cost"]["cpu_seconds"] > 0
         assert result["provenance"]["versions"]["torch"]
-        assert "log_every_n_steps" not in json.dumps(
-            result
-        )  # this machine's own is not written down
+        # This machine's own is not written down.
+        assert "log_every_n_steps" not in json.dumps(result)
     rates = [result["config"]["model"]["init_args"]["lr"] for result in results]
     own = yaml.safe_load(RECIPE.read_text())["model"]["init_args"]["lr"]
     assert rates == [own, 1e-5]
@@ -295,11 +294,12 @@ def test_ended_from_outside_it_ends_its_cells(tmp_path, sent):
     study.write_text(yaml.safe_dump({"recipe": str(RECIPE), "seeds": [0], "overrides": longer}))
     out, work = tmp_path / "out", tmp_path / "work"
     command = ["ablate", str(study), "--out", str(out), "--work", str(work)]
+    # A shell's background jobs ignore SIGINT, and so would their children.
     process = subprocess.Popen(
         [sys.executable, "-m", "ppssl", *command],
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # a shell's background jobs ignore SIGINT, and so would their children
+    )
     deadline = time.monotonic() + 120
     log = work / "base" / "seed0" / "log.txt"
     while not (log.is_file() and "Learning rate" in log.read_text()):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 __all__ = [
     "SYNTHETIC",
     "Teacher",
+    "embedded_weights",
     "hash_folder",
     "load_teacher",
     "local_folder",
@@ -97,10 +98,14 @@ def load_teacher(name: str) -> Teacher:
 def teacher_fingerprint(name: str) -> str | None:
     """The hash of a teacher's files without loading it; ``None`` where they are not on this machine."""
     if name == SYNTHETIC:
-        weights = resources.files("ppssl.ais").joinpath(f"weights/{SYNTHETIC}.safetensors")
-        return hashlib.sha256(weights.read_bytes()).hexdigest()
+        return hashlib.sha256(embedded_weights()).hexdigest()
     folder = local_folder(name)
     return None if folder is None else hash_folder(folder)
+
+
+def embedded_weights() -> bytes:
+    """The file in the package that holds the embedded teacher: weights, sizes and vocabulary."""
+    return resources.files("ppssl.ais").joinpath(f"weights/{SYNTHETIC}.safetensors").read_bytes()
 
 
 def local_folder(name: str) -> Path | None:
