@@ -118,6 +118,22 @@ def test_the_key_depends_on_what_a_run_depends_on(recipe):
     )
 
 
+def test_an_override_that_says_what_the_recipe_says_makes_no_other_run(tmp_path):
+    recipe = RECIPE
+    content = yaml.safe_load(recipe.read_text())
+    changed = tmp_path / "changed.yaml"
+    content["model"]["init_args"]["lr"] = 0.5
+    changed.write_text(yaml.safe_dump(content))
+    assert _keys(Study(str(recipe), overrides={"model.lr": 0.5})) == _keys(Study(str(changed)))
+    assert _keys(Study(str(recipe), overrides={"model.lr": 0.4})) != _keys(Study(str(changed)))
+    content["model"]["init_args"]["backbone_kwargs"] = {"width": 5, "depth": 2}
+    changed.write_text(yaml.safe_dump(content))
+    one = {"model.lr": 0.5, "model.backbone_kwargs": {"width": 5}}  # replaces: no depth is left
+    other = {"model.lr": 0.5, "model.backbone_kwargs": {"width": 5, "depth": 2}}
+    assert _keys(Study(str(changed), overrides=one)) != _keys(Study(str(changed)))
+    assert _keys(Study(str(recipe), overrides=other)) == _keys(Study(str(changed)))
+
+
 def test_the_key_depends_on_what_the_recipe_says_and_not_on_where_it_lies(recipe, tmp_path):
     base = _keys(Study(str(recipe), seeds=[0]))
     copy = tmp_path / "copy.yaml"
