@@ -20,6 +20,7 @@ TRAINER_COMMANDS = {
 COMMANDS = {
     "demo": "Pretrain on synthetic birds and compare before and after, in minutes.",
     "evaluate": "kNN, retrieval and linear probe of a checkpoint.",
+    "corpus": "Inspect a text corpus, or have one written by a language model.",
     "ablate": "Run a grid of overrides times seeds over a recipe; table with paired differences.",
     "bench": "Measure what a training step costs.",
 }

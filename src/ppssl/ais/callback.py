@@ -99,7 +99,7 @@ class AISCallback(Callback):
             p = targets.probabilities(targets.lookup(batch["index"]).to(embeddings.device))
         pl_module.train(was_training)
         teacher, student = (ranked(x, targets.titles, self.top) for x in (p, q))
-        figure = description_panel(batch["image"], teacher, student)
+        figure = description_panel(batch["image"], {"teacher": teacher, "student": student})
         log_figure(trainer, f"{name}/descriptions", figure, trainer.global_step)
 
 

@@ -38,6 +38,7 @@ class TextCorpus:
 
     Attributes:
         descriptions: The phrasings of each, ``M`` tuples.
+        duplicates: How many were left out because an equal one stands before them.
 
     Raises:
         UserError: Fewer than 2 or more than 50,000 descriptions are left.
@@ -46,14 +47,15 @@ class TextCorpus:
     def __init__(
         self, descriptions: Iterable[str | Sequence[str]], source: str = "the corpus"
     ) -> None:
-        cleaned = [_phrasings(item) for item in descriptions]
-        kept = list(dict.fromkeys(item for item in cleaned if item))
+        cleaned = [phrasings for item in descriptions if (phrasings := _phrasings(item))]
+        kept = list(dict.fromkeys(cleaned))
         if not 2 <= len(kept) <= MAX_DESCRIPTIONS:
             raise UserError(
                 f"A corpus has 2 to {MAX_DESCRIPTIONS:,} different descriptions, {source} has {len(kept):,}: "
                 + ("add some." if len(kept) < 2 else "take a part of it.")
             )
         self.descriptions: tuple[tuple[str, ...], ...] = tuple(kept)
+        self.duplicates = len(cleaned) - len(kept)
 
     def __len__(self) -> int:
         return len(self.descriptions)
