@@ -5,13 +5,14 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ppssl.ais.corpus import TextCorpus
+from ppssl.ais.generation import generate_corpus
 from ppssl.ais.inspection import CorpusReport, inspect_corpus
 from ppssl.errors import UserError
 from ppssl.results import show_table, write_json
 
 __all__ = ["main"]
 
-_PAIRS = 10
+_PAIRS, _EXAMPLES = 10, 3
 
 
 def main(argv: list[str]) -> int:
@@ -23,8 +24,9 @@ def main(argv: list[str]) -> int:
     )
     commands = parser.add_subcommands(required=True)
     commands.add_subcommand("inspect", _inspect_parser(), help="Look a corpus over.")
+    commands.add_subcommand("generate", _generate_parser(), help="Have a corpus written.")
     args = parser.parse_args(argv)
-    return _inspect(args.inspect)
+    return _inspect(args.inspect) if args.subcommand == "inspect" else _generate(args.generate)
 
 
 def _inspect_parser() -> ArgumentParser:
@@ -75,6 +77,55 @@ def _inspect_parser() -> ArgumentParser:
         "--json", type=str | None, default=None, help="Write the results to this file."
     )
     return parser
+
+
+def _generate_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Have a local language model describe the visible parts of each class, without its name. The same "
+        "command goes on after an interruption. Example: ppssl corpus generate --model path/to/model "
+        "--classes names.txt --per-class 8 --kind bird --out birds.jsonl",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--model",
+        type=str,
+        required=True,
+        help="A causal language model of transformers, best one that is tuned to follow instructions: a local folder "
+        "or a hub id.",
+    )
+    parser.add_argument(
+        "--classes", type=str, required=True, help="A file with a class name a line."
+    )
+    parser.add_argument(
+        "--out", type=str, required=True, help="The .jsonl to write; what it holds is kept."
+    )
+    parser.add_argument("--per-class", type=int, default=8, help="Sentences a class.")
+    parser.add_argument(
+        "--kind", type=str, default="object", help="What the classes are kinds of: bird, car, ..."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Of the sampling.")
+    parser.add_argument("--temperature", type=float, default=0.8, help="Of the sampling, > 0.")
+    parser.add_argument(
+        "--device", type=str, default="auto", help="`cpu`, `cuda`, ...; default: a GPU if any."
+    )
+    return parser
+
+
+def _generate(args: Namespace) -> int:
+    found = generate_corpus(
+        args.model,
+        read_names(args.classes),
+        args.out,
+        per_class=args.per_class,
+        kind=args.kind,
+        seed=args.seed,
+        temperature=args.temperature,
+        device=args.device,
+    )
+    counts = [["classes", str(len(found))], ["sentences", str(sum(map(len, found.values())))]]
+    examples = [[name, sentences[0]] for name, sentences in list(found.items())[:_EXAMPLES]]
+    show_table("Written", ["of the corpus", ""], [*counts, *examples], caption=args.out)
+    return 0
 
 
 def _inspect(args: Namespace) -> int:
