@@ -3,12 +3,15 @@
 import re
 from importlib import resources
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics.pairwise import cosine_similarity
 
 from ppssl.ais.corpus import TextCorpus, packaged_corpora
+from ppssl.ais.plugin import AIS
+from ppssl.data import FolderDataModule
 
 CORPORA = ("birds", "cars", "aircraft")
 
@@ -109,6 +112,17 @@ class TestPackaged:
 def test_every_part_is_described(name: str, parts: str) -> None:
     text = "\n".join(_lines(name))
     assert [part for part in parts.split() if not re.search(rf"\b{part}", text)] == []
+
+
+def test_ais_finds_them_by_name(image_folder: Path, clip_folder: Path) -> None:
+    data = FolderDataModule(str(image_folder), image_size=16, batch_size=8, num_workers=0)
+    data.setup()
+    plugin = AIS("birds", teacher=str(clip_folder))
+    with pytest.warns(
+        UserWarning, match="longer than the text encoder reads"
+    ):  # it has 16 positions
+        plugin.prepare(data)
+    assert plugin.targets.titles == _lines("birds")
 
 
 def _lines(name: str) -> list[str]:

@@ -114,7 +114,7 @@ def _generate_parser() -> ArgumentParser:
 def _generate(args: Namespace) -> int:
     found = generate_corpus(
         args.model,
-        read_names(args.classes),
+        _read_names(args.classes),
         args.out,
         per_class=args.per_class,
         kind=args.kind,
@@ -129,7 +129,7 @@ def _generate(args: Namespace) -> int:
 
 
 def _inspect(args: Namespace) -> int:
-    classes = [] if args.classes is None else read_names(args.classes)
+    classes = [] if args.classes is None else _read_names(args.classes)
     if args.corpus in ("class-names", "cars-names") and not classes:
         raise UserError(f"`{args.corpus}` is made from class names: give `--classes names.txt`.")
     report = inspect_corpus(
@@ -174,7 +174,7 @@ def _show(args: Namespace, report: CorpusReport) -> None:
         show_table(f"Picked by {args.teacher}", ["image", "description", "probability"], best)
 
 
-def read_names(path: str) -> list[str]:
+def _read_names(path: str) -> list[str]:
     """Class names, a line each, empty lines left out.
 
     Raises:
