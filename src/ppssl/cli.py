@@ -20,6 +20,7 @@ TRAINER_COMMANDS = {
 COMMANDS = {
     "demo": "Pretrain on synthetic birds and compare before and after, in minutes.",
     "evaluate": "kNN, retrieval and linear probe of a checkpoint.",
+    "corpus": "Inspect a text corpus, or have one written by a language model.",
     "ablate": "Run a grid of overrides times seeds over a recipe; table with paired differences.",
     "bench": "Measure what a training step costs.",
 }
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _interrupted(command: str) -> int:
     went_on = {
         "fit": "; what was reached is saved: `ppssl fit ... --resume auto` goes on from there",
+        "corpus": "; the same command goes on: what is written of a class is kept",
         "ablate": "; the same command goes on: runs whose JSON is there are not repeated",
     }
     print(f"Interrupted{went_on.get(command, '')}.", file=sys.stderr)

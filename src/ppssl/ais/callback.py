@@ -94,5 +94,5 @@ class AISCallback(FigureCallback[AIS]):
             q = plugin.student_sees(embeddings, targets.texts)
             p = targets.probabilities(targets.lookup(batch["index"]).to(embeddings.device))
         teacher, student = (ranked(x, targets.titles, self.top) for x in (p, q))
-        figure = description_panel(batch["image"], teacher, student)
+        figure = description_panel(batch["image"], {"teacher": teacher, "student": student})
         log_figure(trainer, f"{name}/descriptions", figure, trainer.global_step)

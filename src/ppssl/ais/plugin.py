@@ -38,8 +38,8 @@ class AIS(LossPlugin):
     The teacher's embeddings are looked up in a :class:`~ppssl.ais.bank.TextBank`, made once before training.
 
     Args:
-        corpus: The descriptions: a ``.txt``, ``.csv`` or ``.jsonl`` file, a packaged corpus (``synthetic-birds``), or
-            ``class-names``.
+        corpus: The descriptions: a ``.txt``, ``.csv`` or ``.jsonl`` file, a packaged corpus (``birds``), or what
+            else :meth:`~ppssl.ais.corpus.TextCorpus.load` knows (``class-names``, ``cub-attributes``).
         corpus_column: Of a ``.csv`` or ``.jsonl``.
         teacher: A CLIP or SigLIP, as hub id or local folder; or ``synthetic-clip``, the embedded one.
         loss_weight: lambda_A.
@@ -131,7 +131,8 @@ class AIS(LossPlugin):
         Raises:
             UserError: See :func:`~ppssl.ais.bank.open_bank` and :meth:`~ppssl.ais.corpus.TextCorpus.load`.
         """
-        corpus = TextCorpus.load(self.corpus, self.corpus_column, data.classes)
+        root = getattr(data, "root", None)  # modules of files keep their folder under that name
+        corpus = TextCorpus.load(self.corpus, self.corpus_column, data.classes, root)
         # Loading a model draws random numbers: with or without, the run is the same.
         with isolate_rng():
             bank = open_bank(

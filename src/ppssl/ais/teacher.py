@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -41,6 +42,7 @@ class Teacher(ABC):
         input_size: Height and width of that input in pixels.
         mean: Mean of each channel that its input is normalised with, in units of [0, 1].
         std: Standard deviation of each channel, likewise.
+        tokenizer: Its method ``encode`` makes a text's tokens, start and end signs included.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Teacher(ABC):
     input_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    tokenizer: Any
 
     @abstractmethod
     def embed_images(self, pixels: Tensor) -> Tensor:
