@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ppssl.callbacks.checkpoint import RunCheckpoint
 from ppssl.config import Configurable
 from ppssl.errors import UserError
 
 __all__ = ["describe"]
 
-_SECTIONS = {"trainer": Trainer, "checkpoint": ModelCheckpoint}
+_SECTIONS = {"trainer": Trainer, "checkpoint": RunCheckpoint}
 _TOP = (
     "config",
     "seed_everything",

@@ -1,0 +1,219 @@
+"""Interrupted and resumed, a run is the uninterrupted one: weights, buffers, optimizer, counters and logs, bit for bit."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from faults import Crash
+from ppssl.cli import main
+
+RECIPE = Path(__file__).parents[2] / "experiments" / "folder" / "pretrain.yaml"
+EPOCHS, STEPS = 4, 3
+AIS = ["--model.plugins.ais.corpus=synthetic-birds", "--model.plugins.ais.teacher=synthetic-clip"]
+IADM = [
+    "--model.plugins.iadm=ppssl.IADM",
+    "--model.plugins.iadm.debias=true",
+    "--model.plugins.iadm.start=0",
+]
+TIMES = ("train/images_per_second", "train/data_wait")
+
+
+def _arguments(
+    images: Path, out: Path, more: Sequence[str], fault: dict[str, Any], logger: dict[str, Any]
+) -> list[str]:
+    """`ppssl fit` of a tiny run that is saved after each step, as its command line."""
+    callbacks: list[Any] = [{"class_path": "faults.EpochMeans"}]
+    callbacks += [{"class_path": "faults.Fault", "init_args": fault}] if fault else []
+    written = {"class_path": "faults.FaultyLogger", "init_args": {"save_dir": str(out)} | logger}
+    overlay = {"trainer": {"callbacks": callbacks, "logger": written}}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "overlay.yaml").write_text(yaml.safe_dump(overlay))
+    return [
+        "fit",
+        f"--config={RECIPE}",
+        f"--config={out / 'overlay.yaml'}",
+        f"--data.root={images}",
+        f"--trainer.default_root_dir={out}",
+        f"--trainer.max_epochs={EPOCHS}",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+        "--model.backbone_kwargs={width: 4}",
+        "--model.contrastive.dim=8",
+        "--data.image_size=32",
+        "--data.batch_size=8",
+        "--data.num_workers=0",
+        "--data.val_fraction=0.25",
+        "--checkpoint.every_n_train_steps=1",
+        *more,
+    ]
+
+
+def _here(
+    images: Path, out: Path, *more: str, fault: Any = None, logger: Any = None
+) -> int | type[Crash]:
+    """Run in this process; what it returned, or that it crashed."""
+    try:
+        return main(_arguments(images, out, ["--resume=auto", *more], fault or {}, logger or {}))
+    except Crash:
+        return Crash
+
+
+def _child(
+    images: Path, out: Path, *more: str, fault: Any = None, logger: Any = None
+) -> subprocess.CompletedProcess[str]:
+    """Run in a process of its own."""
+    arguments = _arguments(images, out, ["--resume=auto", *more], fault or {}, logger or {})
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "ppssl", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    return sorted(out.rglob("last.ckpt"), key=lambda p: int(p.parts[-3].removeprefix("version_")))
+
+
+def _final(out: Path) -> dict[str, Any]:
+    """What the run ended with, without paths and clocks."""
+    content = torch.load(_checkpoints(out)[-1], weights_only=True)
+    content.pop("ppssl")
+    content["callbacks"] = {k: v for k, v in content["callbacks"].items() if "Checkpoint" not in k}
+    content["resume"].pop("settings")
+    for name in TIMES:
+        content["resume"]["line"]["metrics"].pop(name)
+    return content
+
+
+def _log(out: Path) -> dict[tuple[int, str], str]:
+    """All that was logged, by step and name, as written; where two runs logged the same step, they must agree."""
+    merged: dict[tuple[int, str], str] = {}
+    for path in out.rglob("metrics.csv"):
+        for row in csv.DictReader(path.open()):
+            for name, value in row.items():
+                if value and name not in (*TIMES, "step"):
+                    assert merged.setdefault((int(row["step"]), name), value) == value, (path, row)
+    return merged
+
+
+def _assert_same(one: Any, other: Any, where: str = "") -> None:
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            _assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            _assert_same(a, b, f"{where}/{i}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, f"{where}: {one} and {other}"
+
+
+def _assert_same_run(straight: Path, resumed: Path) -> None:
+    _assert_same(_final(straight), _final(resumed))
+    _assert_same(_log(straight), _log(resumed))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 images of three classes: three steps an epoch."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("resume") / "images"
+    generator = torch.Generator().manual_seed(0)
+    for label in range(3):
+        (root / "train" / f"class{label}").mkdir(parents=True)
+        for i in range(8):
+            pixels = torch.randint(0, 200, (40, 48, 3), generator=generator, dtype=torch.uint8)
+            pixels[..., label] += 55
+            Image.fromarray(pixels.numpy()).save(root / "train" / f"class{label}" / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run that nothing interrupts."""
+    out = tmp_path_factory.mktemp("straight")
+    os.environ["PPSSL_CACHE"] = str(out / "cache")
+    assert _here(images, out) == 0
+    return out
+
+
+def test_the_uninterrupted_run_is_what_it_should_be(straight: Path) -> None:
+    final, log = _final(straight), _log(straight)
+    assert final["global_step"] == EPOCHS * STEPS
+    assert {step for step, name in log if name == "train/loss"} == set(range(EPOCHS * STEPS))
+    epoch = [float(log[step, "train/loss"]) for step in range(STEPS)]
+    assert float(log[STEPS - 1, "mine/sum"]) == pytest.approx(sum(epoch))
+    sizes = [8, 9, 10]
+    mean = sum(n * x for n, x in zip(sizes, epoch, strict=True)) / sum(sizes)
+    assert float(log[STEPS - 1, "mine/mean"]) == pytest.approx(mean)
+    assert float(log[STEPS - 1, "mine/max"]) == pytest.approx(max(epoch))
+    assert float(log[STEPS - 1, "mine/sparse"]) == pytest.approx((epoch[0] + epoch[2]) / 2)
+
+
+FEW = [
+    {"step": 1},  # the first step of the first epoch
+    {"step": 3, "place": "before_save"},  # the last
+    {"step": 5},
+    {"step": 6, "place": "epoch_start"},  # saved by the epoch
+]
+MANY = [
+    {"step": 1, "place": "before_save"},
+    {"step": 1},
+    {"step": 2, "place": "before_save"},
+    {"step": 3, "place": "before_save"},
+    {"step": 3, "place": "validation"},
+    {"step": 3, "place": "epoch_end"},
+    {"step": 3, "place": "epoch_start"},
+    {"step": 4},
+    {"step": 5, "place": "before_save"},
+    {"step": 5, "place": "before_save"},  # again, without progress
+    {"step": 8},
+    {"step": 9, "place": "epoch_start"},
+    {"step": 12, "place": "before_save"},
+    {"step": 12, "place": "epoch_end"},
+]
+
+
+@pytest.mark.parametrize(
+    ("crashes", "workers"),
+    [
+        pytest.param(FEW, 0, id="few"),
+        pytest.param(MANY, 0, id="many", marks=pytest.mark.slow),
+        pytest.param(MANY, 2, id="many-workers", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_crashes_again_and_again_loses_nothing(
+    crashes: list[dict[str, Any]], workers: int, images: Path, straight: Path, tmp_path: Path
+) -> None:
+    workers_option = f"--data.num_workers={workers}"
+    for crash in crashes:
+        fault = {"kind": "crash"} | crash
+        assert _here(images, tmp_path, workers_option, fault=fault) is Crash, crash
+    assert _here(images, tmp_path, workers_option) == 0
+    _assert_same_run(straight, tmp_path)
+    assert _here(images, tmp_path, workers_option) == 0  # nothing is left to do
+    _assert_same_run(straight, tmp_path)
+
+
+@pytest.mark.parametrize(("step", "key"), [(2, "train/loss"), (3, "mine/mean"), (12, "mine/mean")])
+def test_a_crash_between_checkpoint_and_log_loses_no_line(
+    step: int, key: str, images: Path, straight: Path, tmp_path: Path
+) -> None:
+    fault = {"kind": "crash", "step": step, "key": key}
+    assert _here(images, tmp_path, logger=fault) is Crash
+    assert (step - 1, key) not in _log(tmp_path)
+    assert _here(images, tmp_path) == 0
+    _assert_same(_log(straight), _log(tmp_path))
