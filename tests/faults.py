@@ -1,6 +1,7 @@
 """What may befall a run: callbacks and a logger that interrupt it at a chosen place, for child processes too."""
 
 import os
+import resource
 import signal
 from typing import Any
 
@@ -18,7 +19,8 @@ class Fault(Callback):
     """Something happens at a place of a global step, from 1.
 
     Args:
-        kind: A signal's name (``"SIGKILL"``), sent to the own process, or ``"crash"``.
+        kind: A signal's name (``"SIGKILL"``), sent to the own process, or ``"group SIGINT"``, to its workers too;
+            ``"crash"``; ``"disk full"`` from now on, or ``"kill in writing"`` a large file.
         step: How many optimizer steps are done by then.
         place: ``"batch_start"`` of the step after it, ``"before_save"`` of its own checkpoint, ``"epoch_start"`` of the
             epoch after it, in the ``"validation"`` after it, at the ``"epoch_end"`` before the epoch is saved.
@@ -28,10 +30,12 @@ class Fault(Callback):
     def __init__(self, kind: str, step: int, place: str = "batch_start", repeat: int = 1) -> None:
         assert place in PLACES
         self.kind, self.step, self.place, self.repeat = kind, step, place, repeat
+        self.happened = False
 
     def _at(self, trainer: Trainer, place: str) -> None:
-        if trainer.global_step != self.step or place != self.place or trainer.sanity_checking:
+        if trainer.global_step != self.step or place != self.place or self.happened:
             return
+        self.happened = True
         for _ in range(self.repeat):
             happen(self.kind)
 
@@ -95,6 +99,14 @@ class FaultyLogger(CSVLogger):
 
 
 def happen(kind: str) -> None:
+    """See :class:`Fault`."""
     if kind == "crash":
         raise Crash
-    os.kill(os.getpid(), getattr(signal, kind))
+    if kind in ("disk full", "kill in writing"):
+        action = signal.SIG_IGN if kind == "disk full" else signal.SIG_DFL
+        signal.signal(signal.SIGXFSZ, action)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+    elif kind.startswith("group "):
+        os.killpg(0, getattr(signal, kind.removeprefix("group ")))
+    else:
+        os.kill(os.getpid(), getattr(signal, kind))

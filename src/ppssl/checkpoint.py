@@ -21,6 +21,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "AtomicCheckpointIO",
     "check_schema",
+    "is_full",
     "newest_checkpoint",
     "read_checkpoint",
     "restore",
@@ -115,7 +116,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
         except BaseException as error:
             part.unlink(missing_ok=True)
-            if _is_full(error):
+            if is_full(error) or is_full(
+                error.__context__
+            ):  # torch's own error follows the system's
                 raise UserError(
                     f"No space left to write {path}; the checkpoints before it are whole: make room, then go on "
                     "with `--resume auto`."
@@ -127,17 +130,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         _sync_folder(path.parent)
 
 
-def _is_full(error: BaseException | None) -> bool:
-    """Whether a full disk is behind an error; torch's own follows the operating system's."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-        ):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error says that the disk, the quota or the largest file's size is reached."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, OSError) and error.errno in full
 
 
 def _keep_previous(path: Path) -> None:

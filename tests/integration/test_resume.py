@@ -1,7 +1,8 @@
-"""Interrupted and resumed, a run is the uninterrupted one: weights, buffers, optimizer, counters and logs, bit for bit."""
+"""Interrupted and resumed, a run is the uninterrupted one, bit for bit: weights, buffers, optimizer, counters, logs."""
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -75,7 +76,15 @@ def _child(
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "ppssl", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    return subprocess.run(
+        command,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        process_group=0,  # signals to the group are not for the tests
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell may ignore
+    )
 
 
 def _checkpoints(out: Path) -> list[Path]:
@@ -217,3 +226,123 @@ def test_a_crash_between_checkpoint_and_log_loses_no_line(
     assert (step - 1, key) not in _log(tmp_path)
     assert _here(images, tmp_path) == 0
     _assert_same(_log(straight), _log(tmp_path))
+
+
+OTHERWISE = {
+    "ais and iadm": [*AIS, *IADM],
+    "max_steps": ["--trainer.max_steps=11"],
+    "accumulation": ["--trainer.accumulate_grad_batches=2"],
+    "validation at each step": ["--trainer.val_check_interval=1"],
+    "validation every second epoch": ["--trainer.check_val_every_n_epoch=2"],
+    "bf16": ["--trainer.precision=bf16-mixed"],
+    "sgd": ["--model.optimizer=sgd", "--model.lr=0.1"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", OTHERWISE.values(), ids=OTHERWISE)
+def test_whatever_is_trained(more: list[str], images: Path, tmp_path: Path) -> None:
+    assert _here(images, tmp_path / "straight", *more) == 0
+    for step in (1, 3, 5):
+        assert (
+            _here(images, tmp_path / "resumed", *more, fault={"kind": "crash", "step": step})
+            is Crash
+        )
+    assert _here(images, tmp_path / "resumed", *more) == 0
+    _assert_same_run(tmp_path / "straight", tmp_path / "resumed")
+
+
+def _saved(out: Path) -> int:
+    return max(
+        (torch.load(p, weights_only=True)["global_step"] for p in _checkpoints(out)), default=0
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_in_processes_of_their_own(
+    workers: int, images: Path, straight: Path, tmp_path: Path
+) -> None:
+    for crash in ({"step": 1}, {"step": 3, "place": "before_save"}, *FEW[2:]):
+        fault = {"kind": "SIGKILL"} | crash
+        done = _child(images, tmp_path, f"--data.num_workers={workers}", fault=fault)
+        assert done.returncode == -9, done.stderr[-3000:]
+    done = _child(images, tmp_path, f"--data.num_workers={workers}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    _assert_same_run(straight, tmp_path)
+
+
+SIGNALS = [  # what happens, how it ends, the step that is saved then; checkpoints come from the signal alone
+    ({"kind": "group SIGINT", "step": 2, "place": "before_save"}, 130, 2),
+    ({"kind": "SIGTERM", "step": 3, "place": "validation"}, 143, 2),  # Lightning ends it at once
+    ({"kind": "group SIGINT", "step": 3, "place": "validation"}, 130, 3),  # done, then saved
+    ({"kind": "group SIGINT", "step": 4}, 130, 5),  # in mid-step: the step is done, then saved
+    ({"kind": "SIGTERM", "step": 5}, 143, 6),
+    ({"kind": "group SIGINT", "step": 7, "repeat": 2}, 130, 6),  # at once: a step is done again
+    ({"kind": "SIGTERM", "step": 7, "place": "before_save"}, 143, 7),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_asked_to_stop(workers: int, images: Path, straight: Path, tmp_path: Path) -> None:
+    more = [f"--data.num_workers={workers}", "--checkpoint.every_n_train_steps=1000"]
+    for fault, code, step in SIGNALS:
+        done = _child(images, tmp_path, *more, fault=fault)
+        assert done.returncode == code, (fault, done.stderr[-3000:])
+        assert "Traceback" not in done.stderr, done.stderr
+        assert "--resume auto` goes on" in done.stderr
+        assert _saved(tmp_path) == step, fault
+    assert _child(images, tmp_path, *more).returncode == 0
+    _assert_same_run(straight, tmp_path)
+
+
+@pytest.mark.slow
+def test_workers_that_are_terminated_first(images: Path, straight: Path, tmp_path: Path) -> None:
+    """As `timeout` and batch systems do, SIGTERM to all processes: torch then ends the run in mid-step."""
+    fault = {"kind": "group SIGTERM", "step": 4}
+    done = _child(images, tmp_path, "--data.num_workers=2", fault=fault)
+    assert done.returncode == 143, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr, done.stderr
+    assert _child(images, tmp_path, "--data.num_workers=2").returncode == 0
+    _assert_same_run(straight, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "code"), [("disk full", 2), ("kill in writing", -25)])
+def test_a_checkpoint_that_cannot_be_finished(
+    kind: str, code: int, images: Path, straight: Path, tmp_path: Path
+) -> None:
+    step = 5
+    done = _child(images, tmp_path, fault={"kind": kind, "step": step, "place": "before_save"})
+    assert done.returncode == code, done.stderr[-3000:]
+    if code == 2:
+        assert "Traceback" not in done.stderr, done.stderr
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("ppssl: ")]
+        assert "No space left" in line
+        assert not list(tmp_path.rglob("*.part"))
+    assert _saved(tmp_path) == step - 1
+    assert _child(images, tmp_path).returncode == 0
+    _assert_same_run(straight, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["torn", "overwritten"])
+def test_a_damaged_checkpoint_is_passed_over(
+    damage: str, images: Path, straight: Path, tmp_path: Path
+) -> None:
+    assert _here(images, tmp_path, fault={"kind": "crash", "step": 5}) is Crash
+    (last,) = _checkpoints(tmp_path)
+    content = bytearray(last.read_bytes())
+    half = len(content) // 2
+    last.write_bytes(
+        content[:half] if damage == "torn" else content[:half] + bytes(999) + content[half + 999 :]
+    )
+    with pytest.warns(UserWarning, match="Passed over") as caught:
+        assert (
+            _here(images, tmp_path, fault={"kind": "crash", "step": 4, "place": "batch_start"})
+            is Crash
+        )
+    assert len([w for w in caught if "Passed over" in str(w.message)]) == 1
+    last.unlink()
+    assert _here(images, tmp_path) == 0
+    _assert_same_run(straight, tmp_path)
