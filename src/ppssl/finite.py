@@ -10,14 +10,17 @@ from ppssl.errors import UserError
 __all__ = ["check_loss", "check_parameters"]
 
 
-def check_loss(loss: Tensor, terms: Mapping[str, Tensor], index: Tensor, *, step: int) -> None:
+def check_loss(
+    loss: Tensor, terms: Mapping[str, Tensor], index: Tensor, *, step: int, epoch: int
+) -> None:
     """Stop at a loss that is NaN or infinite.
 
     Args:
         loss: The total, a scalar.
         terms: What it is the sum of, by name, scalars or of each sample ``(B,)``.
-        index: The images' numbers ``(B,)``; views and noise are functions of them and of the step.
-        step: The global step.
+        index: The images' numbers ``(B,)``: with epoch and seed they give the views again.
+        step: The global step, which with the seed gives the step's noise again.
+        epoch: The epoch.
 
     Raises:
         UserError: It is not finite; with the step, the terms and the images.
@@ -31,9 +34,9 @@ def check_loss(loss: Tensor, terms: Mapping[str, Tensor], index: Tensor, *, step
         if count
     )
     raise UserError(
-        f"The loss is {loss.item()} at step {step}: not finite is {named or 'the weighted sum'}. The batch was images "
-        f"{index.tolist()}. Nothing of this step is kept; the last checkpoint is from before it. A lower learning "
-        "rate, a warm-up or `trainer.gradient_clip_val` are the usual remedies."
+        f"The loss is {loss.item()} at step {step}, epoch {epoch}: not finite is {named or 'the sum'}. The batch "
+        f"was images {index.tolist()}. Nothing of this step is kept; the last checkpoint is from before it. A lower "
+        "learning rate, a warm-up or `trainer.gradient_clip_val` are the usual remedies."
     )
 
 

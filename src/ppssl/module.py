@@ -191,7 +191,7 @@ class PPSSL(LightningModule, Configurable):
             loss = loss + plugin.weight(progress) * term.value.mean()
             logs |= {f"{name}_{key}": item for key, item in term.logs.items()}
         logs |= {f"loss_{name}": value.detach().mean() for name, value in terms.items()}
-        check_loss(loss, terms, batch["index"], step=self.global_step)
+        check_loss(loss, terms, batch["index"], step=self.global_step, epoch=self.current_epoch)
         self.contrastive.after_loss(batch, result)
         return loss, logs
 

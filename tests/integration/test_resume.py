@@ -154,7 +154,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the run that nothing interrupts."""
     out = tmp_path_factory.mktemp("straight")
-    os.environ["PPSSL_CACHE"] = str(out / "cache")
     assert _here(images, out) == 0
     return out
 
@@ -277,9 +276,14 @@ SIGNALS = [  # what happens, how it ends, the step that is saved then; checkpoin
     ({"kind": "SIGTERM", "step": 3, "place": "validation"}, 143, 2),  # Lightning ends it at once
     ({"kind": "group SIGINT", "step": 3, "place": "validation"}, 130, 3),  # done, then saved
     ({"kind": "group SIGINT", "step": 4}, 130, 5),  # in mid-step: the step is done, then saved
-    ({"kind": "SIGTERM", "step": 5}, 143, 6),
-    ({"kind": "group SIGINT", "step": 7, "repeat": 2}, 130, 6),  # at once: a step is done again
-    ({"kind": "SIGTERM", "step": 7, "place": "before_save"}, 143, 7),
+    ({"kind": "SIGTERM", "step": 6}, 143, 7),
+    ({"kind": "group SIGINT", "step": 8, "repeat": 2}, 130, 7),  # at once: a step is done again
+    ({"kind": "SIGTERM", "step": 8, "place": "before_save"}, 143, 8),
+    (
+        {"kind": "SIGTERM", "step": 8},
+        143,
+        8,
+    ),  # an epoch's last step: in the validation after it, at once
 ]
 
 

@@ -24,10 +24,10 @@ class RunCheckpoint(ModelCheckpoint):
     """Lightning's ``ModelCheckpoint``, and ``last.ckpt`` between the epochs' ends too, always between two steps.
 
     Checkpoints by step replace ``last.ckpt`` alone. On an epoch's last batch the epoch's own takes their place: resumed
-    from one written there, Lightning would leave out the epoch's end. The first Ctrl-C ends the run when the step, or the
-    epoch's validation, is done and saved, SIGTERM when the step is. The second Ctrl-C ends it at once, as SIGTERM does in
-    a validation; what was done since the last checkpoint is done again. On any other error nothing is written: the state
-    may be that of half a step.
+    from one written there, Lightning would leave out the epoch's end. The first Ctrl-C ends the run when the step, or
+    the epoch's validation, is done and saved, SIGTERM when the step is. The second Ctrl-C ends it at once, as SIGTERM
+    does in a validation; what was done since the last checkpoint is done again. On any other error nothing is written:
+    the state may be that of half a step.
 
     Args:
         every_n_train_steps: Write after so many optimizer steps; ``None``: not by steps.
