@@ -37,8 +37,9 @@ class Watch(Callback):
     def __init__(self) -> None:
         self.states: list[dict[str, Any]] = []
 
-    def on_train_start(self, *args: Any) -> None:
-        self.on_train_batch_end(*args)
+    def on_train_batch_start(self, *args: Any) -> None:
+        if not self.states:  # when the queue is filled
+            self.on_train_batch_end(*args)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
         self.states.append({k: v.clone() for k, v in pl_module.state_dict().items()})

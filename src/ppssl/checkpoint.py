@@ -18,6 +18,7 @@ from ppssl.errors import UserError
 __all__ = [
     "LAST",
     "PREVIOUS",
+    "RESUME_ENTRY",
     "SCHEMA_VERSION",
     "AtomicCheckpointIO",
     "check_schema",
@@ -31,6 +32,9 @@ SCHEMA_VERSION = 1
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 """The newest checkpoint of a folder, and the one that it took the place of."""
+
+RESUME_ENTRY = "resume"
+"""What :class:`ppssl.callbacks.resume.ResumeState` adds to a checkpoint."""
 
 M = TypeVar("M")
 
@@ -186,7 +190,7 @@ def newest_checkpoint(root: Path) -> Path | None:
 def _global_step(path: Path) -> int | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if content.get("resume", {}).get("mid_step"):
+        if content.get(RESUME_ENTRY, {}).get("mid_step"):
             return None
         return int(content["global_step"])
     except Exception:  # torch raises many types on torn or foreign files: not this one

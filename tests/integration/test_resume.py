@@ -200,7 +200,9 @@ MANY = [
     [
         pytest.param(FEW, 0, id="few"),
         pytest.param(MANY, 0, id="many", marks=pytest.mark.slow),
-        pytest.param(MANY, 2, id="many-workers", marks=pytest.mark.slow),
+        pytest.param(
+            MANY, 2, id="many-workers", marks=[pytest.mark.slow, pytest.mark.timeout(1200)]
+        ),
     ],
 )
 def test_a_run_that_crashes_again_and_again_loses_nothing(
@@ -216,7 +218,14 @@ def test_a_run_that_crashes_again_and_again_loses_nothing(
     _assert_same_run(straight, tmp_path)
 
 
-@pytest.mark.parametrize(("step", "key"), [(2, "train/loss"), (3, "mine/mean"), (12, "mine/mean")])
+@pytest.mark.parametrize(
+    ("step", "key"),
+    [
+        (3, "mine/mean"),
+        pytest.param(2, "train/loss", marks=pytest.mark.slow),
+        pytest.param(12, "mine/mean", marks=pytest.mark.slow),
+    ],
+)
 def test_a_crash_between_checkpoint_and_log_loses_no_line(
     step: int, key: str, images: Path, straight: Path, tmp_path: Path
 ) -> None:
@@ -258,6 +267,7 @@ def _saved(out: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_in_processes_of_their_own(
     workers: int, images: Path, straight: Path, tmp_path: Path
@@ -266,8 +276,7 @@ def test_killed_in_processes_of_their_own(
         fault = {"kind": "SIGKILL"} | crash
         done = _child(images, tmp_path, f"--data.num_workers={workers}", fault=fault)
         assert done.returncode == -9, done.stderr[-3000:]
-    done = _child(images, tmp_path, f"--data.num_workers={workers}")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert _here(images, tmp_path, f"--data.num_workers={workers}") == 0
     _assert_same_run(straight, tmp_path)
 
 
@@ -288,31 +297,40 @@ SIGNALS = [  # what happens, how it ends, the step that is saved then; checkpoin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_asked_to_stop(workers: int, images: Path, straight: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("workers", "signals"),
+    [(0, SIGNALS), (2, SIGNALS[:1] + SIGNALS[3:4])],
+    ids=["alone", "workers"],
+)
+def test_asked_to_stop(
+    workers: int, signals: Sequence[Any], images: Path, straight: Path, tmp_path: Path
+) -> None:
     more = [f"--data.num_workers={workers}", "--checkpoint.every_n_train_steps=1000"]
-    for fault, code, step in SIGNALS:
+    for fault, code, step in signals:
         done = _child(images, tmp_path, *more, fault=fault)
         assert done.returncode == code, (fault, done.stderr[-3000:])
         assert "Traceback" not in done.stderr, done.stderr
         assert "--resume auto` goes on" in done.stderr
         assert _saved(tmp_path) == step, fault
-    assert _child(images, tmp_path, *more).returncode == 0
+    assert _here(images, tmp_path, *more) == 0
     _assert_same_run(straight, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_workers_that_are_terminated_first(images: Path, straight: Path, tmp_path: Path) -> None:
     """As `timeout` and batch systems do, SIGTERM to all processes: torch then ends the run in mid-step."""
     fault = {"kind": "group SIGTERM", "step": 4}
     done = _child(images, tmp_path, "--data.num_workers=2", fault=fault)
     assert done.returncode == 143, done.stderr[-3000:]
     assert "Traceback" not in done.stderr, done.stderr
-    assert _child(images, tmp_path, "--data.num_workers=2").returncode == 0
+    assert _here(images, tmp_path, "--data.num_workers=2") == 0
     _assert_same_run(straight, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("kind", "code"), [("disk full", 2), ("kill in writing", -25)])
 def test_a_checkpoint_that_cannot_be_finished(
     kind: str, code: int, images: Path, straight: Path, tmp_path: Path
@@ -326,7 +344,7 @@ def test_a_checkpoint_that_cannot_be_finished(
         assert "No space left" in line
         assert not list(tmp_path.rglob("*.part"))
     assert _saved(tmp_path) == step - 1
-    assert _child(images, tmp_path).returncode == 0
+    assert _here(images, tmp_path) == 0
     _assert_same_run(straight, tmp_path)
 
 
@@ -350,3 +368,31 @@ def test_a_damaged_checkpoint_is_passed_over(
     last.unlink()
     assert _here(images, tmp_path) == 0
     _assert_same_run(straight, tmp_path)
+
+
+def test_nothing_to_go_on_from_and_other_settings_are_said(
+    images: Path, tmp_path: Path, caplog: Any
+) -> None:
+    assert _here(images, tmp_path, fault={"kind": "crash", "step": 1}) is Crash
+    assert f"Nothing to resume in {tmp_path}: starting anew." in caplog.text
+    more = ["--model.lr=0.5", "--data.batch_size=4", "--data.num_workers=1"]
+    with pytest.warns(UserWarning, match="is set otherwise") as caught:
+        assert _here(images, tmp_path, *more, fault={"kind": "crash", "step": 2}) is Crash
+    (said,) = [str(w.message) for w in caught if "is set otherwise" in str(w.message)]
+    assert "`steps in all` 12 -> 24, `model.lr` 0.001 -> 0.5, `data.batch_size` 8 -> 4." in said
+
+
+@pytest.mark.parametrize("logger", ["true", "false"])
+def test_several_runs_in_one_folder(logger: str, images: Path, tmp_path: Path) -> None:
+    arguments = _arguments(images, tmp_path, [], {}, {})
+    arguments = [a for a in arguments if "overlay" not in a]
+    for lr in ("0.001", "0.002"):
+        more = [f"--trainer.logger={logger}", "--trainer.max_epochs=1", f"--model.lr={lr}"]
+        assert main([*arguments, *more]) == 0
+    versions = sorted((tmp_path / "lightning_logs").iterdir()) if logger == "true" else [tmp_path]
+    assert len(versions) == (2 if logger == "true" else 1)
+    for version, lr in zip(versions, (0.001, 0.002)[-len(versions) :], strict=True):
+        config = yaml.safe_load((version / "config.yaml").read_text())
+        assert config["model"]["init_args"]["lr"] == lr
+        names = {path.name for path in (version / "checkpoints").iterdir()}
+        assert names == {"last.ckpt", "previous.ckpt", "epoch=0-step=3.ckpt"}

@@ -19,6 +19,9 @@ __all__ = ["RunCheckpoint"]
 
 FIVE_MINUTES = timedelta(minutes=5)
 
+LOOK = 20
+"""Several processes look at the clock at every so manieth step."""
+
 
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's ``ModelCheckpoint``, and ``last.ckpt`` between the epochs' ends too, always between two steps.
@@ -84,10 +87,14 @@ class RunCheckpoint(ModelCheckpoint):
     def _is_due(self, trainer: Trainer) -> bool:
         if not self.save_last or self._should_skip_saving_checkpoint(trainer):
             return False
-        due = self.should_save(trainer.global_step, time.monotonic() - self._saved_at)
-        if trainer.world_size > 1:  # clocks differ: the first process decides
-            return bool(trainer.strategy.broadcast(due))
-        return due or self._asked_to_stop or trainer.received_sigterm
+        step, elapsed = trainer.global_step, time.monotonic() - self._saved_at
+        if trainer.world_size == 1:
+            return (
+                self.should_save(step, elapsed) or self._asked_to_stop or trainer.received_sigterm
+            )
+        if step % LOOK == 0:  # clocks differ: the first process decides, and not at every step
+            return bool(trainer.strategy.broadcast(self.should_save(step, elapsed)))
+        return self.should_save(step, elapsed=0)
 
     # -- hooks ----------------------------------------------------------------------------------------------------
 

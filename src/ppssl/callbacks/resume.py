@@ -14,13 +14,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from ppssl.checkpoint import RESUME_ENTRY
 from ppssl.config import Configurable
 from ppssl.randomness import resolve_seed
 
 __all__ = ["ResumeState"]
-
-ENTRY = "resume"
-"""Where it is in the checkpoint."""
 
 
 class ResumeState(Callback):
@@ -39,6 +37,7 @@ class ResumeState(Callback):
     def __init__(self) -> None:
         self._sums: dict[str, dict[str, Tensor]] = {}
         self._line: dict[str, Any] | None = None
+        self._settings: dict[str, Any] = {}
         self._before: dict[str, Any] = {}
         self._log_step: int | None = None
         self._new_epoch = False
@@ -60,13 +59,13 @@ class ResumeState(Callback):
                 counters["completed"] = counters["processed"]
         at_end = epochs.current.ready == epochs.current.processed
         self._add_sums(trainer)
-        checkpoint[ENTRY] = {
+        checkpoint[RESUME_ENTRY] = {
             "mid_step": batches.current.ready > batches.current.processed,
             "at_epoch_end": at_end,
             "line": self._next_line(trainer, batch_ends) if epoch_ends or batch_ends else None,
             "log_step": loop._batches_that_stepped + (batch_ends and not loop._should_accumulate()),
             "sums": {} if at_end else self._sums | _epoch_sums(trainer),
-            "settings": _settings(trainer, pl_module),
+            "settings": self._settings,
         }
 
     @staticmethod
@@ -89,7 +88,7 @@ class ResumeState(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take the entry over; checkpoints without one are resumed as Lightning does."""
-        entry = checkpoint.get(ENTRY)
+        entry = checkpoint.get(RESUME_ENTRY)
         if entry is None or trainer.state.fn != "fit":
             return
         self._sums, self._line = entry["sums"], entry["line"]
@@ -102,11 +101,11 @@ class ResumeState(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what is set otherwise than before, and write the line that may be missing."""
-        settings = _settings(trainer, pl_module) if self._before else {}
+        self._settings = now = _settings(trainer, pl_module)
         changed = [
-            f"`{name}` {_short(old)} -> {_short(settings[name])}"
+            f"`{name}` {_short(old)} -> {_short(now[name])}"
             for name, old in self._before.items()
-            if settings.get(name, old) != old
+            if now.get(name, old) != old
         ]
         if changed:
             rank_zero_warn(f"The resumed run is set otherwise than before: {', '.join(changed)}.")
