@@ -81,6 +81,16 @@ def test_the_launchers_settings_become_the_trainers_defaults(
     assert explicit.trainer.precision == "32-true"
 
 
+def test_that_the_cpu_has_no_fp16_is_said_once() -> None:
+    with pytest.warns(UserWarning, match="16-mixed.*bf16-mixed") as caught:
+        built = build_recipe(
+            "ppssl:folder/pretrain",
+            ["--trainer.precision=16-mixed", "--trainer.accelerator=cpu", "--trainer.logger=false"],
+        )
+    assert built.trainer.precision == "bf16-mixed"
+    assert len([w for w in caught if "16-mixed" in str(w.message)]) == 1
+
+
 def test_an_option_of_a_plugin_adds_the_plugin(tmp_path: Path) -> None:
     corpus = "--model.plugins.ais.corpus=x"
     added = ["--model.plugins.ais=ppssl.AIS", corpus]

@@ -10,6 +10,7 @@ ORDER = [
     "errors",
     "randomness",
     "config",
+    "finite",
     "functional",
     "plugin",
     "checkpoint",

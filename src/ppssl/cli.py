@@ -1,6 +1,6 @@
 """``ppssl``: routes to LightningCLI or to a command, and turns errors into one line.
 
-Exit codes: 0 done, 1 an error of ours, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 an error of ours, 2 bad input or a full disk, 130 interrupted, 143 terminated.
 """
 
 import sys
@@ -54,10 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(args)
     except KeyboardInterrupt:
-        return _interrupted(args[0])
-    except SystemExit as error:  # what Lightning makes of an interruption
+        return _stopped(args[0], 130)
+    except SystemExit as error:  # what Lightning makes of an interruption, and of SIGTERM
         if isinstance(error.__context__, KeyboardInterrupt):
-            return _interrupted(args[0])
+            return _stopped(args[0], 130)
+        if type(error).__name__ == "SIGTERMException":
+            return _stopped(args[0], 143)
         raise
     except Exception as error:
         if debug:
@@ -71,14 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def _interrupted(command: str) -> int:
-    went_on = {
-        "fit": "; what was reached is saved: `ppssl fit ... --resume auto` goes on from there",
+def _stopped(command: str, code: int) -> int:
+    goes_on = {
+        "fit": "; `ppssl fit ... --resume auto` goes on from the last checkpoint",
         "corpus": "; the same command goes on: what is written of a class is kept",
         "ablate": "; the same command goes on: runs whose JSON is there are not repeated",
     }
-    print(f"Interrupted{went_on.get(command, '')}.", file=sys.stderr)
-    return 130
+    what = "Interrupted" if code == 130 else "Terminated"
+    print(f"{what}{goes_on.get(command, '')}.", file=sys.stderr)
+    return code
 
 
 def _dispatch(args: list[str]) -> int:

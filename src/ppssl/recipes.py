@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
-from ppssl.checkpoint import newest_checkpoint
+from ppssl.callbacks.checkpoint import RunCheckpoint
+from ppssl.checkpoint import AtomicCheckpointIO, newest_checkpoint
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.errors import UserError
 from ppssl.module import PPSSL
@@ -77,15 +78,7 @@ class PPSSLCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The options that are not the Trainer's, the model's or the data's."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.save_last": True,
-                "checkpoint.save_on_exception": True,
-                "checkpoint.enable_version_counter": False,
-                "checkpoint.filename": "{epoch}-{step}",
-            }
-        )
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_argument(
             "--resume",
             type=str | None,
@@ -93,6 +86,13 @@ class PPSSLCLI(LightningCLI):
             help="`auto`: go on from the readable checkpoint with the highest step below trainer.default_root_dir; "
             "or a checkpoint's path.",
         )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer; checkpoints are written whole or not at all, unless its plugins or strategy say how."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.strategy._checkpoint_io is None:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
 
     def before_fit(self) -> None:
         """Choose the checkpoint to go on from."""

@@ -25,6 +25,7 @@ from ppssl.data.dataset import (
     Request,
     ViewDataset,
     collate,
+    ignore_interrupt,
 )
 from ppssl.data.labels import held_out, labelled
 from ppssl.data.source import UNKNOWN, ImageSource
@@ -247,6 +248,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
+            worker_init_fn=ignore_interrupt,
             **kwargs,
         )
 

@@ -1,5 +1,6 @@
 """Samples and their order, as pure functions of numbers: a worker needs to know nothing but the key it is asked for."""
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,15 @@ from ppssl.data.augment import MoCoV2Augmentation, apply_view
 from ppssl.data.source import ImageSource
 from ppssl.errors import UserError
 
-__all__ = ["EpochLoader", "EpochSampler", "ImageDataset", "Request", "ViewDataset", "collate"]
+__all__ = [
+    "EpochLoader",
+    "EpochSampler",
+    "ImageDataset",
+    "Request",
+    "ViewDataset",
+    "collate",
+    "ignore_interrupt",
+]
 
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises on files that are no images, or whose header was hit."""
@@ -150,6 +159,11 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """A batch of items; what could not be read is listed under ``broken`` as (name, reason)."""
     broken = [entry for item in items for entry in item.pop("broken")]
     return default_collate(items) | {"broken": broken}
+
+
+def ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches all processes: workers go on until the main one has finished its step and ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _load(
