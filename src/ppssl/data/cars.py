@@ -90,9 +90,14 @@ def read_cars(home: Path) -> dict[str, ImageSource]:
         "test": next((place for place in places if place.is_file()), places[0]),
     }
     return {
-        split: _read_split(home, home / f"cars_{split}", file, classes)
+        split: _read_split(home, _images(home, f"cars_{split}"), file, classes)
         for split, file in files.items()
     }
+
+
+def _images(home: Path, name: str) -> Path:
+    nested = home / name / name  # as one mirror has it
+    return nested if nested.is_dir() else home / name
 
 
 def _read_split(home: Path, images: Path, file: Path, classes: list[str]) -> FileSource:
