@@ -24,7 +24,9 @@ def damaged(draw: DrawFn, text: str) -> bytes:
                 lines[k] += draw(st.sampled_from([" 1", " x", "  ", "\t0", " # comment", ","]))
             case 3:
                 field = draw(st.integers(0, len(fields) - 1))
-                odd = st.sampled_from(["", "0", "-1", "1.0", "1e0", "99", "١", "1_0", "nan", "é"])
+                odd = st.sampled_from(
+                    ["", "0", "-1", "1.0", "1e0", "99", "\u0661", "1_0", "nan", "é"]
+                )
                 fields[field] = draw(odd | st.text(max_size=6))
                 lines[k] = " ".join(fields)
             case 4:

@@ -55,9 +55,7 @@ def write(path: Path, lines: Sequence[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
-def class_folders(
-    root: Path, names: Sequence[str], *, val: bool = False, banner: int = 0
-) -> Path:
+def class_folders(root: Path, names: Sequence[str], *, val: bool = False, banner: int = 0) -> Path:
     """``train/<class>``, ``test/<class>`` and, if wanted, ``val/<class>``."""
     for split, count in (("train", TRAIN), ("val", VAL if val else 0), ("test", TEST)):
         for label, name in enumerate(names):
@@ -107,7 +105,7 @@ def cars(root: Path, *, beside: bool = True) -> Path:
     home = root / "stanford_cars"
     (home / "devkit").mkdir(parents=True)
     names = np.array([MODELS], dtype=object)
-    savemat(home / "devkit" / "cars_meta.mat", {"class_names": names})
+    savemat(home / "devkit" / "cars_meta.mat", {"class_names": names}, do_compression=True)
     places = {
         "train": home / "devkit" / "cars_train_annos.mat",
         "test": (home if beside else home / "devkit") / "cars_test_annos_withlabels.mat",
@@ -122,7 +120,7 @@ def cars(root: Path, *, beside: bool = True) -> Path:
                 left, top, right, bottom = BOX
                 rows.append((left + 1, top + 1, right, bottom, label + 1, file))
         annotations = np.array([rows], dtype=[(name, object) for name in fields])
-        savemat(places[split], {"annotations": annotations})
+        savemat(places[split], {"annotations": annotations}, do_compression=True)
     return root
 
 

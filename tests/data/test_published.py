@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import layouts
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
+import layouts
 from ppssl import (
     IADM,
     PPSSL,
@@ -149,7 +149,10 @@ def test_a_copy_of_another_size_is_refused_with_its_numbers(layout: str, tmp_pat
         data.setup()
     found = 12 if layout.split()[0] in ("aircraft", "flowers") else 9
     message = str(caught.value)
-    assert f"{found} training images of {train}, 6 test images of {test}, 3 classes of {classes}" in message
+    assert (
+        f"{found} training images of {train}, 6 test images of {test}, 3 classes of {classes}"
+        in message
+    )
     assert "`check_counts: false`" in message
 
 
@@ -196,7 +199,7 @@ def test_where_nothing_is_one_line_says_what_to_do(make: Any, words: str, tmp_pa
     with pytest.raises(UserError, match=words) as caught:
         make(str(tmp_path)).setup()
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="`data.root` is no folder"):
+    with pytest.raises(UserError, match=r"`data.root` is no folder"):
         make(str(tmp_path / "none")).setup()
 
 
@@ -228,12 +231,14 @@ def test_torchvisions_own_complaints_are_one_line(tmp_path: Path) -> None:
     layouts.pets(tmp_path)
     listed = tmp_path / "oxford-iiit-pet" / "annotations" / "trainval.txt"
     listed.write_text(listed.read_text() + "Bengal_9 3 1\n")  # a field is missing
-    with pytest.raises(UserError, match="torchvision cannot read OxfordIIITPet in .*unpack"):
+    with pytest.raises(UserError, match=r"torchvision cannot read OxfordIIITPet in .*unpack"):
         TorchvisionDataModule("OxfordIIITPet", str(tmp_path), **OPEN).setup()
     listed.write_text("\n".join(["Bengal_0 9 1 1"]))
     with pytest.raises(UserError, match="labels are not those of 1 classes"):
         TorchvisionDataModule("OxfordIIITPet", str(tmp_path), **OPEN).setup()
-    with pytest.raises(ValueError, match="`name` must be one of Flowers102, OxfordIIITPet, Food101"):
+    with pytest.raises(
+        ValueError, match="`name` must be one of Flowers102, OxfordIIITPet, Food101"
+    ):
         TorchvisionDataModule("MNIST", str(tmp_path))  # type: ignore[arg-type]
 
 

@@ -72,8 +72,9 @@ def read_rows(file: Path, columns: int, *, rest: bool = False) -> list[Row]:
         text = text.strip(" \t")
         if not text:
             continue
-        fields = tuple(re.split(r"[ \t]+", text, maxsplit=columns - 1 if rest else 0))
-        row = Row(file, number, fields)
+        whole = rest and columns == 1  # for re.split no limit is 0 as well
+        fields = [text] if whole else re.split(r"[ \t]+", text, maxsplit=columns - 1 if rest else 0)
+        row = Row(file, number, tuple(fields))
         if len(fields) != columns:
             row.fail(f"{columns} fields are expected and there are {len(fields)}: {text[:60]!r}")
         rows.append(row)
