@@ -72,8 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_pauses_and_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_PAUSE", 0.0)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 def _tar(members: dict[str, bytes | tarfile.TarInfo]) -> bytes:

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -270,13 +272,13 @@ def test_folders_that_may_not_be_read_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "wren").mkdir()
-    list_folder = Path.iterdir
+    list_folder = os.scandir
 
-    def refuse(self: Path):  # type: ignore[no-untyped-def]  # a test that runs as root is refused nothing
-        if self.name == "wren":
+    def refuse(folder: Path) -> Any:  # who runs the tests as root is refused nothing
+        if Path(folder).name == "wren":
             raise PermissionError(13, "Permission denied")
-        return list_folder(self)
+        return list_folder(folder)
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"Cannot read the folder .*/wren: Permission denied"):
         find_images(tmp_path)
