@@ -63,6 +63,8 @@ def test_health_is_logged_and_panels_are_drawn(tmp_path: Path) -> None:
     health = {name: trainer.callback_metrics[f"train/iadm_health_{name}"].item() for name in names}
     assert 0 < health["entropy"] <= 1
     assert 0.05 < health["energy_chance"] < 0.9  # birds fill some of the picture
+    chance = trainer.callback_metrics["train/iadm_health_part_energy_chance"].item()
+    assert 0 < chance < health["energy_chance"]  # parts are some of the bird
     (panel,) = tmp_path.rglob("iadm-saliency-*.png")
     assert np.asarray(Image.open(panel).convert("L")).std() > 10
     assert model.training

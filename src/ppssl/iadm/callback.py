@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ppssl.callbacks.figures import FigureCallback, log_figure, probe_batch
 from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.functional import image_gradcam
-from ppssl.iadm.health import object_mask, saliency_health
+from ppssl.iadm.health import object_mask, part_mask, saliency_health
 from ppssl.iadm.plugin import IADM
 from ppssl.plugin import training_step
 from ppssl.viz.saliency import saliency_panel
@@ -73,14 +73,20 @@ def measure_health(
     batch = probe_batch(data, count)
     maps = probe_maps(module, plugin, data, batch)
     source, offset = data.sources["train"], data.offset("train")
-    masks = []
+    objects, parts = [], []
     for i in (batch["index"] - offset).tolist():
         known = source.annotations(i)
         size = source.load(i).size if "box" in known and "object" not in known else (0, 0)
-        masks.append(object_mask(known, size, data.image_size, data.eval_crop))
+        view = (known, size, data.image_size, data.eval_crop)
+        objects.append(object_mask(*view))
+        parts.append(part_mask(*view))
+    target, branch = maps["A*"].cpu(), maps["branch"].cpu()
+    return saliency_health(target, branch, _all_known(objects), _all_known(parts))
+
+
+def _all_known(masks: list[Tensor | None]) -> Tensor | None:
     found = [mask for mask in masks if mask is not None]
-    mask = torch.stack(found) if len(found) == len(masks) else None
-    return saliency_health(maps["A*"].cpu(), maps["branch"].cpu(), mask)
+    return torch.stack(found) if len(found) == len(masks) else None
 
 
 def probe_maps(
