@@ -1,6 +1,7 @@
 """Images in folders: what most people have."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,34 @@ from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.source import UNKNOWN, ImageSource, digest
 from ppssl.errors import UserError
 
-__all__ = ["FolderDataModule", "FolderSource"]
+__all__ = ["FileSource", "FolderDataModule", "FolderSource"]
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
-class FolderSource(ImageSource):
+class FileSource(ImageSource):
+    """Image files, without labels.
+
+    Args:
+        paths: The files.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        self.labels = np.full(len(self.paths), UNKNOWN, dtype=np.int64)
+        self.classes = []
+
+    def load(self, i: int) -> Image.Image:
+        """Image ``i`` in RGB, turned upright by its EXIF orientation."""
+        with Image.open(self.paths[i]) as image:
+            return _rgb(ImageOps.exif_transpose(image))
+
+    def name(self, i: int) -> str:
+        """The image's path."""
+        return str(self.paths[i])
+
+
+class FolderSource(FileSource):
     """Images below one folder, in sorted order; a sub-folder is a class, and images outside of any have no label.
 
     Args:
@@ -28,8 +51,8 @@ class FolderSource(ImageSource):
     """
 
     def __init__(self, root: Path, classes: list[str] | None = None) -> None:
+        super().__init__(_images(root))
         self.root = root
-        self.paths = _images(root)
         if not self.paths:
             kinds = ", ".join(sorted(EXTENSIONS))
             raise UserError(
@@ -51,15 +74,6 @@ class FolderSource(ImageSource):
                 "rename or remove it, or add the class to them."
             )
         self.labels = np.array([number[name] for name in names], dtype=np.int64)
-
-    def load(self, i: int) -> Image.Image:
-        """Image ``i`` in RGB, turned upright by its EXIF orientation."""
-        with Image.open(self.paths[i]) as image:
-            return _rgb(ImageOps.exif_transpose(image))
-
-    def name(self, i: int) -> str:
-        """The image's path."""
-        return str(self.paths[i])
 
     def fingerprint(self) -> str:
         """Of relative paths and file sizes: it stays when the folder moves, and reads no image."""

@@ -46,7 +46,8 @@ class IADM(LossPlugin):
         loss_weight: lambda_I.
         start: Part of the training after which lambda_I begins to rise (D14).
         full: Part of the training from which on it has its full value.
-        source: What the attribution is of: the ``"image"``, or the last feature map, ``"output"`` (D15; F8).
+        source: What the attribution is of: the ``"image"``, or the last feature map, ``"output"`` (D15; F8). Stages in
+            between are measured (``ppssl bench saliency``) but not trained on: it would take hooks in every step (D17).
         reference: r (D9); for the image only.
         order: Whether to pool or to rectify first (D10).
         target: ell (D11): the ``"similarity"`` of query and key, or the contrastive ``"loss"``.
