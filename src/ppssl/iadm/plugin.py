@@ -148,6 +148,10 @@ class IADM(LossPlugin):
         attended = step.contrast(attend(step.feature_map, log_map.detach().exp()))
         return LossTerm(kl + attended, logs | {"loss_attended": attended.detach().mean()})
 
+    def attention(self, feature_map: Tensor) -> Tensor:
+        """A, what the branch predicts of A*: ``(B, gh, gw)``, sums to 1."""
+        return self.branch(feature_map).exp()
+
     def saliency(self, step: TrainingStep, grid: tuple[int, int]) -> Tensor:
         """A* ``(B, gh, gw)`` of the query's view; no gradient."""
         positive = torch.einsum("bd,bd->b", step.z, step.key)

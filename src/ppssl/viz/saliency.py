@@ -43,7 +43,7 @@ def saliency_panel(
     for axis in axes.flat:
         axis.axis("off")
     if maps:
-        figure.colorbar(drawn, ax=axes, shrink=0.6, label="share of the map's maximum")
+        figure.colorbar(drawn, ax=axes, shrink=0.8 if rows == 1 else 0.6, label="of the maximum")
     return figure
 
 
