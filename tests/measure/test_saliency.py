@@ -28,9 +28,9 @@ QUIET: dict[str, Any] = {
 }
 
 
-def _birds(**kwargs: Any) -> SyntheticDataModule:
+def _birds(num_classes: int = 4, **kwargs: Any) -> SyntheticDataModule:
     return SyntheticDataModule(
-        train_size=24, test_size=16, num_classes=4, render_size=48, **SMALL, **kwargs
+        train_size=24, test_size=16, num_classes=num_classes, render_size=48, **SMALL, **kwargs
     )
 
 
@@ -49,15 +49,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _train(tmp_path_factory.mktemp("saliency"), _birds())
 
 
+def _cells(mask: torch.Tensor) -> torch.Tensor:
+    """``(N, 8, 8)`` to the shares of 4 x 4 cells."""
+    return mask.unflatten(1, (4, 2)).unflatten(3, (4, 2)).mean(dim=(2, 4))
+
+
 def test_scores_equal_the_loops() -> None:
     draw = torch.Generator().manual_seed(0)
     maps, control = (torch.rand(2, 5, 4, 4, generator=draw).double() for _ in range(2))
     maps = maps / maps.sum(dim=(2, 3), keepdim=True)
     mask = (torch.rand(5, 8, 8, generator=draw) > 0.7).double()
     mask[3] = 0  # not seen: does not count
-    scores = map_scores(
-        maps, control, {"part": mask, "bird": (mask + mask.roll(1, 2)).clamp(max=1)}
-    )
+    bird = (mask + mask.roll(1, 2)).clamp(max=1)
+    scores = map_scores(maps, control, {"part": _cells(mask), "bird": _cells(bird)})
     energy, chance, hits = [], [], []
     for k in range(2):
         for n in (0, 1, 2, 4):
@@ -106,13 +110,13 @@ def test_the_mask_itself_is_perfect_and_the_uniform_map_is_chance() -> None:
     mask = torch.zeros(3, 8, 8)
     mask[0, 2:4, 4:8], mask[1, :2, :2], mask[2, 4:, :] = 1, 1, 1
     exact = treated(mask.expand(2, -1, -1, -1), (4, 4), "pool_relu", "plain")
-    scores = map_scores(exact, exact, {"part": mask})
+    scores = map_scores(exact, exact, {"part": _cells(mask)})
     assert scores["energy_part"] == pytest.approx(1)
     assert scores["pointing_part"] == pytest.approx(1)
     assert scores["lift_part"] == pytest.approx(1 / scores["chance_part"])
     assert scores["reproducibility"] == pytest.approx(1)
     flat = treated(torch.ones(2, 3, 8, 8), (4, 4), "pool_relu", "plain")
-    scores = map_scores(flat, exact, {"part": mask})
+    scores = map_scores(flat, exact, {"part": _cells(mask)})
     share = (8 + 4 + 32) / 3 / 64
     assert scores["energy_part"] == pytest.approx(share)
     assert scores["pointing_part"] == pytest.approx(share)
@@ -138,7 +142,7 @@ def test_treatments(order: Any) -> None:
 
 
 def test_masks_are_those_of_the_part_that_tells_classes_apart() -> None:
-    data = _birds(eval_crop=1.0)
+    data = _birds(num_classes=12, eval_crop=1.0)  # all six attributes tell a pair apart
     data.setup()
     probes = draw_probes(data, 16)
     source: Any = data.sources["test"]

@@ -129,7 +129,10 @@ def signed_attributions(
             for place, signed in _of_batch(model, batch).items():
                 found.setdefault(place, [[] for _ in range(KEYS)])[k].append(signed.cpu())
             advance(len(rows))
-    return {place: torch.stack([torch.cat(b) for b in lists]) for place, lists in found.items()}
+    x = normalise(probes.images)
+    contrast = {Place("contrast", r, None): _contrast(x, r) for r in CONTRAST_REFERENCES}
+    maps = {place: torch.stack([torch.cat(b) for b in lists]) for place, lists in found.items()}
+    return {place: m.expand(KEYS, -1, -1, -1) for place, m in contrast.items()} | maps
 
 
 def _of_batch(model: PPSSL, batch: dict[str, Any]) -> dict[Place, Tensor]:
@@ -142,9 +145,7 @@ def _of_batch(model: PPSSL, batch: dict[str, Any]) -> dict[Place, Tensor]:
         "similarity": torch.einsum("bd,bd->b", result.z, result.key),
         "loss": result.loss,
     }
-    found: dict[Place, Tensor] = {
-        Place("contrast", r, None): _contrast(x, r) for r in CONTRAST_REFERENCES
-    }
+    found: dict[Place, Tensor] = {}
     for target in TARGETS:
         wanted = [x, *hidden.values(), output]
         at_x, *at_stages, at_output = torch.autograd.grad(
@@ -160,8 +161,8 @@ def _of_batch(model: PPSSL, batch: dict[str, Any]) -> dict[Place, Tensor]:
 
 
 def _contrast(x: Tensor, reference: Reference) -> Tensor:
-    channels = torch.eye(x.shape[1], device=x.device)[:, None, :, None, None].expand(-1, *x.shape)
-    return torch.stack([_signed(x, one, reference).abs() for one in channels]).sum(dim=0)
+    channels = x.flatten(0, 1)[:, None]  # each an image of its own
+    return _signed(channels, torch.ones_like(channels), reference).abs().view_as(x).sum(dim=1)
 
 
 def _signed(values: Tensor, gradient: Tensor, reference: Reference = "zero") -> Tensor:

@@ -178,13 +178,14 @@ def _collect(
     for place, maps in signed.items():
         own = (maps.shape[2], maps.shape[3])
         for resolution, grid in (("equal", (height, width)), ("own", own)):
+            control = treated(contrast, grid, "pool_relu", "plain")
+            cells = {n: F.adaptive_avg_pool2d(m[:, None], grid)[:, 0] for n, m in masks.items()}
             signs = place.source != "contrast" and place.reference != "gradient"
             both = grid != own and signs  # else the order changes nothing
             orders: tuple[Order, ...] = ("pool_relu", "relu_pool") if both else ("pool_relu",)
             for order in orders:
                 for treatment in TREATMENTS:
-                    control = treated(contrast, grid, "pool_relu", "plain")
-                    scores = map_scores(treated(maps, grid, order, treatment), control, masks)
+                    scores = map_scores(treated(maps, grid, order, treatment), control, cells)
                     head = place._asdict() | {"order": order, "resolution": resolution}
                     head |= {"treatment": treatment, "cells": list(grid)}
                     entry: dict[str, Any] = {"before": {}, "after": {}}
@@ -209,7 +210,8 @@ def map_scores(maps: Tensor, control: Tensor, masks: Mapping[str, Tensor]) -> di
     Args:
         maps: A*, ``(2, N, gh, gw)``: of the same images, with two different keys.
         control: The images' own contrast, likewise; what a map shares with it no model has seen.
-        masks: By name, ``(N, H, W)``, 0 or 1. An image whose mask is empty does not count for it.
+        masks: By name, ``(N, gh, gw)`` in [0, 1], the part of each cell that is on it. An image whose mask is empty
+            does not count for it.
 
     Returns:
         ``reproducibility``: correlation, over the cells, of an image's two maps; ``other_image``: of its map with that
@@ -231,9 +233,8 @@ def map_scores(maps: Tensor, control: Tensor, masks: Mapping[str, Tensor]) -> di
         "like_contrast": _correlation(both, control.flatten(0, 1).flatten(1).double()).mean(),
         "kl_uniform": (np.log(both.shape[1]) - entropy).mean(),
     }
-    grid = (maps.shape[2], maps.shape[3])
     for name, mask in masks.items():
-        cells = F.adaptive_avg_pool2d(mask[:, None].double(), grid).flatten(1)
+        cells = mask.flatten(1).double()
         known = cells.sum(dim=1) > 0
         if not known.any():
             continue

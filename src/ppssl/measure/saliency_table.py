@@ -87,7 +87,7 @@ def markdown_tables(content: Mapping[str, Any]) -> str:
         f"Target similarity and order pool_relu unless named; sharpen is gamma {arguments['gamma']:g}.",
     ]
     pairs = dict.fromkeys((r["resolution"], r["treatment"]) for r in content["rows"])
-    for resolution, treatment in sorted(pairs):
+    for resolution, treatment in pairs:
         headings, cells = _table_rows(content["rows"], resolution=resolution, treatment=treatment)
         lines += ["", f"## {resolution.capitalize()} resolution, {treatment}", ""]
         lines += [f"| {' | '.join(headings)} |", "|---|" + "---:|" * (len(headings) - 1)]
