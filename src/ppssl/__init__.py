@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     )
     from ppssl.downstream.embed import embed
     from ppssl.downstream.evaluate import evaluate
+    from ppssl.downstream.explain import explain
     from ppssl.encoder import load_encoder
     from ppssl.errors import UserError
     from ppssl.iadm.plugin import IADM
@@ -41,6 +42,7 @@ _HOMES = {
     "UserError": "ppssl.errors",
     "embed": "ppssl.downstream.embed",
     "evaluate": "ppssl.downstream.evaluate",
+    "explain": "ppssl.downstream.explain",
     "load_encoder": "ppssl.encoder",
 }
 
@@ -61,6 +63,7 @@ __all__ = [  # imported when first used, see __getattr__
     "UserError",
     "embed",
     "evaluate",
+    "explain",
     "load_encoder",
 ]
 

@@ -21,8 +21,9 @@ COMMANDS = {
     "demo": "Pretrain on synthetic birds and compare before and after, in minutes.",
     "evaluate": "kNN, retrieval and linear probe of a checkpoint.",
     "corpus": "Inspect a text corpus, or have one written by a language model.",
+    "explain": "Show what an encoder looks at in your own images.",
     "ablate": "Run a grid of overrides times seeds over a recipe; table with paired differences.",
-    "bench": "Measure what a training step costs.",
+    "bench": "Measure what a training step costs, or what saliency maps show.",
 }
 USAGE = """usage: ppssl COMMAND [OPTIONS]
 

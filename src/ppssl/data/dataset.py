@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_co
 
 from ppssl import randomness
 from ppssl.data.augment import MoCoV2Augmentation, apply_view
-from ppssl.data.source import ImageSource
+from ppssl.data.source import UNREADABLE, ImageSource
 from ppssl.errors import UserError
 
 __all__ = [
@@ -24,9 +24,6 @@ __all__ = [
     "collate",
     "ignore_interrupt",
 ]
-
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises on files that are no images, or whose header was hit."""
 
 Request = Callable[[Image.Image], Tensor]
 """Makes a tensor of the original RGB image, for a plugin."""
@@ -178,7 +175,7 @@ def _load(
         n = int(among[(position + k) % len(among)])
         try:
             return source.load(n), n, broken
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             broken.append((source.name(n), str(error).split("\n")[0].rstrip(".")))
     raise UserError(
         f"None of {len(broken)} images in a row can be read, the first: {broken[0][0]}: {broken[0][1]}."
