@@ -14,6 +14,7 @@ ORDER = [
     "functional",
     "plugin",
     "checkpoint",
+    "checkpoint_io",
     "encoder",
     "contrastive",
     "results",

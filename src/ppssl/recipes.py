@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from ppssl.callbacks.checkpoint import RunCheckpoint
-from ppssl.checkpoint import AtomicCheckpointIO, newest_checkpoint
+from ppssl.checkpoint_io import AtomicCheckpointIO, newest_checkpoint
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.errors import UserError
 from ppssl.module import PPSSL

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from ppssl import UserError
 from ppssl.callbacks.checkpoint import RunCheckpoint
-from ppssl.checkpoint import AtomicCheckpointIO, newest_checkpoint
+from ppssl.checkpoint_io import AtomicCheckpointIO, newest_checkpoint
 
 
 class Tiny(LightningModule):

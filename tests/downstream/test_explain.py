@@ -177,7 +177,10 @@ def test_a_checkpoints_view_is_that_of_its_data(checkpoint: Path, image_folder: 
             ["{ckpt}", "{images}/train/class0/9.png"],
             "No such image or folder: .*9.png (did you mean",
         ),
-        (["{ckpt}", "{images}/text.jpg"], "Cannot read .*text.jpg: no image of a kind that Pillow knows"),
+        (
+            ["{ckpt}", "{images}/text.jpg"],
+            "Cannot read .*text.jpg: no image of a kind that Pillow knows",
+        ),
         (["{ckpt}", "{images}/torn.png"], "Cannot read .*torn.png"),
         (["{ckpt}", "{images}/empty"], "No images in .*empty"),
         (["{images}/train/class0/0.png", "{images}"], "cannot be read as a checkpoint"),

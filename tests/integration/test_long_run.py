@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from ppssl import AIS, IADM, PPSSL, SyntheticDataModule
 from ppssl.callbacks.checkpoint import RunCheckpoint
-from ppssl.checkpoint import AtomicCheckpointIO
+from ppssl.checkpoint_io import AtomicCheckpointIO
 from ppssl.contrastive import MoCo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

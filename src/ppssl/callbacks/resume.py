@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from ppssl.checkpoint import RESUME_ENTRY
+from ppssl.checkpoint_io import RESUME_ENTRY
 from ppssl.config import Configurable
 from ppssl.randomness import resolve_seed
 
@@ -31,7 +31,7 @@ class ResumeState(Callback):
     - At an epoch's end the epoch counts as complete, so that with ``max_steps`` too the next one begins.
     - The settings that decide what a step does; a resumed run with others warns.
     - Whether it was written between two steps. What a signal or an error left in mid-step cannot be resumed exactly,
-      and :func:`ppssl.checkpoint.newest_checkpoint` passes it over.
+      and :func:`ppssl.checkpoint_io.newest_checkpoint` passes it over.
     """
 
     def __init__(self) -> None:

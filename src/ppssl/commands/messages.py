@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from ppssl.callbacks.checkpoint import RunCheckpoint
-from ppssl.checkpoint import is_full
+from ppssl.checkpoint_io import is_full
 from ppssl.config import Configurable
 from ppssl.errors import UserError
 
@@ -25,6 +25,7 @@ _TOP = (
     "model",
     "data",
     "checkpoint",
+    "checkpoint_io",
     "resume",
     "ckpt_path",
     "out",
