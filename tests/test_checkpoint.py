@@ -45,9 +45,8 @@ def test_what_cannot_be_read_safely_or_is_no_checkpoint_is_passed_over(tmp_path)
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     (tmp_path / "folder.ckpt").mkdir()
     torch.save({"weights": torch.ones(2)}, tmp_path / "weights.ckpt")
-    _save(
-        tmp_path / "pickled.ckpt", 99, hyper=Fraction(1, 2)
-    )  # a class that only unsafe loading would import
+    # A class that only unsafe loading would import.
+    _save(tmp_path / "pickled.ckpt", 99, hyper=Fraction(1, 2))
     torch.save([1, 2], tmp_path / "list.ckpt")
     _save(tmp_path / "other.pt", 99)
     assert newest_checkpoint(tmp_path) == good

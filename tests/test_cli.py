@@ -10,32 +10,8 @@ import pytest
 import torch
 import yaml
 
+from command_line import RECIPE, error_line, fit_arguments
 from ppssl.cli import COMMANDS, TRAINER_COMMANDS, main
-
-RECIPE = Path(__file__).parents[1] / "experiments" / "folder" / "pretrain.yaml"
-TINY = [
-    "--model.backbone_kwargs={width: 4}",
-    "--data.image_size=32",
-    "--data.batch_size=8",
-    "--data.num_workers=0",
-    "--data.val_fraction=0.25",
-    "--trainer.max_epochs=1",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-]
-
-
-def _fit(images: Path, out: Path, *more: str) -> list[str]:
-    root = ["--data.root", str(images), "--trainer.default_root_dir", str(out)]
-    return ["fit", "--config", str(RECIPE), *root, *TINY, *more]
-
-
-def _one_line(capsys: Any) -> str:
-    """What went to stderr, without what the libraries say: exactly one line, no traceback."""
-    err = capsys.readouterr().err
-    assert "Traceback" not in err
-    (line,) = [line for line in err.splitlines() if line.startswith("ppssl: ")]
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
                 pixels = torch.randint(0, 200, (40, 48, 3), generator=generator, dtype=torch.uint8)
                 pixels[..., label] += 55
                 Image.fromarray(pixels.numpy()).save(folder / f"{i}.jpg")
-    assert main(_fit(root / "images", root / "run")) == 0
+    assert main(fit_arguments(root / "images", root / "run")) == 0
     return root / "images", root / "run"
 
 
@@ -88,9 +64,9 @@ def test_validate_repeats_what_fit_logged_last(
 ) -> None:
     images, _ = trained
     logger = "--trainer.logger={class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: %s}}"
-    assert main(_fit(images, tmp_path / "run", logger % (tmp_path / "fit"))) == 0
+    assert main(fit_arguments(images, tmp_path / "run", logger % (tmp_path / "fit"))) == 0
     again = [
-        *_fit(images, tmp_path / "again", logger % (tmp_path / "again"))[1:],
+        *fit_arguments(images, tmp_path / "again", logger % (tmp_path / "again"))[1:],
         "--ckpt_path",
         str(_last(tmp_path)),
     ]
@@ -153,8 +129,8 @@ def test_resume_auto_goes_on_from_the_highest_step(
     trained: tuple[Path, Path], tmp_path: Path
 ) -> None:
     images, _ = trained
-    assert main(_fit(images, tmp_path, "--resume", "auto")) == 0
-    assert main(_fit(images, tmp_path, "--resume", "auto", "--trainer.max_epochs=2")) == 0
+    assert main(fit_arguments(images, tmp_path, "--resume", "auto")) == 0
+    assert main(fit_arguments(images, tmp_path, "--resume", "auto", "--trainer.max_epochs=2")) == 0
     steps = {
         torch.load(path, weights_only=True)["global_step"] for path in tmp_path.rglob("*.ckpt")
     }
@@ -163,7 +139,7 @@ def test_resume_auto_goes_on_from_the_highest_step(
 
 def test_packaged_recipe_by_name(trained: tuple[Path, Path], tmp_path: Path) -> None:
     images, _ = trained
-    args = _fit(images, tmp_path)
+    args = fit_arguments(images, tmp_path)
     args[2] = "ppssl:folder/pretrain"
     assert main(args) == 0
 
@@ -210,7 +186,7 @@ def test_bad_input_is_one_line_and_two(
     images, _ = trained
     (tmp_path / "empty").mkdir()
     names = {"images": images, "empty": tmp_path / "empty", "typo": _bad_yaml(tmp_path)}
-    args = _fit(images, tmp_path / "run")
+    args = fit_arguments(images, tmp_path / "run")
     for option, value in change.items():
         value = value.format(**names)
         if option == "--config":
@@ -218,7 +194,7 @@ def test_bad_input_is_one_line_and_two(
         else:
             args += [option, value]
     assert main(args) == 2
-    line = _one_line(capsys)
+    line = error_line(capsys)
     assert re.search(message, line), line
 
 
@@ -232,12 +208,12 @@ def test_truncated_image_is_named(
     shutil.copytree(trained[0], images)
     broken = images / "train" / "class1" / "3.jpg"
     broken.write_bytes(broken.read_bytes()[:700])
-    assert main([*_fit(images, tmp_path / "run"), f"--data.num_workers={workers}"]) == 2
-    line = _one_line(capsys)
+    assert main([*fit_arguments(images, tmp_path / "run"), f"--data.num_workers={workers}"]) == 2
+    line = error_line(capsys)
     assert str(broken) in line
     assert "on_error: skip" in line
     with pytest.warns(UserWarning, match="Skipped .*3.jpg"):
-        assert main([*_fit(images, tmp_path / "skipped"), "--data.on_error=skip"]) == 0
+        assert main([*fit_arguments(images, tmp_path / "skipped"), "--data.on_error=skip"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -255,7 +231,7 @@ def test_other_commands_fail_as_clearly(args: list[str], message: str, capsys: A
     import re
 
     assert main(args) == 2
-    line = _one_line(capsys)
+    line = error_line(capsys)
     assert re.search(message, line), line
 
 
@@ -273,7 +249,7 @@ def test_interruption_is_130_and_keeps_the_checkpoint(
     import signal
     import time
 
-    args = _fit(trained[0], tmp_path, "--trainer.max_epochs=10000")
+    args = fit_arguments(trained[0], tmp_path, "--trainer.max_epochs=10000")
     process = subprocess.Popen(
         [sys.executable, "-m", "ppssl", *args], stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -259,9 +259,8 @@ def test_a_path_without_a_module_is_refused(path):
 
 
 def test_our_modules_are_imported_when_named(monkeypatch):
-    monkeypatch.setattr(
-        ppssl.data, "synthetic", ppssl.data.synthetic
-    )  # both are put back afterwards
+    # Both are put back afterwards.
+    monkeypatch.setattr(ppssl.data, "synthetic", ppssl.data.synthetic)
     monkeypatch.delitem(sys.modules, "ppssl.data.synthetic")
     assert (
         resolve_class("ppssl.data.synthetic.SyntheticDataModule").__name__ == "SyntheticDataModule"

@@ -5,8 +5,9 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from ppssl.encoder import Encoder, load_encoder, resnet_small
+from ppssl.encoder import Encoder, evaluation_mode, load_encoder, resnet_small
 from ppssl.errors import UserError
 
 MODELS = ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "resnet_small"]
@@ -122,3 +123,15 @@ def test_load_encoder_errors(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, torn)
     with pytest.raises(UserError, match="no checkpoint of ppssl"):
         load_encoder(torn)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_mode_gives_each_part_its_own_mode_back(training: bool) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout()).train(training)
+    model[0].eval()  # frozen statistics stay frozen
+    with evaluation_mode(model):
+        assert not any(part.training for part in model.modules())
+    assert [part.training for part in model.modules()] == [training, False, training]
+    with pytest.raises(KeyError), evaluation_mode(model):
+        raise KeyError
+    assert [part.training for part in model.modules()] == [training, False, training]

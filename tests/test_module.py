@@ -323,6 +323,23 @@ def test_momentum_encoder_moves_once_an_optimizer_step(tmp_path: Path, image_fol
     assert calls == ["loss", "loss", "loss", "step"] * 2
 
 
+def test_plugins_know_how_many_optimizer_steps_came_before(
+    tmp_path: Path, image_folder: Path
+) -> None:
+    numbers = []
+
+    class Numbers(Whiten):
+        def forward(self, step: TrainingStep) -> LossTerm:
+            numbers.append(step.number)
+            return super().forward(step)
+
+    model = _model(plugins={"numbers": Numbers()})
+    _fit(
+        tmp_path, image_folder, model, accumulate_grad_batches=2, max_epochs=2, limit_val_batches=0
+    )
+    assert numbers == [0, 0, 1, 2, 2, 3]
+
+
 def test_users_callback_is_not_doubled(tmp_path: Path, image_folder: Path) -> None:
     mine = RepresentationMonitor(k=1)
     _, trainer, _ = _fit(tmp_path, image_folder, callbacks=[mine])

@@ -71,3 +71,32 @@ def tiny_siglip(folder: Path, seed: int = 0) -> Path:
     SiglipModel(config).save_pretrained(folder)
     SiglipImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
     return folder
+
+
+def tiny_language_model(folder: Path, words: str, seed: int = 0) -> Path:
+    """A Llama with a token a word and one for the end of a line, so that any output is lines of these words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(seed)
+    vocabulary = ["?", "<end>", "\n", *words.split()]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="?")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="?", eos_token="<end>"
+    ).save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder

@@ -1,6 +1,6 @@
 """The teacher's own image features under the probes that the student's are measured with.
 
-    python experiments/bench/teacher_features.py --out experiments/results/ais/teacher.json
+    python experiments/bench/teacher_features.py --out experiments/results/synthetic-teacher.json
 
 What AIS could reach at best, and how much of the nuisances the teacher itself keeps. One CPU minute.
 """

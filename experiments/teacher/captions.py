@@ -11,18 +11,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ppssl.ais.synthetic_clip import WordTokenizer
+from ppssl.ais.towers import WordTokenizer
 from ppssl.data.birds import ATTRIBUTES, BirdClass
 
 __all__ = ["Captions", "Sentence", "bird_of"]
 
 NAMES, VALUES = tuple(ATTRIBUTES), tuple(ATTRIBUTES.values())
 LINKS = (" and ",)
-CLAUSE, CANONICAL, JOINT = (
-    0.3,
-    0.15,
-    0.7,
-)  # shares: of clauses, of the data set's own words, of "a red hooked beak"
+# Shares: of clauses, of the data set's own words, of "a red hooked beak".
+CLAUSE, CANONICAL, JOINT = 0.3, 0.15, 0.7
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppssl.ais.synthetic_clip import TowerConfig, Towers, WordTokenizer, normalise, pack
+from ppssl.ais.towers import TowerConfig, Towers, WordTokenizer, normalise, pack
 from ppssl.data.bird_classes import MAX_CLASSES
 from ppssl.data.bird_scene import draw_nuisance, render_image
 from ppssl.data.birds import ATTRIBUTES, bird_classes

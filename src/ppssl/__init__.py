@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ppssl.ais.plugin import AIS
-    from ppssl.data import FineGrainedDataModule, FolderDataModule, SyntheticDataModule
+    from ppssl.data import (
+        AircraftDataModule,
+        CarsDataModule,
+        CUBDataModule,
+        FineGrainedDataModule,
+        FolderDataModule,
+        SyntheticDataModule,
+        TorchvisionDataModule,
+    )
     from ppssl.downstream.embed import embed
     from ppssl.downstream.evaluate import evaluate
     from ppssl.encoder import load_encoder
@@ -20,9 +28,13 @@ _HOMES = {
     "AIS": "ppssl.ais.plugin",
     "IADM": "ppssl.iadm.plugin",
     "PPSSL": "ppssl.module",
+    "AircraftDataModule": "ppssl.data",
+    "CUBDataModule": "ppssl.data",
+    "CarsDataModule": "ppssl.data",
     "FineGrainedDataModule": "ppssl.data",
     "FolderDataModule": "ppssl.data",
     "SyntheticDataModule": "ppssl.data",
+    "TorchvisionDataModule": "ppssl.data",
     "LossPlugin": "ppssl.plugin",
     "LossTerm": "ppssl.plugin",
     "TrainingStep": "ppssl.plugin",
@@ -36,11 +48,15 @@ __all__ = [  # imported when first used, see __getattr__
     "AIS",
     "IADM",
     "PPSSL",
+    "AircraftDataModule",
+    "CUBDataModule",
+    "CarsDataModule",
     "FineGrainedDataModule",
     "FolderDataModule",
     "LossPlugin",
     "LossTerm",
     "SyntheticDataModule",
+    "TorchvisionDataModule",
     "TrainingStep",
     "UserError",
     "embed",

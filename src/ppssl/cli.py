@@ -20,6 +20,7 @@ TRAINER_COMMANDS = {
 COMMANDS = {
     "demo": "Pretrain on synthetic birds and compare before and after, in minutes.",
     "evaluate": "kNN, retrieval and linear probe of a checkpoint.",
+    "corpus": "Inspect a text corpus, or have one written by a language model.",
     "ablate": "Run a grid of overrides times seeds over a recipe; table with paired differences.",
     "bench": "Measure what a training step costs.",
 }
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _stopped(command: str, code: int) -> int:
     goes_on = {
         "fit": "; `ppssl fit ... --resume auto` goes on from the last checkpoint",
+        "corpus": "; the same command goes on: what is written of a class is kept",
         "ablate": "; the same command goes on: runs whose JSON is there are not repeated",
     }
     what = "Interrupted" if code == 130 else "Terminated"

@@ -5,7 +5,8 @@ it is what every metric, every exported file and :func:`load_encoder` work with 
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,14 @@ from torch import Tensor, nn
 from ppssl.checkpoint import read_checkpoint
 from ppssl.errors import UserError
 
-__all__ = ["Encoder", "EncoderInfo", "Features", "load_encoder", "resnet_small"]
+__all__ = [
+    "Encoder",
+    "EncoderInfo",
+    "Features",
+    "evaluation_mode",
+    "load_encoder",
+    "resnet_small",
+]
 
 PREFIX = "encoder.model."
 
@@ -126,6 +134,18 @@ def load_encoder(path: str | Path) -> nn.Module:
     model = _create(**checkpoint["ppssl"]["encoder"], pretrained=False)
     _load_strictly(model, _strip(checkpoint["state_dict"]), str(path))
     return model.eval()
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards, and after an error, each of its parts is in the mode it was in."""
+    modes = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def resnet_small(

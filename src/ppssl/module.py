@@ -160,7 +160,9 @@ class PPSSL(LightningModule, Configurable):
         """The loss of one batch; its random numbers depend on seed, step and process alone."""
         seed_step(self._seed, self.global_step, batch_idx, self.global_rank)
         shared = torch_seed(self._seed, "shared step", self.global_step, batch_idx)
-        loss, logs = self.losses(batch, seed=shared, progress=self.progress)
+        loss, logs = self.losses(
+            batch, seed=shared, progress=self.progress, number=self.global_step
+        )
         size = len(batch["index"])
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
         logs = logs | {"lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])}
@@ -168,7 +170,7 @@ class PPSSL(LightningModule, Configurable):
         return loss
 
     def losses(
-        self, batch: Mapping[str, Any], *, seed: int, progress: float
+        self, batch: Mapping[str, Any], *, seed: int, progress: float, number: int = 0
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Contrastive loss plus the plugins' losses; then the objective remembers the batch. Needs no Trainer.
 
@@ -176,6 +178,7 @@ class PPSSL(LightningModule, Configurable):
             batch: A training batch as the data module gives it.
             seed: For what is random in the step, equal on all processes.
             progress: How much of the training is done, in [0, 1].
+            number: How many optimizer steps came before.
 
         Returns:
             The total, a scalar with its graph, and what to log, by name.
@@ -184,7 +187,7 @@ class PPSSL(LightningModule, Configurable):
             batch["views"][0].requires_grad_()
         result = self.contrastive(self.encoder, batch, seed=seed)
         loss, logs, terms = result.loss.mean(), dict(result.logs), {"contrastive": result.loss}
-        step = training_step(batch, result, progress)
+        step = training_step(batch, result, progress, number)
         for name, plugin in self._plugins().items():
             term: LossTerm = plugin(step)
             terms[name] = term.value
@@ -228,8 +231,8 @@ class PPSSL(LightningModule, Configurable):
         """How much of the training is done, in [0, 1]."""
         return min(1.0, self.global_step / self._total_steps)
 
-    @property
     def _learning_rate(self) -> float:
+        """For the global batch; says so in one line."""
         trainer, source = self.trainer, self._data_module() or self.trainer.train_dataloader
         batch = getattr(source, "batch_size", None) or 128
         batch *= trainer.world_size * trainer.accumulate_grad_batches
@@ -242,7 +245,7 @@ class PPSSL(LightningModule, Configurable):
         optimizer = make_optimizer(
             self,
             self.optimizer,
-            lr=self._learning_rate,
+            lr=self._learning_rate(),
             weight_decay=self.weight_decay,
             sgd_momentum=self.sgd_momentum,
         )

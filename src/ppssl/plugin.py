@@ -40,6 +40,7 @@ class TrainingStep:
         contrastive_loss: L_con of each sample, ``(B,)``, with its graph.
         contrast: L_con of other embeddings of x_q, ``(B, D) -> (B,)``, against the same keys.
         progress: How much of the training is done, in [0, 1].
+        number: How many optimizer steps came before; the same for all micro-batches of one step.
     """
 
     batch: Mapping[str, Any]
@@ -51,10 +52,11 @@ class TrainingStep:
     contrastive_loss: Tensor
     contrast: Callable[[Tensor], Tensor]
     progress: float
+    number: int = 0
 
 
 def training_step(
-    batch: Mapping[str, Any], result: ContrastiveResult, progress: float
+    batch: Mapping[str, Any], result: ContrastiveResult, progress: float, number: int = 0
 ) -> TrainingStep:
     """What plugins are given of a batch and its contrastive result."""
     return TrainingStep(
@@ -67,6 +69,7 @@ def training_step(
         contrastive_loss=result.loss,
         contrast=result.contrast,
         progress=progress,
+        number=number,
     )
 
 

@@ -14,6 +14,7 @@ from ppssl.ais import bank as bank_module
 from ppssl.ais.bank import FixedCrops, bank_folder, embed_corpus, open_bank
 from ppssl.ais.clip import CLIPTeacher
 from ppssl.ais.corpus import TextCorpus
+from ppssl.ais.targets import make_targets
 from ppssl.ais.teacher import Teacher
 
 CORPUS = TextCorpus(["red", "green one", "blue"])
@@ -41,6 +42,17 @@ def test_it_holds_what_the_teacher_says(clip_folder: Path, banks: Path, image_fo
     torch.testing.assert_close(bank.mean, v.half().float().mean(dim=0), atol=1e-6, rtol=1e-5)
     assert bank.temperature == pytest.approx(teacher.temperature)
     assert len(list(banks.rglob("*.safetensors"))) == 2
+
+
+def test_a_bank_of_texts_alone(clip_folder: Path, banks: Path) -> None:
+    bank = open_bank(str(clip_folder), CORPUS, None)
+    torch.testing.assert_close(bank.texts, CLIPTeacher(str(clip_folder)).embed_texts(CORPUS.titles))
+    assert bank.images is bank.mean is None
+    assert len(list(banks.rglob("*.safetensors"))) == 1
+    with pytest.raises(ValueError, match="texts alone has no images: open it with the data"):
+        bank.sample()
+    with pytest.raises(ValueError, match="texts alone cannot teach: open it with the data"):
+        make_targets(bank)
 
 
 def test_found_again_without_the_teacher(

@@ -209,14 +209,9 @@ def test_resumed_state_of_the_callback() -> None:
     assert second._used["ais"].tolist() == [True, False]
 
 
-def test_when_it_draws() -> None:
-    assert [epoch for epoch in range(7) if AISCallback(every_n_epochs=3).should_draw(epoch)] == [
-        2,
-        5,
-    ]
-    assert not any(AISCallback(every_n_epochs=0).should_draw(epoch) for epoch in range(7))
-    with pytest.raises(ValueError, match="`num_images` must be >= 1"):
-        AISCallback(num_images=0)
+def test_arguments() -> None:
+    with pytest.raises(ValueError, match="`top` must be >= 1, got 0"):
+        AISCallback(top=0)
 
 
 def test_other_loaders_are_refused(

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ppssl.callbacks.throughput import Throughput
+from save_at import SaveAt
 
 
 class Loader:
@@ -51,15 +52,6 @@ class Record(Callback):
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.values.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-
-
-class SaveAt(Callback):
-    def __init__(self, step, path):
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer, *args):
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
 
 
 def _fit(loader, model, *, epochs=1, validation=None, resume=None, callbacks=(), **kwargs):

@@ -139,9 +139,8 @@ def test_keys_are_normalised_in_shuffled_groups(batch: int, groups: Any) -> None
     keys = moco.keys(images, seed=7)
     hook.remove()
     assert sum(len(group) for group in seen) == batch
-    assert (
-        len(seen) == {1: 1, 2: 2, 4: 3, "auto": {2: 1, 64: 2}.get(batch)}[groups]
-    )  # 9 in 4: 3 + 3 + 3
+    # 9 in 4: 3 + 3 + 3.
+    assert len(seen) == {1: 1, 2: 2, 4: 3, "auto": {2: 1, 64: 2}.get(batch)}[groups]
     reference[0]._forward_pre_hooks.clear()
     for group in seen:
         expected = F.normalize(reference[1](reference[0](group)), dim=1)

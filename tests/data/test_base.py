@@ -14,6 +14,7 @@ from ppssl.data import FineGrainedDataModule, FolderDataModule, MoCoV2Augmentati
 from ppssl.data.augment import center_view
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.errors import UserError
+from save_at import SaveAt
 
 QUIET = {
     "accelerator": "cpu",
@@ -207,15 +208,6 @@ class Probe(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-class SaveAt(Callback):
-    def __init__(self, step, path):
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer, *args):
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
-
-
 def _fit(data, *, epochs=3, resume=None, callbacks=()):
     model = Probe()
     Trainer(max_epochs=epochs, limit_val_batches=0, callbacks=list(callbacks), **QUIET).fit(
@@ -233,10 +225,9 @@ def test_every_epoch_has_an_order_of_its_own_that_no_worker_lags_behind():
         assert list(found) == expected
 
 
+# The steps: the end of the first epoch, and in the middle of the second.
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(
-    "step", [3, 4, 5]
-)  # the end of the first epoch, and in the middle of the second
+@pytest.mark.parametrize("step", [3, 4, 5])
 def test_a_resumed_run_goes_on_with_the_very_next_batch(tmp_path, workers, step):
     straight = _fit(
         Data(num_workers=workers), epochs=3, callbacks=[SaveAt(step, tmp_path / "a.ckpt")]
@@ -313,9 +304,8 @@ def test_without_labels_there_is_nothing_to_validate_on():
 
 def test_with_nothing_held_out_there_is_nothing_to_validate_on():
     assert _data(val_fraction=0).val_dataloader() == []
-    assert (
-        _data({"train": Source([0, 1, 2, 3])}).val_dataloader() == []
-    )  # one image a class: none can be spared
+    # One image a class: none can be spared.
+    assert _data({"train": Source([0, 1, 2, 3])}).val_dataloader() == []
 
 
 def test_without_a_test_split_testing_says_so_and_prediction_takes_the_training_images():
@@ -400,18 +390,8 @@ def test_a_broken_image_is_skipped_with_one_warning(tmp_path, workers):
         warnings.simplefilter("always")
         for epoch in (0, 1):
             index = _index(data, data.train_dataloader(epoch))
-            assert sorted(index) == [
-                0,
-                2,
-                2,
-                3,
-                4,
-                5,
-                6,
-                7,
-                9,
-                9,
-            ]  # 1 and 8 are torn, the next ones come twice
+            # 1 and 8 are torn, the next ones come twice.
+            assert sorted(index) == [0, 2, 2, 3, 4, 5, 6, 7, 9, 9]
     said = [str(w.message) for w in caught if "Skipped" in str(w.message)]
     assert len(said) == 2
     assert sorted(text.split(":")[0].split("/")[-2:] for text in said) == [

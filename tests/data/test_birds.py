@@ -72,6 +72,14 @@ def test_distinguishing_part_and_nearest_class_agree_with_the_attributes():
         assert PARTS[source.distinguishing_part(label)] == owner[differing[0]]
 
 
+def test_class_names_are_unique_and_tell_two_attributes():
+    source = SyntheticBirds(40)
+    assert len(set(source.classes)) == 40
+    for bird, name in zip(source.birds, source.classes, strict=True):
+        assert f"{bird.beak_colour} bill" in name
+        assert f"{bird.tail} tail" in name
+
+
 def test_captions_name_every_attribute_and_tell_all_classes_apart():
     source = SyntheticBirds(40)
     captions = [source.caption(i) for i in range(40)]
@@ -185,9 +193,8 @@ def test_annotations_have_their_shapes_types_and_ranges():
         assert known["parts"].dtype == known["object"].dtype == torch.bool
         assert known["object"].shape == (96, 96)
         assert (known["parts"] <= known["object"]).all()
-        assert (
-            known["parts"].sum(0) <= 2
-        ).all()  # at a half-covered border, two parts may share a pixel
+        # At a half-covered border, two parts may share a pixel.
+        assert (known["parts"].sum(0) <= 2).all()
         assert torch.equal(known["nuisance"], nuisances[i])
         assert known["attributes"].tolist() == list(source.birds[source.labels[i]].codes())
         assert known["attributes"].tolist() == source.attributes()[i].tolist()
@@ -246,9 +253,8 @@ def test_nearest_classes_differ_in_the_distinguishing_part_alone(label):
     source.labels[i] = other
     union = own | source.annotations(i)["parts"][part].numpy()
     changed = np.abs(mine - theirs).max(-1) > 0
-    assert (
-        changed & ~_grown(union)
-    ).sum() <= 0.02 * changed.sum()  # slivers of less than half a pixel are in no mask
+    # Slivers of less than half a pixel are in no mask.
+    assert (changed & ~_grown(union)).sum() <= 0.02 * changed.sum()
     assert (changed & union).sum() >= 0.1 * union.sum() > 0
 
 

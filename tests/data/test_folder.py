@@ -42,9 +42,8 @@ def test_train_val_and_test_folders_are_the_splits(tmp_path):
     assert list(data.sources) == ["train", "val", "test"]
     assert data.classes == ["finch", "wren"]
     assert data.sources["train"].labels.tolist() == [0, 0, 0, 1, 1]
-    assert data.sources["val"].labels.tolist() == [
-        1
-    ]  # numbered as in training, though the only class here
+    # Numbered as in training, though the only class here.
+    assert data.sources["val"].labels.tolist() == [1]
     assert data.sources["test"].labels.tolist() == [0, 1, 1]
     assert data.sources["val"].labels.dtype == np.int64
 
@@ -145,9 +144,8 @@ def test_other_modes_become_rgb(tmp_path, mode):
 
 def test_a_transparent_palette_becomes_rgb(tmp_path):
     image = Image.new("RGB", (12, 8), COLOUR).convert("P")
-    assert (
-        np.abs(_load(tmp_path, image, transparency=0) - COLOUR).max() <= 60
-    )  # a palette of few colours
+    # A palette of few colours.
+    assert np.abs(_load(tmp_path, image, transparency=0) - COLOUR).max() <= 60
 
 
 def test_cmyk_becomes_rgb(tmp_path):

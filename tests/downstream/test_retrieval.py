@@ -96,9 +96,8 @@ def test_perfect_and_worst_order() -> None:
     y = torch.arange(6) // 2
     apart = torch.eye(3)[y]
     assert retrieval_metrics(apart, y) == {"rank-1": 1, "rank-5": 1, "mAP": 1}
-    mirrored = (
-        apart * torch.tensor([1.0, -1.0]).repeat(3)[:, None]
-    )  # the only relevant image is the farthest
+    # The only relevant image is the farthest.
+    mirrored = apart * torch.tensor([1.0, -1.0]).repeat(3)[:, None]
     assert retrieval_metrics(mirrored, y) == pytest.approx({"rank-1": 0, "rank-5": 1, "mAP": 1 / 5})
 
 

@@ -134,6 +134,22 @@ def test_the_bias_is_that_of_the_steps_before() -> None:
     torch.testing.assert_close(plugin.mean_map.float(), first, atol=1e-5, rtol=1e-4)
 
 
+def test_in_the_other_steps_nothing_is_asked_of_the_branch() -> None:
+    every, plain = _model(every=3), _model()
+    for number in range(5):
+        expected, _ = plain.losses(_batch(), seed=0, progress=0.5, number=number)
+        loss, logs = every.losses(_batch(), seed=0, progress=0.5, number=number)
+        branch = list(every.plugins["iadm"].parameters())
+        gradients = torch.autograd.grad(loss, branch)  # none is unused: DDP waits for them
+        if number % 3 == 0:
+            assert loss.item() == expected.item()
+            assert any(g.any() for g in gradients)
+        else:
+            assert logs["loss_iadm"] == 0
+            assert loss.item() == logs["loss_contrastive"].item()
+            assert not any(g.any() for g in gradients)
+
+
 def test_weight() -> None:
     plugin = IADM(loss_weight=2.0, start=0.2, full=0.6)
     assert [plugin.weight(t) for t in (0, 0.2, 0.4, 0.6, 1)] == [0, 0, pytest.approx(1), 2, 2]

@@ -7,20 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from command_line import error_line, fit_arguments
 from ppssl.cli import main
 from tiny import tiny_clip
-
-RECIPE = Path(__file__).parents[2] / "experiments" / "folder" / "pretrain.yaml"
-TINY = [
-    "--model.backbone_kwargs={width: 4}",
-    "--data.image_size=32",
-    "--data.batch_size=8",
-    "--data.num_workers=0",
-    "--data.val_fraction=0.25",
-    "--trainer.max_epochs=1",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-]
 
 
 @pytest.fixture
@@ -30,21 +19,16 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
-def _fit(images: Path, out: Path, *more: str) -> list[str]:
-    root = ["--data.root", str(images), "--trainer.default_root_dir", str(out)]
-    return ["fit", "--config", str(RECIPE), *root, *TINY, *more]
-
-
 def test_with_a_teacher_and_again_from_the_bank(
     image_folder: Path, corpus: Path, tmp_path: Path, caplog: Any
 ) -> None:
     teacher = tiny_clip(tmp_path / "clip")
     plugin = [f"--model.plugins.ais.corpus={corpus}", f"--model.plugins.ais.teacher={teacher}"]
-    assert main(_fit(image_folder, tmp_path / "a", *plugin)) == 0
+    assert main(fit_arguments(image_folder, tmp_path / "a", *plugin)) == 0
     assert "Found the bank" not in caplog.text
     caplog.clear()
     shutil.rmtree(teacher)
-    assert main(_fit(image_folder, tmp_path / "b", *plugin)) == 0
+    assert main(fit_arguments(image_folder, tmp_path / "b", *plugin)) == 0
     assert caplog.text.count("Found the bank") == 2
     (a,), (b,) = ((tmp_path / name).rglob("last.ckpt") for name in "ab")
     first, second = (torch.load(path, weights_only=True)["state_dict"] for path in (a, b))
@@ -72,8 +56,5 @@ def test_what_goes_wrong_is_one_line(
         ),
     ]
     for arguments, message in cases:
-        assert main(_fit(image_folder, tmp_path / "run", *arguments)) == 2, arguments
-        err = capsys.readouterr().err
-        assert "Traceback" not in err
-        (line,) = [line for line in err.splitlines() if line.startswith("ppssl: ")]
-        assert message in line
+        assert main(fit_arguments(image_folder, tmp_path / "run", *arguments)) == 2, arguments
+        assert message in error_line(capsys)

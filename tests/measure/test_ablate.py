@@ -118,6 +118,22 @@ def test_the_key_depends_on_what_a_run_depends_on(recipe):
     )
 
 
+def test_an_override_that_says_what_the_recipe_says_makes_no_other_run(tmp_path):
+    recipe = RECIPE
+    content = yaml.safe_load(recipe.read_text())
+    changed = tmp_path / "changed.yaml"
+    content["model"]["init_args"]["lr"] = 0.5
+    changed.write_text(yaml.safe_dump(content))
+    assert _keys(Study(str(recipe), overrides={"model.lr": 0.5})) == _keys(Study(str(changed)))
+    assert _keys(Study(str(recipe), overrides={"model.lr": 0.4})) != _keys(Study(str(changed)))
+    content["model"]["init_args"]["backbone_kwargs"] = {"width": 5, "depth": 2}
+    changed.write_text(yaml.safe_dump(content))
+    one = {"model.lr": 0.5, "model.backbone_kwargs": {"width": 5}}  # replaces: no depth is left
+    other = {"model.lr": 0.5, "model.backbone_kwargs": {"width": 5, "depth": 2}}
+    assert _keys(Study(str(changed), overrides=one)) != _keys(Study(str(changed)))
+    assert _keys(Study(str(recipe), overrides=other)) == _keys(Study(str(changed)))
+
+
 def test_the_key_depends_on_what_the_recipe_says_and_not_on_where_it_lies(recipe, tmp_path):
     base = _keys(Study(str(recipe), seeds=[0]))
     copy = tmp_path / "copy.yaml"
@@ -261,9 +277,8 @@ def test_a_grid_is_run_once_and_leaves_its_results(tmp_path):
         assert result["config"]["model"]["init_args"]["backbone_kwargs"] == {"width": 4}
         assert result["cost"]["cpu_seconds"] > 0
         assert result["provenance"]["versions"]["torch"]
-        assert "log_every_n_steps" not in json.dumps(
-            result
-        )  # this machine's own is not written down
+        # This machine's own is not written down.
+        assert "log_every_n_steps" not in json.dumps(result)
     rates = [result["config"]["model"]["init_args"]["lr"] for result in results]
     own = yaml.safe_load(RECIPE.read_text())["model"]["init_args"]["lr"]
     assert rates == [own, 1e-5]
@@ -295,11 +310,12 @@ def test_ended_from_outside_it_ends_its_cells(tmp_path, sent):
     study.write_text(yaml.safe_dump({"recipe": str(RECIPE), "seeds": [0], "overrides": longer}))
     out, work = tmp_path / "out", tmp_path / "work"
     command = ["ablate", str(study), "--out", str(out), "--work", str(work)]
+    # A shell's background jobs ignore SIGINT, and so would their children.
     process = subprocess.Popen(
         [sys.executable, "-m", "ppssl", *command],
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # a shell's background jobs ignore SIGINT, and so would their children
+    )
     deadline = time.monotonic() + 120
     log = work / "base" / "seed0" / "log.txt"
     while not (log.is_file() and "Learning rate" in log.read_text()):

@@ -46,8 +46,8 @@ class TextBank:
         corpus: The descriptions.
         texts: T, ``(M, e)`` float32, L2-normalised.
         images: v, ``(N, k, e)`` float16 on the CPU, memory-mapped unless asked otherwise, by number within the training
-            images; rows of images that could not be read are 0. ``None`` where the teacher is asked online.
-        mean: ``(e,)`` float32, the mean of v; the hubs are ``mean @ texts.T`` (D6).
+            images; rows of images that could not be read are 0. ``None`` in a bank of texts alone.
+        mean: ``(e,)`` float32, the mean of v; the hubs are ``mean @ texts.T`` (D6). ``None`` likewise.
         first_index: The index, in the full data set, of the first row.
         temperature: The teacher's own.
     """
@@ -60,9 +60,13 @@ class TextBank:
     temperature: float
 
     def sample(self, n: int = 4096) -> Tensor:
-        """V of at most n images, evenly spaced, of each its first view: ``(n, e)`` float32."""
+        """V of at most n images, evenly spaced, of each its first view: ``(n, e)`` float32.
+
+        Raises:
+            ValueError: It is a bank of texts alone.
+        """
         if self.images is None:
-            raise ValueError("A bank for an online teacher holds no images.")
+            raise ValueError("A bank of texts alone has no images: open it with the data.")
         rows = torch.linspace(0, len(self.images) - 1, min(n, len(self.images))).round().long()
         sample = self.images[rows, 0].float()
         return sample[sample.any(dim=1)]
@@ -106,9 +110,8 @@ def open_bank(
     home = bank_folder(folder) / _slug(teacher)
     wanted = {"teacher": teacher, "teacher_hash": teacher_fingerprint(teacher)}
     images = mean = None
-    if (
-        data is not None
-    ):  # before the texts: loader workers are not to be forked after a tokenizer's threads
+    # Images before texts: loader workers are not to be forked after a tokenizer's threads.
+    if data is not None:
         images, mean = _images(home, wanted, data, views, get_teacher)
         images = images if memory_map else images.clone()
     texts, temperature = _texts(home, wanted, corpus, get_teacher)

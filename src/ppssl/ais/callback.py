@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ppssl.ais.plugin import AIS, ranked
-from ppssl.callbacks.figures import log_figure, probe_batch
+from ppssl.callbacks.figures import FigureCallback, log_figure, probe_batch
+from ppssl.encoder import evaluation_mode
 from ppssl.errors import UserError
 from ppssl.viz.descriptions import description_panel
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["AISCallback"]
 
 
-class AISCallback(Callback):
+class AISCallback(FigureCallback[AIS]):
     """Makes the bank of every AIS plugin, and shows images with the best descriptions of teacher and student.
 
     Each epoch it logs ``train/<name>_corpus_in_use``: the share of the descriptions that the student named first for
@@ -31,25 +32,21 @@ class AISCallback(Callback):
         top: How many descriptions of each.
     """
 
+    plugin_type = AIS
+
     def __init__(self, every_n_epochs: int = 5, num_images: int = 8, top: int = 3) -> None:
-        for name, least in (("every_n_epochs", 0), ("num_images", 1), ("top", 1)):
-            if locals()[name] < least:
-                raise ValueError(f"`{name}` must be >= {least}, got {locals()[name]}.")
-        self.every_n_epochs = every_n_epochs
-        self.num_images = num_images
+        super().__init__(every_n_epochs, num_images)
+        if top < 1:
+            raise ValueError(f"`top` must be >= 1, got {top}.")
         self.top = top
         self._used: dict[str, Tensor] = {}
-
-    def should_draw(self, epoch: int) -> bool:
-        """Whether the epoch, from 0, ends with a figure."""
-        return self.every_n_epochs > 0 and (epoch + 1) % self.every_n_epochs == 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make the bank; Lightning calls this before the module's own setup, which needs its sizes."""
         if stage != "fit":
             return
         data: Any = getattr(trainer, "datamodule", None)
-        for plugin in _plugins(pl_module).values():
+        for plugin in self.plugins(pl_module).values():
             if not hasattr(data, "normalise_with"):
                 raise UserError(
                     "AIS looks up what the teacher said of an image: train with a data module of ppssl, which numbers "
@@ -61,7 +58,7 @@ class AISCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Note which descriptions the student named."""
-        for name, plugin in _plugins(pl_module).items():
+        for name, plugin in self.plugins(pl_module).items():
             if plugin.last_choice is None:
                 continue
             if name not in self._used:
@@ -72,7 +69,7 @@ class AISCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the share of the corpus in use, and draw."""
-        for name, plugin in _plugins(pl_module).items():
+        for name, plugin in self.plugins(pl_module).items():
             if name in self._used:
                 everywhere: Any = pl_module.all_gather(self._used.pop(name))
                 share = everywhere.reshape(-1, len(plugin.targets.texts)).any(dim=0).float().mean()
@@ -91,17 +88,11 @@ class AISCallback(Callback):
     def _draw(self, trainer: Trainer, pl_module: Any, name: str, plugin: AIS) -> None:
         data: FineGrainedDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
         batch = probe_batch(data, self.num_images)
-        targets, was_training = plugin.targets, pl_module.training
-        pl_module.eval()
-        with torch.no_grad():
+        targets = plugin.targets
+        with evaluation_mode(pl_module), torch.no_grad():
             embeddings = pl_module(data.normalise(batch["image"].to(pl_module.device)))
             q = plugin.student_sees(embeddings, targets.texts)
             p = targets.probabilities(targets.lookup(batch["index"]).to(embeddings.device))
-        pl_module.train(was_training)
         teacher, student = (ranked(x, targets.titles, self.top) for x in (p, q))
-        figure = description_panel(batch["image"], teacher, student)
+        figure = description_panel(batch["image"], {"teacher": teacher, "student": student})
         log_figure(trainer, f"{name}/descriptions", figure, trainer.global_step)
-
-
-def _plugins(pl_module: Any) -> dict[str, AIS]:
-    return {name: plugin for name, plugin in pl_module.plugins.items() if isinstance(plugin, AIS)}

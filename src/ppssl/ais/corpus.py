@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from ppssl.ais.metadata import METADATA_CORPORA, metadata_descriptions
 from ppssl.errors import UserError
 
 __all__ = ["MAX_DESCRIPTIONS", "TEMPLATES", "TextCorpus", "packaged_corpora"]
@@ -37,6 +38,7 @@ class TextCorpus:
 
     Attributes:
         descriptions: The phrasings of each, ``M`` tuples.
+        duplicates: How many were left out because an equal one stands before them.
 
     Raises:
         UserError: Fewer than 2 or more than 50,000 descriptions are left.
@@ -45,14 +47,15 @@ class TextCorpus:
     def __init__(
         self, descriptions: Iterable[str | Sequence[str]], source: str = "the corpus"
     ) -> None:
-        cleaned = [_phrasings(item) for item in descriptions]
-        kept = list(dict.fromkeys(item for item in cleaned if item))
+        cleaned = [phrasings for item in descriptions if (phrasings := _phrasings(item))]
+        kept = list(dict.fromkeys(cleaned))
         if not 2 <= len(kept) <= MAX_DESCRIPTIONS:
             raise UserError(
                 f"A corpus has 2 to {MAX_DESCRIPTIONS:,} different descriptions, {source} has {len(kept):,}: "
                 + ("add some." if len(kept) < 2 else "take a part of it.")
             )
         self.descriptions: tuple[tuple[str, ...], ...] = tuple(kept)
+        self.duplicates = len(cleaned) - len(kept)
 
     def __len__(self) -> int:
         return len(self.descriptions)
@@ -71,28 +74,37 @@ class TextCorpus:
 
     @classmethod
     def load(
-        cls, name: str | Path, column: str | None = None, classes: Sequence[str] = ()
+        cls,
+        name: str | Path,
+        column: str | None = None,
+        classes: Sequence[str] = (),
+        root: str | Path | None = None,
     ) -> TextCorpus:
         """The corpus of that name.
 
         Args:
             name: A ``.txt`` (a description a line), ``.csv`` or ``.jsonl`` file (UTF-8), a packaged corpus
-                (:func:`packaged_corpora`), or ``"class-names"``: the data set's, through :data:`TEMPLATES`.
+                (:func:`packaged_corpora`), ``"class-names"``: the data set's, through :data:`TEMPLATES`, or one that
+                is made from a data set's own metadata (:mod:`ppssl.ais.metadata`).
             column: Of a ``.csv`` or ``.jsonl``; ``None``: ``description``, ``text``, ``caption``, ``sentence``, or the
                 only one.
-            classes: The data set's class names, for ``"class-names"``.
+            classes: The data set's class names, for ``"class-names"`` and ``"cars-names"``.
+            root: The data set's folder, for ``"cub-attributes"`` and ``"aircraft-hierarchy"``.
 
         Raises:
             UserError: No such corpus, no such column, not UTF-8, or not a usable number of descriptions.
         """
         if name == "class-names":
             return cls.from_classes(classes)
+        if name in METADATA_CORPORA:
+            made = metadata_descriptions(str(name), root=root, classes=classes)
+            return cls(made, f"the corpus `{name}`")
         if str(name) in packaged_corpora():
             packaged = resources.files("ppssl.ais").joinpath(f"corpora/{name}.txt")
             return cls(packaged.read_text("utf-8").splitlines(), f"the packaged corpus `{name}`")
         path = Path(name).expanduser()
         if not path.is_file():
-            known = ", ".join(["class-names", *packaged_corpora()])
+            known = ", ".join(["class-names", *METADATA_CORPORA, *packaged_corpora()])
             raise UserError(f"No corpus `{name}`: it is neither a file nor one of {known}.")
         readers = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl}
         if path.suffix.lower() not in readers:

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppssl.ais.bank import TextBank, open_bank
 from ppssl.ais.corpus import TextCorpus
+from ppssl.ais.head import StudentHead
 from ppssl.ais.targets import Control, Targets, make_targets
 from ppssl.ais.teacher import load_teacher
 from ppssl.errors import UserError
@@ -26,37 +27,7 @@ if TYPE_CHECKING:
     from ppssl.data.base import FineGrainedDataModule
     from ppssl.encoder import EncoderInfo
 
-__all__ = ["AIS", "StudentHead", "ranked"]
-
-_TAU_BOUNDS = (math.log(0.01), math.log(1.0))
-
-
-class StudentHead(nn.Module):
-    """W and tau_S: puts embeddings into the teacher's space. ``(B, D) -> (B, e)`` float32, L2-normalised.
-
-    Args:
-        dim: D.
-        teacher_dim: e.
-        kind: ``"linear"``, or ``"mlp"`` with one hidden layer of D units.
-    """
-
-    def __init__(self, dim: int, teacher_dim: int, kind: Literal["linear", "mlp"]) -> None:
-        super().__init__()
-        hidden = [nn.Linear(dim, dim), nn.ReLU()] if kind == "mlp" else []
-        self.projection = nn.Sequential(*hidden, nn.Linear(dim, teacher_dim))
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
-
-    def forward(self, embedding: Tensor) -> Tensor:
-        """S = normalise(W p)."""
-        return F.normalize(self.projection(embedding).float(), dim=-1)
-
-    @property
-    def temperature(self) -> Tensor:
-        """tau_S, learned, in [0.01, 1]. It is the parameter that is kept in bounds: so it always finds its way back."""
-        if self.training:
-            with torch.no_grad():
-                self.log_temperature.clamp_(*_TAU_BOUNDS)
-        return self.log_temperature.exp()
+__all__ = ["AIS", "ranked"]
 
 
 class AIS(LossPlugin):
@@ -67,8 +38,8 @@ class AIS(LossPlugin):
     The teacher's embeddings are looked up in a :class:`~ppssl.ais.bank.TextBank`, made once before training.
 
     Args:
-        corpus: The descriptions: a ``.txt``, ``.csv`` or ``.jsonl`` file, a packaged corpus (``synthetic-birds``), or
-            ``class-names``.
+        corpus: The descriptions: a ``.txt``, ``.csv`` or ``.jsonl`` file, a packaged corpus (``birds``), or what
+            else :meth:`~ppssl.ais.corpus.TextCorpus.load` knows (``class-names``, ``cub-attributes``).
         corpus_column: Of a ``.csv`` or ``.jsonl``.
         teacher: A CLIP or SigLIP, as hub id or local folder; or ``synthetic-clip``, the embedded one.
         loss_weight: lambda_A.
@@ -160,10 +131,10 @@ class AIS(LossPlugin):
         Raises:
             UserError: See :func:`~ppssl.ais.bank.open_bank` and :meth:`~ppssl.ais.corpus.TextCorpus.load`.
         """
-        corpus = TextCorpus.load(self.corpus, self.corpus_column, data.classes)
-        with (
-            isolate_rng()
-        ):  # loading a model draws random numbers: with or without, the run is the same
+        root = getattr(data, "root", None)  # modules of files keep their folder under that name
+        corpus = TextCorpus.load(self.corpus, self.corpus_column, data.classes, root)
+        # Loading a model draws random numbers: with or without, the run is the same.
+        with isolate_rng():
             bank = open_bank(
                 self.teacher,
                 corpus,

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 __all__ = [
     "SYNTHETIC",
     "Teacher",
+    "embedded_weights",
     "hash_folder",
     "load_teacher",
     "local_folder",
@@ -40,6 +42,7 @@ class Teacher(ABC):
         input_size: Height and width of that input in pixels.
         mean: Mean of each channel that its input is normalised with, in units of [0, 1].
         std: Standard deviation of each channel, likewise.
+        tokenizer: Its method ``encode`` makes a text's tokens, start and end signs included.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Teacher(ABC):
     input_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    tokenizer: Any
 
     @abstractmethod
     def embed_images(self, pixels: Tensor) -> Tensor:
@@ -97,10 +101,14 @@ def load_teacher(name: str) -> Teacher:
 def teacher_fingerprint(name: str) -> str | None:
     """The hash of a teacher's files without loading it; ``None`` where they are not on this machine."""
     if name == SYNTHETIC:
-        weights = resources.files("ppssl.ais").joinpath(f"weights/{SYNTHETIC}.safetensors")
-        return hashlib.sha256(weights.read_bytes()).hexdigest()
+        return hashlib.sha256(embedded_weights()).hexdigest()
     folder = local_folder(name)
     return None if folder is None else hash_folder(folder)
+
+
+def embedded_weights() -> bytes:
+    """The file in the package that holds the embedded teacher: weights, sizes and vocabulary."""
+    return resources.files("ppssl.ais").joinpath(f"weights/{SYNTHETIC}.safetensors").read_bytes()
 
 
 def local_folder(name: str) -> Path | None:

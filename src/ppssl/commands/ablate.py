@@ -14,12 +14,12 @@ __all__ = ["main"]
 
 
 def main(argv: list[str]) -> int:
-    """Parse, run, write ``table.md``, print it."""
+    """Parse, run, write its table as Markdown under the study's name, print it."""
     parser = ArgumentParser(
         prog="ppssl ablate",
         description="Run variants times seeds over a recipe; runs whose JSON exists are not repeated. "
         "Overrides on the command line (--data.root=DIR) are this machine's and do not tell runs apart. "
-        "Example: ppssl ablate experiments/ablation/stable_synthetic.yaml --out experiments/results/stable-synthetic",
+        "Example: ppssl ablate experiments/ablation/stable_synthetic.yaml --out experiments/results/synthetic",
         exit_on_error=False,
     )
     parser.add_argument(
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     ]
     summary = summarise(results, baseline=study.baseline, metrics=known)
     table = markdown_table(summary, known)
-    (Path(args.out) / "table.md").write_text(table)
+    (Path(args.out) / f"{Path(args.study).stem}.md").write_text(table)
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
     show_table(f"{args.study}, percent", rows[0], rows[2:])
     return 0

@@ -2,7 +2,7 @@
 
 from jsonargparse import ArgumentParser
 
-from ppssl.measure.bench import bench_step
+from ppssl.measure.bench import VARIANTS, bench_step
 from ppssl.results import show_table, write_json
 
 __all__ = ["main"]
@@ -23,11 +23,19 @@ def main(argv: list[str]) -> int:
     step.add_argument("--image-size", type=int, default=224, help="Height and width in pixels.")
     step.add_argument("--repeats", type=int, default=10, help="Timed steps of each variant.")
     step.add_argument(
+        "--variants",
+        type=list[str] | None,
+        default=None,
+        help=f"Such as '[ais, full]'; beside plain. All by default: {', '.join(VARIANTS)}.",
+    )
+    step.add_argument(
         "--json", type=str | None, default=None, help="Write the results to this file."
     )
     parser.add_subcommands(required=True).add_subcommand("step", step)
     args = parser.parse_args(argv).step
-    results = bench_step(args.backbone, args.batch_size, args.image_size, args.repeats)
+    results = bench_step(
+        args.backbone, args.batch_size, args.image_size, args.repeats, args.variants
+    )
     if args.json is not None:
         write_json(args.json, results)
     rows = [

@@ -214,7 +214,13 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
     def eval_loader(
         self, split: str, items: np.ndarray | None = None, transform: Request | None = None
     ) -> DataLoader[Any]:
-        """Un-augmented images of a split, in order.
+        """Batches of :meth:`eval_dataset`, which takes the same arguments, in order."""
+        return self._loader(self.eval_dataset(split, items, transform))
+
+    def eval_dataset(
+        self, split: str, items: np.ndarray | None = None, transform: Request | None = None
+    ) -> ImageDataset:
+        """Un-augmented images of a split. Batches of them go through :meth:`on_before_batch_transfer` first.
 
         Args:
             split: ``"train"``, ``"val"`` or ``"test"``.
@@ -225,8 +231,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         items = np.arange(len(source)) if items is None else items
         if transform is None:
             transform = partial(center_view, size=self.image_size, crop_fraction=self.eval_crop)
-        dataset = ImageDataset(source, items=items, offset=self.offset(split), transform=transform)
-        return self._loader(dataset)
+        return ImageDataset(source, items=items, offset=self.offset(split), transform=transform)
 
     def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
         cores = (

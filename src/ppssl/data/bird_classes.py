@@ -79,6 +79,10 @@ class BirdClass:
             f"a {self.tail} tail and {ring}"
         )
 
+    def name(self, number: int) -> str:
+        """A name as species have them: it tells two of the six attributes, and a number keeps it apart from others."""
+        return f"{self.beak_colour} bill {self.tail} tail bird {number:03d}"
+
     def codes(self) -> tuple[int, ...]:
         """The position of each attribute's value in :data:`ATTRIBUTES`, six integers."""
         return tuple(

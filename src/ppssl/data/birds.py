@@ -82,7 +82,7 @@ class SyntheticBirds(ImageSource):
         if split not in _SPLITS:
             raise ValueError(f"`split` must be one of {_SPLITS}, got {split!r}.")
         self.birds = bird_classes(num_classes)
-        self.classes = [f"bird {k:03d}" for k in range(num_classes)]
+        self.classes = [bird.name(k) for k, bird in enumerate(self.birds)]
         self.image_size = image_size
         self.seed = seed
         self.split = split

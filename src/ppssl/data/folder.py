@@ -1,77 +1,67 @@
 """Images in folders: what most people have."""
 
 import difflib
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from ppssl.data.base import FineGrainedDataModule
-from ppssl.data.source import UNKNOWN, ImageSource, digest
+from ppssl.data.files import EXTENSIONS, FileSource, find_images
+from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.errors import UserError
 
-__all__ = ["FolderDataModule", "FolderSource"]
-
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+__all__ = ["FolderDataModule", "FolderSource", "existing_folder"]
 
 
-class FolderSource(ImageSource):
+class FolderSource(FileSource):
     """Images below one folder, in sorted order; a sub-folder is a class, and images outside of any have no label.
 
     Args:
         root: The folder.
-        classes: Class names in label order; ``None``: the sub-folders, sorted.
+        classes: Class names in label order; ``None``: the sub-folders, sorted. Names are compared in Unicode's NFC:
+            file systems differ in how they write an accent.
 
     Raises:
         UserError: No images, or a sub-folder that is none of ``classes``.
     """
 
     def __init__(self, root: Path, classes: list[str] | None = None) -> None:
-        self.root = root
-        self.paths = _images(root)
-        if not self.paths:
+        paths = find_images(root)
+        if not paths:
             kinds = ", ".join(sorted(EXTENSIONS))
             raise UserError(
                 f"No images in {root}: put them there or in class folders below it ({kinds})."
             )
-        names = [
-            path.relative_to(root).parts[0] if path.parent != root else None for path in self.paths
-        ]
-        self.classes = (
-            sorted({name for name in names if name is not None}) if classes is None else classes
-        )
-        number: dict[str | None, int] = {name: i for i, name in enumerate(self.classes)} | {
-            None: UNKNOWN
-        }
+        names = [_class_folder(path, root) for path in paths]
+        if classes is None:
+            classes = sorted({name for name in names if name is not None})
+        number: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
+        number[None] = UNKNOWN
         unknown = sorted({name for name in names if name is not None and name not in number})
         if unknown:
             raise UserError(
-                f"{root / unknown[0]} is no class of the training images ({len(self.classes)} classes): "
+                f"{root / unknown[0]} is no class of the training images ({len(classes)} classes): "
                 "rename or remove it, or add the class to them."
             )
-        self.labels = np.array([number[name] for name in names], dtype=np.int64)
-
-    def load(self, i: int) -> Image.Image:
-        """Image ``i`` in RGB, turned upright by its EXIF orientation."""
-        with Image.open(self.paths[i]) as image:
-            return _rgb(ImageOps.exif_transpose(image))
-
-    def name(self, i: int) -> str:
-        """The image's path."""
-        return str(self.paths[i])
-
-    def fingerprint(self) -> str:
-        """Of relative paths and file sizes: it stays when the folder moves, and reads no image."""
-        return digest(
-            f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}" for path in self.paths
-        )
+        labels = np.array([number[name] for name in names], dtype=np.int64)
+        super().__init__(root, paths, labels, classes)
 
 
 class FolderDataModule(FineGrainedDataModule):
     """Your own images: ``root/train``, and ``root/val`` and ``root/test`` where there are any; or ``root`` itself.
 
-    Each folder holds class folders, or images without labels. Without ``train/`` all of ``root`` is training images.
+    Each folder holds class folders, or images without labels. Without ``train/`` all of ``root`` is training images::
+
+        root
+        ├── train
+        │   ├── wren
+        │   │   ├── 1.jpg
+        │   │   └── further/folders/2.png
+        │   └── finch/...
+        ├── val/...       the monitors' images; without it part of the training labels is held out
+        └── test/...
 
     Args:
         root: The folder.
@@ -84,9 +74,7 @@ class FolderDataModule(FineGrainedDataModule):
 
     def load_sources(self) -> dict[str, ImageSource]:
         """Look for the splits; validation and test have the classes of the training images."""
-        root = Path(self.root).expanduser()
-        if not root.is_dir():
-            raise UserError(f"`data.root` is no folder: {root}{_nearest(root)}.")
+        root = existing_folder(self.root)
         train = FolderSource(root / "train" if (root / "train").is_dir() else root)
         sources: dict[str, ImageSource] = {"train": train}
         if train.root != root:
@@ -96,21 +84,22 @@ class FolderDataModule(FineGrainedDataModule):
         return sources
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow clips these to 8 bits: nearly all would be white
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+def existing_folder(root: str) -> Path:
+    """The folder that ``data.root`` names.
+
+    Raises:
+        UserError: There is none, with the nearest name.
+    """
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise UserError(f"`data.root` is no folder: {path}{_nearest(path)}.")
+    return path
 
 
-def _images(root: Path) -> list[Path]:
-    found = (
-        path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()
-    )
-    return sorted(
-        path
-        for path in found
-        if not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
+def _class_folder(path: Path, root: Path) -> str | None:
+    if path.parent == root:
+        return None
+    return unicodedata.normalize("NFC", path.relative_to(root).parts[0])
 
 
 def _nearest(path: Path) -> str:

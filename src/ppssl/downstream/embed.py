@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ppssl.data.base import FineGrainedDataModule
+from ppssl.encoder import evaluation_mode
 
 __all__ = ["Embeddings", "embed"]
 
@@ -45,22 +47,12 @@ def embed(
         description: Beside the progress bar.
     """
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     rows = []
-    for raw in track(loader, description=description, transient=True):
-        batch = data.on_before_batch_transfer(raw, 0)
-        image = data.normalise(batch["image"].to(device))
-        rows.append((model(image).float().cpu(), batch["label"], batch["index"]))
-    model.train(was_training)
+    with evaluation_mode(model):
+        for raw in track(loader, description=description, transient=True):
+            batch = data.on_before_batch_transfer(raw, 0)
+            image = data.normalise(batch["image"].to(device))
+            rows.append((model(image).float().cpu(), batch["label"], batch["index"]))
     features, labels, index = (torch.cat(column) for column in zip(*rows, strict=True))
-    index, order = _first_of_each(index)
-    return Embeddings(features[order], labels[order], index)
-
-
-def _first_of_each(index: Tensor) -> tuple[Tensor, Tensor]:
-    """The different indices, ascending, and where each occurs first (a broken image's substitute occurs twice)."""
-    ordered, order = index.sort(stable=True)
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    return ordered[first], order[first]
+    _, once = np.unique(index, return_index=True)  # a broken image's substitute occurs twice
+    return Embeddings(features[once], labels[once], index[once])

@@ -104,9 +104,8 @@ def knn_vote(
     if weighting == "softmax":
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
     votes = torch.zeros_like(similarity)
-    for weight, label in zip(
-        weights.T, labels.T, strict=True
-    ):  # one order of summation on every device
+    # One neighbour after the other: one order of summation on every device.
+    for weight, label in zip(weights.T, labels.T, strict=True):
         votes += weight[:, None] * (labels == label[:, None])
     votes = (votes * GRID).round_()  # equal sums, added up in another order, stay equal
     winners = votes == votes.amax(dim=1, keepdim=True)

@@ -93,9 +93,8 @@ def _accuracies(
     """Held-out accuracy for each C; each fit starts from the one before, which has the larger penalty."""
     model = _model(grid[0], warm_start=True)
     found = {}
-    with (
-        warnings.catch_warnings()
-    ):  # the weakest penalties may not converge; only the chosen one has to
+    with warnings.catch_warnings():
+        # The weakest penalties may not converge; only the chosen one has to.
         warnings.simplefilter("ignore", ConvergenceWarning)
         for c in grid:
             model.set_params(logisticregression__C=c).fit(x, y)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from ppssl.callbacks.figures import log_figure, probe_batch
-from ppssl.encoder import Encoder
+from ppssl.callbacks.figures import FigureCallback, log_figure, probe_batch
+from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.functional import image_gradcam
 from ppssl.iadm.health import object_mask, saliency_health
 from ppssl.iadm.plugin import IADM
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["IADMCallback", "output_gradcam"]
 
 
-class IADMCallback(Callback):
+class IADMCallback(FigureCallback[IADM]):
     """Logs ``train/<name>_health_*`` each epoch (:func:`~ppssl.iadm.health.saliency_health`) and draws panels.
 
     Both look at the same un-augmented training images each time: the query is such an image, and its key too. A panel
@@ -35,37 +35,30 @@ class IADMCallback(Callback):
         num_probes: How many images the health is measured on.
     """
 
-    def __init__(self, every_n_epochs: int = 5, num_images: int = 6, num_probes: int = 64) -> None:
-        for name, least in (("every_n_epochs", 0), ("num_images", 1), ("num_probes", 1)):
-            if locals()[name] < least:
-                raise ValueError(f"`{name}` must be >= {least}, got {locals()[name]}.")
-        self.every_n_epochs = every_n_epochs
-        self.num_images = num_images
-        self.num_probes = num_probes
+    plugin_type = IADM
 
-    def should_draw(self, epoch: int) -> bool:
-        """Whether the epoch, from 0, ends with a panel."""
-        return self.every_n_epochs > 0 and (epoch + 1) % self.every_n_epochs == 0
+    def __init__(self, every_n_epochs: int = 5, num_images: int = 6, num_probes: int = 64) -> None:
+        super().__init__(every_n_epochs, num_images)
+        if num_probes < 1:
+            raise ValueError(f"`num_probes` must be >= 1, got {num_probes}.")
+        self.num_probes = num_probes
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, and draw where it is time."""
         module: Any = pl_module
         data: Any = getattr(trainer, "datamodule", None)
-        plugins = {n: p for n, p in module.plugins.items() if isinstance(p, IADM)}
+        plugins = self.plugins(module)
         if not plugins or not hasattr(data, "normalise_with"):
             return
-        was_training = module.training
-        module.eval()
-        for name, plugin in plugins.items():
-            health = measure_health(module, plugin, data, self.num_probes)
-            logged = {f"train/{name}_health_{key}": value for key, value in health.items()}
-            module.log_dict(
-                logged
-            )  # on every process: the keys of shuffled batch norm are gathered from all
-            if self.should_draw(trainer.current_epoch):
-                figure = self._panel(module, plugin, data)
-                log_figure(trainer, f"{name}/saliency", figure, trainer.global_step)
-        module.train(was_training)
+        with evaluation_mode(module):
+            for name, plugin in plugins.items():
+                # On every process: the keys of shuffled batch norm are gathered from all.
+                health = measure_health(module, plugin, data, self.num_probes)
+                logged = {f"train/{name}_health_{key}": value for key, value in health.items()}
+                module.log_dict(logged)
+                if self.should_draw(trainer.current_epoch):
+                    figure = self._panel(module, plugin, data)
+                    log_figure(trainer, f"{name}/saliency", figure, trainer.global_step)
 
     def _panel(self, module: Any, plugin: IADM, data: FineGrainedDataModule) -> Any:
         batch = probe_batch(data, self.num_images)

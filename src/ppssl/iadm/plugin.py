@@ -55,6 +55,8 @@ class IADM(LossPlugin):
         upscale: Cells a side for each place of the feature map (D12).
         use: ``"regularise"``: the KL's gradient reaches the encoder. ``"attend"``: features pooled with A enter a
             second contrastive term, and the KL trains the branch only. ``"both"`` (D13).
+        every: Make A* in every n-th optimizer step only, and learn from it in those: one more backward pass to the
+            image is what IADM costs.
         hidden: Channels of the branch.
     """
 
@@ -71,6 +73,7 @@ class IADM(LossPlugin):
         debias: bool = False,
         upscale: int = 1,
         use: Literal["regularise", "attend", "both"] = "regularise",
+        every: int = 1,
         hidden: int = 32,
     ) -> None:
         super().__init__()
@@ -87,7 +90,7 @@ class IADM(LossPlugin):
                 raise ValueError(
                     f"`{name}` must be one of {', '.join(choices)}, got {locals()[name]!r}."
                 )
-        for name in ("upscale", "hidden"):
+        for name in ("upscale", "every", "hidden"):
             if locals()[name] < 1:
                 raise ValueError(f"`{name}` must be >= 1, got {locals()[name]}.")
         self.loss_weight = loss_weight
@@ -101,6 +104,7 @@ class IADM(LossPlugin):
         self.debias = debias
         self.upscale = upscale
         self.use = use
+        self.every = every
         self.hidden = hidden
         self.mean_map: Tensor
         self.register_buffer("mean_map", torch.zeros(0, 0))
@@ -139,13 +143,19 @@ class IADM(LossPlugin):
         """KL(A* || A) of each image, plus the second contrastive term where features are pooled with A: ``(B,)``."""
         regularises = self.use != "attend"
         log_map = self.branch(step.feature_map if regularises else step.feature_map.detach())
-        target = self.saliency(step, (log_map.shape[1], log_map.shape[2]))
-        kl = saliency_kl(target, log_map)
-        logs = self._logs(kl, target)
+        kl, logs = self._learn(step, log_map)
         if self.use == "regularise":
             return LossTerm(kl, logs)
         attended = step.contrast(attend(step.feature_map, log_map.detach().exp()))
         return LossTerm(kl + attended, logs | {"loss_attended": attended.detach().mean()})
+
+    def _learn(self, step: TrainingStep, log_map: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """KL(A* || A) of each image, ``(B,)``, and what to log; 0 in the steps that make no A*."""
+        if step.number % self.every:  # with its graph: DDP waits for the branch's gradients
+            return 0 * log_map.mean(dim=(1, 2)), {}
+        target = self.saliency(step, (log_map.shape[1], log_map.shape[2]))
+        kl = saliency_kl(target, log_map)
+        return kl, self._logs(kl, target)
 
     def saliency(self, step: TrainingStep, grid: tuple[int, int]) -> Tensor:
         """A* ``(B, gh, gw)`` of the query's view; no gradient."""

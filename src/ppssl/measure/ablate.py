@@ -55,7 +55,7 @@ class Study:
 
     def cells(self) -> list[dict[str, Any]]:
         """Every run: ``variant``, ``seed``, ``recipe``, ``overrides`` and ``key``, which tells equal runs."""
-        content = [_settings(name) for name in ("ppssl:base", self.recipe)]
+        recipe = _overlaid(_settings("ppssl:base"), _settings(self.recipe))
         cells = []
         for seed, (name, own), values in itertools.product(
             self.seeds, self.variants.items(), itertools.product(*self.grid.values())
@@ -63,9 +63,8 @@ class Study:
             point = dict(zip(self.grid, values, strict=True))
             label = ",".join([name, *(f"{k.rsplit('.', 1)[-1]}={v}" for k, v in point.items())])
             overrides = self.overrides | own | point
-            key = hashlib.sha256(
-                json.dumps([content, overrides, seed], sort_keys=True).encode()
-            ).hexdigest()[:16]
+            content = json.dumps([_overlaid(recipe, overrides), seed], sort_keys=True)
+            key = hashlib.sha256(content.encode()).hexdigest()[:16]
             cells.append(
                 {
                     "variant": label,
@@ -78,12 +77,31 @@ class Study:
         return cells
 
 
-def _settings(name: str) -> Any:
-    """What a recipe says, without its comments; nor does the place where runs are put tell them apart."""
-    content = read_yaml(name)
-    if isinstance(content, dict) and isinstance(content.get("trainer"), dict):
-        content["trainer"].pop("default_root_dir", None)
-    return content
+def _settings(name: str) -> dict[str, Any]:
+    """What a recipe says, by dotted name; neither comments nor the place where runs are put tell recipes apart."""
+    settings = _flat(read_yaml(name))
+    settings.pop("trainer.default_root_dir", None)
+    return settings
+
+
+def _flat(content: Any, name: str = "") -> dict[str, Any]:
+    """Settings by dotted name, as the command line spells them: without ``init_args``."""
+    if not isinstance(content, Mapping) or not content:
+        return {name: content}
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, name if key == "init_args" else f"{name}.{key}".lstrip("."))
+    return flat
+
+
+def _overlaid(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with overrides, which replace all below their name."""
+    flat = dict(settings)
+    for name, value in overrides.items():
+        below = f"{name}."
+        flat = {n: v for n, v in flat.items() if n != name and not n.startswith(below)}
+        flat |= _flat(value, name)
+    return flat
 
 
 def load_study(path: str) -> Study:

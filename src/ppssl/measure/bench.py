@@ -7,42 +7,67 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
 
+from ppssl.ais.bank import TextBank
+from ppssl.ais.corpus import TextCorpus
+from ppssl.ais.plugin import AIS
+from ppssl.iadm.plugin import IADM
 from ppssl.module import PPSSL
+from ppssl.plugin import LossPlugin
 from ppssl.results import provenance
 
 __all__ = ["VARIANTS", "bench_step"]
 
 NUM_IMAGES = 4096
-"""The queue is as for a data set of this size."""
+"""The queue and the bank are as for a data set of this size."""
+NUM_TEXTS = 300
 
 
-def _encoder_step(model: PPSSL, batch: dict[str, Any]) -> Tensor:
-    """Forward and backward through the encoder alone: what any training costs."""
-    return model.encoder(batch["views"][0]).float().square().mean()
+def _ais() -> AIS:
+    """AIS over a bank of random vectors: what it costs once the real bank is made."""
+    draw = torch.Generator().manual_seed(0)
+    texts, images = (
+        F.normalize(torch.randn(n, 512, generator=draw), dim=1) for n in (NUM_TEXTS, NUM_IMAGES)
+    )
+    corpus = TextCorpus([f"description {j}" for j in range(NUM_TEXTS)])
+    plugin = AIS("random")
+    plugin.attach(
+        TextBank(corpus, texts, images[:, None].half(), images.mean(dim=0), 0, temperature=0.01)
+    )
+    return plugin
 
 
-def _full_step(model: PPSSL, batch: dict[str, Any]) -> Tensor:
-    return model.losses(batch, seed=0, progress=0.5)[0]
+def _iadm(every: int = 1) -> IADM:
+    """IADM at its full weight from the first step on."""
+    return IADM(start=0, full=0, every=every)
 
 
-VARIANTS: dict[str, Callable[[PPSSL, dict[str, Any]], Tensor]] = {
-    "encoder": _encoder_step,
-    "plain": _full_step,
+VARIANTS: dict[str, Callable[[], dict[str, LossPlugin]]] = {
+    "encoder": dict,
+    "plain": dict,
+    "ais": lambda: {"ais": _ais()},
+    "iadm": lambda: {"iadm": _iadm()},
+    "full": lambda: {"ais": _ais(), "iadm": _iadm()},
+    "full, every 2": lambda: {"ais": _ais(), "iadm": _iadm(2)},
+    "full, every 4": lambda: {"ais": _ais(), "iadm": _iadm(4)},
 }
-"""What is timed: ``encoder``, forward and backward alone; ``plain``, a MoCo v2 step."""
+"""The plugins of what is timed. ``encoder`` is forward and backward of the encoder alone, ``plain`` a MoCo v2 step."""
 BASELINE = "plain"
 
 
 def bench_step(
-    backbone: str = "resnet50", batch_size: int = 16, image_size: int = 224, repeats: int = 10
+    backbone: str = "resnet50",
+    batch_size: int = 16,
+    image_size: int = 224,
+    repeats: int = 10,
+    variants: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Time one optimizer step of each variant.
+    """Time one optimizer step of each variant; of one that makes A* in every n-th step, the mean over n steps.
 
     The variants take turns in rotated order, so that a machine that slows down slows all of them; one round warms up.
 
@@ -51,6 +76,7 @@ def bench_step(
         batch_size: Images a step.
         image_size: Height and width in pixels.
         repeats: Timed steps of each variant.
+        variants: Which of :data:`VARIANTS`; ``None``: all. ``plain`` is always among them.
 
     Returns:
         ``seconds`` (median, min and max) and ``max_rss_mib`` by variant, ``ratios`` of medians by ``<a>/<b>``,
@@ -59,14 +85,17 @@ def bench_step(
     for name in ("batch_size", "image_size", "repeats"):
         if locals()[name] < 1:
             raise ValueError(f"`{name}` must be >= 1, got {locals()[name]}.")
+    for name in variants or ():
+        if name not in VARIANTS:
+            raise ValueError(f"`variants` must be of {', '.join(VARIANTS)}, got {name!r}.")
+    names = [n for n in VARIANTS if variants is None or n in (*variants, BASELINE)]
     arguments: dict[str, Any] = {
         "backbone": backbone,
         "batch_size": batch_size,
         "image_size": image_size,
     }
-    steps = {name: _stepper(name, **arguments) for name in VARIANTS}
-    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    names = list(VARIANTS)
+    steps = {name: _stepper(name, **arguments) for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
     for i in range(repeats + 1):
         for name in names[i % len(names) :] + names[: i % len(names)]:
             elapsed = steps[name]()
@@ -80,7 +109,7 @@ def bench_step(
         "seconds": {
             n: {"median": medians[n], "min": min(t), "max": max(t)} for n, t in times.items()
         },
-        "max_rss_mib": {name: _memory(name, arguments) for name in VARIANTS},
+        "max_rss_mib": {name: _memory(name, arguments) for name in names},
         "ratios": {
             f"{a}/{b}": medians[a] / medians[b]
             for a, b in itertools.permutations(names, 2)
@@ -93,10 +122,12 @@ def bench_step(
 def _stepper(
     variant: str, *, backbone: str, batch_size: int, image_size: int
 ) -> Callable[[], float]:
-    """A function that takes one optimizer step and returns its seconds."""
+    """A function that takes an optimizer step, or as many as A* is made once in, and returns the seconds of one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    model = PPSSL(backbone=backbone, image_size=image_size)
+    plugins = VARIANTS[variant]()
+    model = PPSSL(backbone=backbone, image_size=image_size, plugins=plugins)
+    period = max((p.every for p in plugins.values() if isinstance(p, IADM)), default=1)
     model.build(NUM_IMAGES)
     model.to(device).train()
     optimizer = torch.optim.SGD(
@@ -105,18 +136,26 @@ def _stepper(
     views = [torch.randn(batch_size, 3, image_size, image_size, device=device) for _ in range(2)]
     batch = {"views": views, "index": torch.arange(batch_size, device=device)}
 
-    def step() -> float:
-        _synchronize(device)
-        started = time.perf_counter()
+    def step(number: int) -> None:
         optimizer.zero_grad()
-        VARIANTS[variant](model, batch).backward()
+        if variant == "encoder":
+            loss = model.encoder(views[0]).float().square().mean()
+        else:
+            loss, _ = model.losses(batch, seed=0, progress=0.5, number=number)
+        loss.backward()
         optimizer.step()
         if variant != "encoder":
             model.contrastive.after_step(model.encoder, total_steps=1000)
-        _synchronize(device)
-        return time.perf_counter() - started
 
-    return step
+    def period_of_steps() -> float:
+        _synchronize(device)
+        started = time.perf_counter()
+        for number in range(period):
+            step(number)
+        _synchronize(device)
+        return (time.perf_counter() - started) / period
+
+    return period_of_steps
 
 
 def _synchronize(device: torch.device) -> None:

@@ -1,0 +1,42 @@
+"""The student's head: puts its embeddings into the teacher's space (METHOD, "AIS"; D5)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["StudentHead"]
+
+_TAU_BOUNDS = (math.log(0.01), math.log(1.0))
+
+
+class StudentHead(nn.Module):
+    """W and tau_S: puts embeddings into the teacher's space. ``(B, D) -> (B, e)`` float32, L2-normalised.
+
+    Args:
+        dim: D.
+        teacher_dim: e.
+        kind: ``"linear"``, or ``"mlp"`` with one hidden layer of D units.
+    """
+
+    def __init__(self, dim: int, teacher_dim: int, kind: Literal["linear", "mlp"]) -> None:
+        super().__init__()
+        hidden = [nn.Linear(dim, dim), nn.ReLU()] if kind == "mlp" else []
+        self.projection = nn.Sequential(*hidden, nn.Linear(dim, teacher_dim))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """S = normalise(W p)."""
+        return F.normalize(self.projection(embedding).float(), dim=-1)
+
+    @property
+    def temperature(self) -> Tensor:
+        """tau_S, learned, in [0.01, 1]. It is the parameter that is kept in bounds: so it always finds its way back."""
+        if self.training:
+            with torch.no_grad():
+                self.log_temperature.clamp_(*_TAU_BOUNDS)
+        return self.log_temperature.exp()

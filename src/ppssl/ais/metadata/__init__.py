@@ -1,0 +1,39 @@
+"""Corpora from a data set's own metadata; those of Cars and Aircraft name the classes, the packaged corpora do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ppssl.ais.metadata.aircraft import aircraft_hierarchy
+from ppssl.ais.metadata.cars import cars_names
+from ppssl.ais.metadata.cub import cub_attributes
+from ppssl.errors import UserError
+
+__all__ = ["METADATA_CORPORA", "metadata_descriptions"]
+
+_FROM_FOLDER = {"aircraft-hierarchy": aircraft_hierarchy, "cub-attributes": cub_attributes}
+METADATA_CORPORA = ("aircraft-hierarchy", "cars-names", "cub-attributes")
+
+
+def metadata_descriptions(
+    name: str, *, root: str | Path | None = None, classes: Sequence[str] = ()
+) -> list[tuple[str, ...]]:
+    """The descriptions of one of :data:`METADATA_CORPORA`, each with its phrasings.
+
+    Args:
+        name: Which.
+        root: The data set's folder, for ``cub-attributes`` and ``aircraft-hierarchy``.
+        classes: The data set's class names, for ``cars-names``.
+
+    Raises:
+        UserError: What it is made from is not there or not as it should be; with file and line.
+    """
+    if name == "cars-names":
+        return cars_names(classes)
+    if root is None:
+        raise UserError(
+            f"The corpus `{name}` is made from files of the data set, and its folder is not known: state `root`, or "
+            "train with a data module that has one."
+        )
+    return _FROM_FOLDER[name](Path(root).expanduser())

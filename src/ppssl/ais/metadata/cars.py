@@ -1,0 +1,103 @@
+"""The class names of Stanford Cars (Krause et al., 3dRR 2013), taken apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ppssl.errors import UserError
+
+__all__ = ["CarName", "cars_names"]
+
+_TWO_WORD_MAKES = ("AM General", "Aston Martin", "Land Rover")
+_BODIES = {
+    "Sedan": "a sedan",
+    "Coupe": "a coupe",
+    "Convertible": "a convertible",
+    "Hatchback": "a hatchback",
+    "SUV": "an SUV",
+    "Wagon": "a station wagon",
+    "Wagon Van": "a passenger van",
+    "Cargo Van": "a cargo van",
+    "Passenger Van": "a passenger van",
+    "Van": "a van",
+    "Minivan": "a minivan",
+    "Regular Cab": "a regular cab pickup truck",
+    "Extended Cab": "an extended cab pickup truck",
+    "Crew Cab": "a crew cab pickup truck",
+    "Club Cab": "a club cab pickup truck",
+    "Quad Cab": "a quad cab pickup truck",
+    "SuperCab": "an extended cab pickup truck",
+}
+
+
+@dataclass(frozen=True)
+class CarName:
+    """What a class name of Stanford Cars says (``Acura RL Sedan 2012``).
+
+    Attributes:
+        make: ``Acura``.
+        model: ``RL``; with the body type where that stands inside (``G Coupe IPL``).
+        body: ``Sedan``; ``None`` where the name has none (``Dodge Challenger SRT8 2011``).
+        year: 2012.
+    """
+
+    make: str
+    model: str
+    body: str | None
+    year: int
+
+    @classmethod
+    def parse(cls, name: str) -> CarName:
+        """Read a class name; underscores count as blanks.
+
+        Raises:
+            UserError: It does not begin with a make and a model and end with a model year.
+        """
+        text = " ".join(name.replace("_", " ").split())
+        match = re.fullmatch(r"(.+) ((?:19|20)\d\d)", text)
+        if match is None or " " not in match[1]:
+            raise UserError(
+                f"The corpus `cars-names` reads class names such as `Acura RL Sedan 2012`; make, model and year cannot "
+                f"be told in {name!r}."
+            )
+        words = match[1]
+        make = next((m for m in _TWO_WORD_MAKES if words.startswith(f"{m} ")), words.split()[0])
+        model = words[len(make) + 1 :]
+        ends = [body for body in _BODIES if model.endswith(f" {body}")]
+        inside = [body for body in _BODIES if f" {body} " in f" {model} "]
+        body = max(ends or inside, key=len, default=None)
+        if ends and body is not None:
+            model = model[: -len(body) - 1]
+        return cls(make, model, body, int(match[2]))
+
+    def sentences(self) -> tuple[str, str]:
+        """Two phrasings of all it says."""
+        car = f"{self.make} {self.model}"
+        noun = "a car" if self.body is None else _BODIES[self.body]
+        first = f"a photo of the {self.year} {car}"
+        if self.body is not None and not re.search(rf"\b{self.body}\b", self.model):
+            first += f" {_BODIES[self.body].partition(' ')[2]}"
+        return first, f"the {car}, {noun} of the model year {self.year}"
+
+
+def cars_names(classes: Sequence[str]) -> list[tuple[str, ...]]:
+    """A description a class of Stanford Cars, and one for each make, body type and model year among them.
+
+    Args:
+        classes: The class names, as the devkit or the class folders have them.
+
+    Raises:
+        UserError: There are none, or one cannot be read.
+    """
+    if not classes:
+        raise UserError("The corpus `cars-names` is made from class names, and there are none.")
+    cars = [CarName.parse(name) for name in classes]
+    bodies = {_BODIES[car.body] for car in cars if car.body is not None}
+    return [
+        *(car.sentences() for car in cars),
+        *((f"a car made by {make}",) for make in sorted({car.make for car in cars})),
+        *((f"a photo of {body}",) for body in sorted(bodies)),
+        *((f"a car of the model year {year}",) for year in sorted({car.year for car in cars})),
+    ]

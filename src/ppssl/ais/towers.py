@@ -1,0 +1,193 @@
+"""The two towers of ``synthetic-clip``, the tokenizer of its sentences, and the file that keeps them.
+
+Two towers, one space. Images: a narrow ResNet, its map pooled by mean and by maximum, and a linear layer. Texts: words,
+two transformer layers, the start token's output and a linear layer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ppssl.encoder import resnet_small
+from ppssl.errors import UserError
+
+__all__ = ["MEAN", "STD", "TowerConfig", "Towers", "WordTokenizer", "normalise", "pack", "unpack"]
+
+MEAN, STD = 0.45, 0.25
+"""What each channel of an image in units of [0, 1] is normalised with."""
+
+_SCHEMA = 1
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """Sizes of the two towers.
+
+    Attributes:
+        image_size: Height and width of the input in pixels.
+        width: Of the image tower, see :func:`ppssl.encoder.resnet_small`.
+        dim: e, the length of the embeddings.
+        text_width: Channels of the text tower.
+        text_layers: Its transformer layers.
+        text_heads: Heads of their attention.
+        context: The most tokens of a sentence, the start token included.
+    """
+
+    image_size: int = 64
+    width: int = 24
+    dim: int = 128
+    text_width: int = 128
+    text_layers: int = 2
+    text_heads: int = 4
+    context: int = 64
+
+
+class WordTokenizer:
+    """Splits a sentence into lower-case words, of which it knows those of its vocabulary.
+
+    Token 0 pads, token 1 starts every sentence, word ``k`` of the vocabulary is token ``k + 2``. Punctuation and
+    hyphens separate words and are not kept.
+
+    Args:
+        vocabulary: Lower-case words, each once.
+    """
+
+    def __init__(self, vocabulary: Sequence[str]) -> None:
+        self.vocabulary = tuple(vocabulary)
+        self._ids = {word: k + 2 for k, word in enumerate(self.vocabulary)}
+
+    def words(self, text: str) -> list[str]:
+        """The words of a sentence, known or not."""
+        return _WORD.findall(text.lower())
+
+    def unknown(self, text: str) -> list[str]:
+        """Its words that are not in the vocabulary."""
+        return [word for word in self.words(text) if word not in self._ids]
+
+    def encode(self, text: str) -> list[int]:
+        """The start token and the known words' tokens; unknown words are left out."""
+        return [1, *(self._ids[word] for word in self.words(text) if word in self._ids)]
+
+    def batch(self, texts: Sequence[str]) -> Tensor:
+        """``(n, longest)`` int64, padded with 0."""
+        rows = [torch.tensor(self.encode(text)) for text in texts]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+class TextTower(nn.Module):
+    """Tokens ``(n, t)`` to un-normalised embeddings ``(n, e)``: a transformer, without dropout.
+
+    It reads each word beside its neighbours: "pointed crest, fan tail" has the words of "fan crest, pointed tail".
+    """
+
+    def __init__(self, config: TowerConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        width = config.text_width
+        self.words = nn.Embedding(vocabulary_size + 2, width, padding_idx=0)
+        self.neighbours = nn.Conv1d(width, width, 3, padding=1)
+        self.places = nn.Parameter(0.02 * torch.randn(config.context, width))
+        layer = nn.TransformerEncoderLayer(
+            width,
+            config.text_heads,
+            2 * width,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.layers = nn.TransformerEncoder(layer, config.text_layers, enable_nested_tensor=False)
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.dim))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The embedding of each row."""
+        words = self.words(tokens)  # (n, t, width), 0 where padded
+        near = self.neighbours(words.transpose(1, 2)).transpose(1, 2)
+        hidden = words + near + self.places[: tokens.shape[1]]
+        hidden = self.layers(hidden, src_key_padding_mask=tokens == 0)
+        return self.head(hidden[:, 0])
+
+
+class Towers(nn.Module):
+    """Both towers, and the scale and bias of the logits that they are trained with.
+
+    Args:
+        config: Sizes.
+        vocabulary_size: Number of words.
+    """
+
+    def __init__(self, config: TowerConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        self.image = resnet_small(width=config.width, global_pool="catavgmax")
+        self.image_head = nn.Linear(16 * config.width, config.dim)
+        self.text = TextTower(config, vocabulary_size)
+        self.logit_scale = nn.Parameter(torch.tensor(10.0).log())
+        self.logit_bias = nn.Parameter(torch.tensor(-3.0))
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` to ``(B, e)``, L2-normalised."""
+        return F.normalize(self.image_head(self.image(pixels)), dim=-1)
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """``(n, t)`` to ``(n, e)``, L2-normalised."""
+        return F.normalize(self.text(tokens), dim=-1)
+
+    def logits(self, images: Tensor, texts: Tensor) -> Tensor:
+        """``(B, n)``: how sure it is that sentence j is true of image i, scale * cosine + bias of their embeddings."""
+        return self.logit_scale.exp() * images @ texts.T + self.logit_bias
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """``(..., 3, H, W)`` uint8 to float32 about 0, as the image tower reads it."""
+    return (pixels.float() / 255 - MEAN) / STD
+
+
+def pack(
+    model: Towers, config: TowerConfig, vocabulary: Sequence[str], provenance: Mapping[str, Any]
+) -> bytes:
+    """A safetensors file: weights in fp16, running statistics in fp32, and all else that loading needs as metadata."""
+    tensors = {}
+    for name, value in model.state_dict().items():
+        half = value.is_floating_point() and "running_" not in name
+        tensors[name] = value.half().contiguous() if half else value.contiguous()
+    content = {
+        "schema": _SCHEMA,
+        "config": asdict(config),
+        "vocabulary": list(vocabulary),
+        "provenance": dict(provenance),
+    }
+    return save(tensors, {key: json.dumps(value, sort_keys=True) for key, value in content.items()})
+
+
+def unpack(content: bytes) -> tuple[Towers, TowerConfig, WordTokenizer]:
+    """The model in evaluation mode, in float32, its sizes and its tokenizer, of what :func:`pack` made.
+
+    Raises:
+        UserError: The file is of another layout.
+    """
+    metadata = _metadata(content)
+    if metadata.get("schema") != _SCHEMA:
+        raise UserError(
+            f"The weights of `synthetic-clip` have layout {metadata.get('schema')}, this version reads {_SCHEMA}: "
+            "make them anew with experiments/teacher/train.py."
+        )
+    config, tokenizer = TowerConfig(**metadata["config"]), WordTokenizer(metadata["vocabulary"])
+    model = Towers(config, len(tokenizer.vocabulary))
+    model.load_state_dict(load(content))  # strict; copies fp16 into float32
+    return model.eval().requires_grad_(False), config, tokenizer
+
+
+def _metadata(content: bytes) -> dict[str, Any]:
+    """What :func:`pack` wrote beside the tensors: a safetensors file opens with its header's length and the header."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    return {key: json.loads(value) for key, value in header.get("__metadata__", {}).items()}

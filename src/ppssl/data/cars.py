@@ -1,0 +1,144 @@
+"""Stanford Cars (Krause et al., 3dRR 2013): 196 makes, models and years of cars, with boxes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppssl.data.files import FileSource
+from ppssl.data.parquet import find_parquet, read_parquet
+from ppssl.data.published import PublishedDataModule, Sizes, check_files
+from ppssl.data.source import ImageSource
+from ppssl.data.tables import fail
+from ppssl.errors import UserError
+
+__all__ = ["CarsDataModule", "read_cars"]
+
+_BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+
+
+class CarsDataModule(PublishedDataModule):
+    """Stanford Cars: 8,144 training and 8,041 test images of 196 models.
+
+    ``root`` holds the set's folder, or is that folder, as torchvision reads it::
+
+        stanford_cars
+        ├── devkit
+        │   ├── cars_meta.mat
+        │   └── cars_train_annos.mat
+        ├── cars_test_annos_withlabels.mat       here or in devkit
+        ├── cars_train/*.jpg
+        └── cars_test/*.jpg
+
+    or holds Parquet files as mirrors on model hubs do, in ``root`` or ``root/data``; a row has the ``image``
+    (a struct with its ``bytes``) and the ``label``, from 0::
+
+        root
+        └── data
+            ├── train-00000-of-00002.parquet, ...
+            └── test-00000-of-00002.parquet, ...
+
+    or class folders, ``root/train/<class>`` and ``root/test/<class>``. The devkit's boxes tell IADM's health what its
+    maps lie on. The original host is gone since 2023, so there is no download.
+
+    Args:
+        root: The folder.
+        download: Nothing can be fetched: an error says what to do, where the files are not there.
+        check_counts: Refuse a copy whose numbers of images and classes are not the published ones.
+        kwargs: The arguments of :class:`~ppssl.data.base.FineGrainedDataModule`.
+    """
+
+    title = "Stanford Cars"
+    guidance = (
+        "its host is gone since 2023, and github.com/pytorch/vision/issues/7545 tells where copies are; lay out "
+        "devkit/{cars_meta,cars_train_annos,cars_test_annos_withlabels}.mat, cars_train/*.jpg and cars_test/*.jpg, or "
+        "data/{train,test}-*.parquet, or train/<class>/*.jpg and test/<class>/*.jpg."
+    )
+
+    @property
+    def sizes(self) -> Sizes:
+        """The official split."""
+        return Sizes(train=8144, test=8041, classes=196)
+
+    def home(self, root: Path) -> Path | None:
+        """Where the devkit or the Parquet files are."""
+        for place in (root, root / "stanford_cars"):
+            if (place / "devkit" / "cars_meta.mat").is_file():
+                return place
+        places = (root, root / "data")
+        return next((place for place in places if find_parquet(place, "train")), None)
+
+    def read(self, home: Path) -> dict[str, ImageSource]:
+        """The devkit's layout, or Parquet."""
+        return read_cars(home) if (home / "devkit").is_dir() else read_parquet(home)
+
+
+def read_cars(home: Path) -> dict[str, ImageSource]:
+    """The official split of the set with its devkit; labels count from 0.
+
+    Raises:
+        UserError: A file is missing or wrong, with the number of its entry.
+    """
+    meta = home / "devkit" / "cars_meta.mat"
+    classes = [str(name) for name in _mat(meta, "class_names")]
+    if len(set(classes)) != len(classes) or not all(classes):
+        fail(meta, "its class names are not distinct")
+    labelled = "cars_test_annos_withlabels.mat"
+    places = (home / "devkit" / labelled, home / labelled)
+    files = {
+        "train": home / "devkit" / "cars_train_annos.mat",
+        "test": next((place for place in places if place.is_file()), places[0]),
+    }
+    return {
+        split: _read_split(home, home / f"cars_{split}", file, classes)
+        for split, file in files.items()
+    }
+
+
+def _read_split(home: Path, images: Path, file: Path, classes: list[str]) -> FileSource:
+    entries = _mat(file, "annotations")
+    missing = {"fname", "class", *_BOX} - set(entries.dtype.names or ())
+    if missing:
+        fail(file, f"its annotations have no {', '.join(sorted(missing))}")
+    labels, boxes = np.empty(len(entries), dtype=np.int64), np.empty((len(entries), 4))
+    paths: dict[Path, int] = {}
+    for i, entry in enumerate(entries):
+        where = f"annotation {i + 1}"
+        name = str(entry["fname"])
+        if Path(name).name != name or name in ("", ".."):
+            fail(file, f"{where}: {name!r} is no name of an image")
+        if images / name in paths:
+            fail(file, f"{where}: {name} is annotation {paths[images / name] + 1} already")
+        paths[images / name] = i
+        label = _number(file, where, entry["class"])
+        if label not in range(1, len(classes) + 1):
+            fail(file, f"{where}: class {label:g} is out of range: it must be 1 to {len(classes)}")
+        labels[i] = label - 1
+        left, top, right, bottom = (_number(file, where, entry[side]) for side in _BOX)
+        if right < left or bottom < top:
+            fail(file, f"{where}: right and bottom of its box are less than left and top")
+        boxes[i] = left - 1, top - 1, right, bottom  # pixels are counted from 1
+    check_files(file, list(paths))
+    return FileSource(home, list(paths), labels, classes, boxes=boxes)
+
+
+def _number(file: Path, where: str, value: Any) -> float:
+    number = np.asarray(value)
+    if number.shape != () or number.dtype.kind not in "iuf" or not np.isfinite(number):
+        fail(file, f"{where}: {value!r} is no number")
+    return float(number)
+
+
+def _mat(file: Path, variable: str) -> np.ndarray:
+    """A variable of a MATLAB file, ``(N,)``."""
+    from scipy.io import loadmat
+
+    if not file.is_file():
+        raise UserError(f"{file} is missing.")
+    try:
+        content = loadmat(file, squeeze_me=True, variable_names=[variable])
+    except Exception as error:  # on damaged files the reader raises whatever happens to it
+        raise UserError(f"{file} is no MATLAB file or damaged: {error}.") from error
+    if variable not in content:
+        fail(file, f"it has no variable `{variable}`")
+    return np.atleast_1d(np.asarray(content[variable]))
