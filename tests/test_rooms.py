@@ -24,6 +24,7 @@ ORDER = [
     "ais",
     "iadm",
     "optimization",
+    "parallel",
     "module",
     "recipes",
     "demo",

@@ -23,6 +23,7 @@ from ppssl.encoder import Encoder
 from ppssl.errors import UserError
 from ppssl.finite import check_loss
 from ppssl.optimization import clip_gradient_norm, loss_scale, make_optimizer, warmup_cosine
+from ppssl.parallel import prepare
 from ppssl.plugin import LossPlugin, LossTerm, merge_requests, training_step
 from ppssl.randomness import first_weights, resolve_seed, seed_step, torch_seed
 
@@ -118,11 +119,11 @@ class PPSSL(LightningModule, Configurable):
         self.config()  # raises now, not after an epoch
         data = self._data_module()
         if hasattr(data, "normalise_with"):
-            info = self.encoder.info
-            data.normalise_with(info.mean, info.std)
+            data.normalise_with(self.encoder.info.mean, self.encoder.info.std)
             data.request(merge_requests(self._plugins()))
         if stage == "fit":
             self.build(data.num_train if hasattr(data, "num_train") else self._count_images())
+            prepare(self)
 
     def build(self, num_images: int) -> None:
         """Make heads, queue and plugin parameters for so many training images; once. A Trainer does it in setup."""
