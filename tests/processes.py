@@ -33,7 +33,7 @@ def start(command: Sequence[object], **more: str) -> "subprocess.Popen[str]":
     )
 
 
-def finish(process: "subprocess.Popen[str]", timeout: float = 280, code: int = 0) -> str:
+def finish(process: "subprocess.Popen[str]", timeout: float = 600, code: int = 0) -> str:
     """What it printed; it must end with this exit code."""
     try:
         output, _ = process.communicate(timeout=timeout)

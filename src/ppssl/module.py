@@ -117,8 +117,7 @@ class PPSSL(LightningModule, Configurable):
     def setup(self, stage: str) -> None:
         """Tell the data module what is needed; make what depends on the data."""
         self.config()  # raises now, not after an epoch
-        data = self._data_module()
-        if hasattr(data, "normalise_with"):
+        if hasattr(data := self._data_module(), "normalise_with"):
             data.normalise_with(self.encoder.info.mean, self.encoder.info.std)
             data.request(merge_requests(self._plugins()))
         if stage == "fit":

@@ -120,10 +120,14 @@ def test_keys_are_normalised_among_other_processes_images(devices: int, runs: Ru
     model.contrastive.load_state_dict(found[0]["state"])
     for rank in found:
         assert [len(group) for group in rank["groups"]] == [3, 3]
-        own = [any(image.equal(mine) for mine in rank["images"]) for image in torch.cat(rank["groups"])]
+        own = [
+            any(image.equal(mine) for mine in rank["images"]) for image in torch.cat(rank["groups"])
+        ]
         assert not all(own)
         for group in rank["groups"]:
-            encoder, head = copy.deepcopy((model.contrastive.key_encoder, model.contrastive.key_head))
+            encoder, head = copy.deepcopy(
+                (model.contrastive.key_encoder, model.contrastive.key_head)
+            )
             expected = F.normalize(head(encoder.train()(group)), dim=1)
             for image, key in zip(group, expected, strict=True):
                 (place,) = [i for i, other in enumerate(everyone) if other.equal(image)]

@@ -1,8 +1,10 @@
 """Every way to start several processes trains the same weights; SIGTERM, and SLURM's requeueing."""
 
+import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,22 +88,22 @@ def test_a_job_that_is_terminated_is_put_back_and_goes_on(
     tools, pid = tmp_path / "tools", tmp_path / "srun.pid"
     tools.mkdir()
     (tools / "srun").write_text(FAKE_SRUN.format(python=sys.executable, pid=pid))
-    (tools / "scontrol").write_text(f"#!/bin/sh\necho \"$@\" >> {tmp_path / 'requeued'}\n")
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "requeued"}\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
     slurm = {"SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": "31"}
     slurm["PATH"] = f"{tools}:/usr/bin:/bin"
 
     def job(out: Path, seconds: float) -> list[object]:
-        fit = fit_arguments(image_folder, out, *OVER_TWO, _paced(out, seconds), "--trainer.max_epochs=3")
+        fit = fit_arguments(
+            image_folder, out, *OVER_TWO, _paced(out, seconds), "--trainer.max_epochs=3"
+        )
         return ["bash", EXPERIMENTS / "slurm.sh", *fit[1:]]
 
     finish(start(job(tmp_path / "straight", 0), **slurm))
     process = start(job(tmp_path / "job", 1.0), **slurm)
     first = tmp_path / "job" / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     _wait_for(lambda: first.is_file() and pid.is_file())  # an epoch is saved
-    import os
-
     os.kill(int(pid.read_text()), signal.SIGTERM)
     output = finish(process, code=143)
     assert "goes on from the last checkpoint" in output
@@ -114,7 +116,7 @@ def test_a_job_that_is_terminated_is_put_back_and_goes_on(
     _assert_same(_state(tmp_path / "straight"), _state(tmp_path / "job"))
 
 
-def _wait_for(ready, timeout: float = 200) -> None:  # type: ignore[no-untyped-def]
+def _wait_for(ready: Callable[[], bool], timeout: float = 200) -> None:
     end = time.monotonic() + timeout
     while not ready():
         assert time.monotonic() < end

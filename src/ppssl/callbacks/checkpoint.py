@@ -28,9 +28,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     Checkpoints by step replace ``last.ckpt`` alone. On an epoch's last batch the epoch's own takes their place: resumed
     from one written there, Lightning would leave out the epoch's end. The first Ctrl-C ends the run when the step, or
-    the epoch's validation, is done and saved, SIGTERM when the step is, of several processes the next one, whichever got
-    the signal. The second Ctrl-C ends it at once, as SIGTERM does in a validation; what was done since the last
-    checkpoint is done again. On any other error nothing is written: the state may be that of half a step.
+    the epoch's validation, is done and saved, SIGTERM when the step is; of several processes any may get it, and all end
+    after the next step. The second Ctrl-C ends it at once, as SIGTERM does in a validation; what was done since the
+    last checkpoint is done again. On any other error nothing is written: the state may be that of half a step.
 
     Args:
         every_n_train_steps: Write after so many optimizer steps; ``None``: not by steps.
@@ -118,8 +118,10 @@ class RunCheckpoint(ModelCheckpoint):
         )  # safe in a handler
 
     def _note_termination(self, *_: Any) -> None:
-        """SIGTERM to one of several processes. Lightning's own handler would take part in a collective at once, which
-        the other processes may take for another one."""
+        """SIGTERM to one of several processes.
+
+        Lightning's own handler takes part in a collective at once, which the others may take for another one.
+        """
         self._terminated = True
 
     def on_train_batch_start(
