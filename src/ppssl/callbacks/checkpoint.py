@@ -28,8 +28,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     Checkpoints by step replace ``last.ckpt`` alone. On an epoch's last batch the epoch's own takes their place: resumed
     from one written there, Lightning would leave out the epoch's end. The first Ctrl-C ends the run when the step, or
-    the epoch's validation, is done and saved, SIGTERM when the step is; of several processes any may get it, and all end
-    after the next step. The second Ctrl-C ends it at once, as SIGTERM does in a validation; what was done since the
+    the epoch's validation, is done and saved, SIGTERM when the step is; of several processes any may get it, and all
+    end after the next step. The second Ctrl-C ends it at once, as SIGTERM does in a validation; what was done since the
     last checkpoint is done again. On any other error nothing is written: the state may be that of half a step.
 
     Args:
