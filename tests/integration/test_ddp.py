@@ -48,6 +48,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return ask
 
 
+pytestmark = pytest.mark.timeout(900)
+
 several = pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 
 

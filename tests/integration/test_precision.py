@@ -47,7 +47,7 @@ def _model() -> PPSSL:
     iadm = IADM(loss_weight=1.0, start=0.0, full=0.0, debias=True, use="both")
     moco = MoCo(dim=8, queue_size=10)
     plugins = {"ais": ais, "iadm": iadm, "look": Look()}
-    return PPSSL(**TINY, contrastive=moco, lr=0.02, plugins=plugins)
+    return PPSSL(**TINY, contrastive=moco, lr=0.002, plugins=plugins)
 
 
 def _fit(images: Path, out: Path, precision: Any, **where: Any) -> tuple[PPSSL, Losses, Trainer]:
@@ -113,7 +113,8 @@ def test_all_losses_under_bare_autocast(half: torch.dtype, image_folder: Path) -
         totals.append(total.detach())
         logs.append(logged)
         gradients.append(model.contrastive.head[0].weight.grad)
-    torch.testing.assert_close(totals[1], totals[0], rtol=0.02, atol=0)
+    tolerance = 0.005 if half == torch.float16 else 0.05  # 11 and 8 bits
+    torch.testing.assert_close(totals[1], totals[0], rtol=tolerance, atol=0)
     for name, value in logs[0].items():
         torch.testing.assert_close(logs[1][name].float(), value, rtol=0.05, atol=0.05, msg=name)
     error = (gradients[1] - gradients[0]).norm() / gradients[0].norm()

@@ -53,7 +53,7 @@ def describe(error: BaseException) -> tuple[int, str | None]:
             )
         if isinstance(link, RuntimeError) and _LOST.search(str(link)):
             return 1, (
-                f"Lost another process: {_line(str(link)[-200:])}. When all are back, the same command on each of them "
+                f"Lost another process: {_line(str(link))[:200].rstrip('.')}. When all are back, the same command on each of them "
                 "with `--resume auto` goes on from the last checkpoint."
             )
         if is_full(link):
