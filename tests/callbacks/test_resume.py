@@ -1,4 +1,4 @@
-"""What the processes of a resumed run must agree on; that it is the uninterrupted one is tests/integration/test_resume.py."""
+"""What the processes of a resumed run must agree on; all else is in tests/integration/test_resume.py."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -52,9 +52,10 @@ def describe(error: BaseException) -> tuple[int, str | None]:
                 "Terminated, a worker first; `ppssl fit ... --resume auto` goes on from the last checkpoint.",
             )
         if isinstance(link, RuntimeError) and _LOST.search(str(link)):
+            said = _line(str(link))[:200].rstrip(".")
             return 1, (
-                f"Lost another process: {_line(str(link))[:200].rstrip('.')}. When all are back, the same command on each of them "
-                "with `--resume auto` goes on from the last checkpoint."
+                f"Lost another process: {said}. When all are back, the same command on each of them with "
+                "`--resume auto` goes on from the last checkpoint."
             )
         if is_full(link):
             return (
