@@ -1,6 +1,6 @@
 """Trains tiny models in one or several processes and keeps what is to be compared, as a script:
 
-``python parallel_runs.py IMAGES OUT DEVICES TEACHER``. One start does for all models: that is what takes the time.
+``python parallel_runs.py IMAGES OUT DEVICES TEACHER PLUGINS...``. One start does for several models: it takes the time.
 """
 
 import sys
@@ -146,9 +146,9 @@ def fit(out: str, images: str, devices: int, model: PPSSL, *callbacks: Callback)
     return trainer
 
 
-def main(images: str, out: str, devices: int, teacher: str) -> None:
+def main(images: str, out: str, devices: int, teacher: str, names: list[str]) -> None:
     for norm in NORMS:
-        for name in PLUGINS:
+        for name in names:
             torch.manual_seed(0)
             plugins: dict[str, Any] = {}
             if name in ("ais", "full"):
@@ -166,7 +166,7 @@ def main(images: str, out: str, devices: int, teacher: str) -> None:
                 found = {"loss": watch.loss, "gradients": watch.gradients, "metrics": metrics}
                 found |= {"state": model.state_dict(), "rows": sorted(watch.rows)}
                 torch.save(found, f"{out}/{norm}-{name}-{devices}.pt")
-    if devices > 1:
+    if devices > 1 and "full" in names:
         torch.manual_seed(0)
         shuffle, broadcast = Shuffle(), Broadcast()
         moco = MoCo(dim=8, queue_size=QUEUE, key_bn_groups=2)
@@ -191,4 +191,4 @@ def count_embedded(out: str, devices: int) -> None:
 
 if __name__ == "__main__":
     count_embedded(sys.argv[2], int(sys.argv[3]))
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5:])

@@ -21,12 +21,12 @@ from tiny import tiny_clip
 TRAIN, VAL = 27, 9
 """Neither fills whole batches of 8, nor shares of 2 or 4 processes."""
 
-Runs = Callable[[int], Path]
+Runs = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """All runs with so many processes, made when they are first asked for: the folder of what they saved."""
+    """Runs with so many processes, made when they are first asked for: the folder of what they saved."""
     out = tmp_path_factory.mktemp("runs")
     rng = np.random.default_rng(0)
     for split, count in (("train", TRAIN), ("val", VAL)):
@@ -38,11 +38,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     teacher = tiny_clip(out / "clip")
     asked = set()
 
-    def ask(devices: int) -> Path:
-        if devices not in asked:
-            asked.add(devices)
-            script = [sys.executable, TESTS / "parallel_runs.py"]
-            finish(start([*script, out / "images", out, devices, teacher]))
+    def ask(devices: int, plugins: str = "full") -> Path:
+        together = ["full"] if plugins == "full" else [p for p in PLUGINS if p != "full"]
+        if (devices, *together) not in asked:
+            asked.add((devices, *together))
+            script = [sys.executable, TESTS / "parallel_runs.py", out / "images", out, devices]
+            finish(start([*script, teacher, *together]))
         return out
 
     return ask
@@ -54,11 +55,14 @@ several = pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.ma
 
 
 @several
-@pytest.mark.parametrize("plugins", PLUGINS)
+@pytest.mark.parametrize(
+    "plugins", [p if p == "full" else pytest.param(p, marks=pytest.mark.slow) for p in PLUGINS]
+)
 @pytest.mark.parametrize("norm", NORMS)
 def test_several_processes_are_one(norm: str, plugins: str, devices: int, runs: Runs) -> None:
     one, other = (
-        torch.load(runs(n) / f"{norm}-{plugins}-{n}.pt", weights_only=True) for n in (1, devices)
+        torch.load(runs(n, plugins) / f"{norm}-{plugins}-{n}.pt", weights_only=True)
+        for n in (1, devices)
     )
     assert len(one["loss"]) == 6
     assert "val/retrieval_map" in one["metrics"]
@@ -79,7 +83,7 @@ def test_padding_is_dropped_in_metrics(devices: int, runs: Runs) -> None:
         return -(-count // devices) * devices
 
     one, other = (
-        torch.load(runs(n) / f"none-plain-{n}.pt", weights_only=True)["rows"] for n in (1, devices)
+        torch.load(runs(n) / f"none-full-{n}.pt", weights_only=True)["rows"] for n in (1, devices)
     )
     assert one == [(VAL, VAL), (TRAIN, TRAIN)]
     assert other == [(padded(VAL), VAL), (padded(TRAIN), TRAIN)]
