@@ -375,20 +375,26 @@ def test_users_callbacks_run_beside_the_plugins(tmp_path: Path, image_folder: Pa
         def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
             seen.append(self)
 
-    class Theirs(Mine):
-        """The plugin's: another type, though a subclass."""
+    class Theirs(Callback):
+        on_train_epoch_end = Mine.on_train_epoch_end  # type: ignore[assignment]  # of any callback
+
+    class Changed(Theirs):
+        pass
 
     class Brings(Whiten):
         def callbacks(self) -> list[Callback]:
             return [Theirs()]
 
-    mine, theirs = Mine(), Theirs()
-    kwargs: dict[str, Any] = {"max_epochs": 1, "limit_val_batches": 0}
-    _fit(tmp_path, image_folder, _model(plugins={"p": Brings()}), callbacks=[mine], **kwargs)
-    assert [type(callback) for callback in seen] == [Mine, Theirs]
-    seen.clear()
-    _fit(tmp_path, image_folder, _model(plugins={"p": Brings()}), callbacks=[theirs], **kwargs)
-    assert seen == [theirs]  # the user's own one in place of the plugin's
+    for users, expected in (
+        ([Mine()], [Mine, Theirs]),
+        ([Theirs()], [Theirs]),
+        ([Changed()], [Changed]),
+    ):
+        model = _model(plugins={"p": Brings()})
+        _fit(tmp_path, image_folder, model, callbacks=users, max_epochs=1, limit_val_batches=0)
+        assert [type(callback) for callback in seen] == expected
+        assert seen[0] is users[0]
+        seen.clear()
 
 
 def test_csv_logger_takes_all_that_is_logged(tmp_path: Path, image_folder: Path) -> None:

@@ -145,12 +145,12 @@ class PPSSL(LightningModule, Configurable):
         return getattr(self.trainer, "datamodule", None)
 
     def configure_callbacks(self) -> list[Callback]:
-        """The monitors' and the plugins' callbacks, without the types that the Trainer already has."""
+        """The monitors' and the plugins' callbacks, without those that the Trainer has already, or a subclass of."""
         wanted: list[Callback] = [RepresentationMonitor(), Throughput(), ResumeState()]
         for plugin in self._plugins().values():
             wanted += plugin.callbacks()
-        present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [callback for callback in wanted if type(callback) not in present]
+        present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [c for c in wanted if not any(isinstance(own, type(c)) for own in present)]
 
     def on_train_start(self) -> None:
         """Fill the queue with keys of training images."""

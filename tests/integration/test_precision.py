@@ -113,12 +113,14 @@ def test_all_losses_under_bare_autocast(half: torch.dtype, image_folder: Path) -
         totals.append(total.detach())
         logs.append(logged)
         gradients.append(model.contrastive.head[0].weight.grad)
-    tolerance = 0.005 if half == torch.float16 else 0.05  # 11 and 8 bits
-    torch.testing.assert_close(totals[1], totals[0], rtol=tolerance, atol=0)
+    exact, found = (logged["loss_contrastive"] for logged in logs)
+    tolerance = 0.005 if half == torch.float16 else 0.03  # 11 and 8 bits
+    torch.testing.assert_close(found, exact, rtol=tolerance, atol=0)
+    torch.testing.assert_close(totals[1], totals[0], rtol=0.05, atol=0)  # rectified maps: coarser
     for name, value in logs[0].items():
         torch.testing.assert_close(logs[1][name].float(), value, rtol=0.05, atol=0.05, msg=name)
     error = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
-    assert error < (0.02 if half == torch.float16 else 0.1)
+    assert error < (0.05 if half == torch.float16 else 0.3)
 
 
 @pytest.mark.gpu
