@@ -101,9 +101,10 @@ def test_a_job_that_is_terminated_is_put_back_and_goes_on(
         return ["bash", EXPERIMENTS / "slurm.sh", *fit[1:]]
 
     finish(start(job(tmp_path / "straight", 0), **slurm))
+    pid.unlink()
     process = start(job(tmp_path / "job", 1.0), **slurm)
-    first = tmp_path / "job" / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
-    _wait_for(lambda: first.is_file() and pid.is_file())  # an epoch is saved
+    saved = tmp_path / "job" / "lightning_logs" / "version_31" / "checkpoints" / "last.ckpt"
+    _wait_for(saved.is_file)  # an epoch is done; SLURM's job number is the version's
     os.kill(int(pid.read_text()), signal.SIGTERM)
     output = finish(process, code=143)
     assert "goes on from the last checkpoint" in output
