@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import time
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -110,3 +111,13 @@ def happen(kind: str) -> None:
         os.killpg(0, getattr(signal, kind.removeprefix("group ")))
     else:
         os.kill(os.getpid(), getattr(signal, kind))
+
+
+class Pace(Callback):
+    """Steps that take time, so that something can be done to a run while it is under way."""
+
+    def __init__(self, seconds: float = 0.5) -> None:
+        self.seconds = seconds
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        time.sleep(self.seconds)

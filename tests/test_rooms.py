@@ -25,6 +25,7 @@ ORDER = [
     "ais",
     "iadm",
     "optimization",
+    "parallel",
     "module",
     "recipes",
     "demo",

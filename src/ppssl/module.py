@@ -23,6 +23,7 @@ from ppssl.encoder import Encoder
 from ppssl.errors import UserError
 from ppssl.finite import check_loss
 from ppssl.optimization import clip_gradient_norm, loss_scale, make_optimizer, warmup_cosine
+from ppssl.parallel import prepare
 from ppssl.plugin import LossPlugin, LossTerm, merge_requests, training_step
 from ppssl.randomness import first_weights, resolve_seed, seed_step, torch_seed
 
@@ -116,13 +117,12 @@ class PPSSL(LightningModule, Configurable):
     def setup(self, stage: str) -> None:
         """Tell the data module what is needed; make what depends on the data."""
         self.config()  # raises now, not after an epoch
-        data = self._data_module()
-        if hasattr(data, "normalise_with"):
-            info = self.encoder.info
-            data.normalise_with(info.mean, info.std)
+        if hasattr(data := self._data_module(), "normalise_with"):
+            data.normalise_with(self.encoder.info.mean, self.encoder.info.std)
             data.request(merge_requests(self._plugins()))
         if stage == "fit":
             self.build(data.num_train if hasattr(data, "num_train") else self._count_images())
+            prepare(self)
 
     def build(self, num_images: int) -> None:
         """Make heads, queue and plugin parameters for so many training images; once. A Trainer does it in setup."""
@@ -145,12 +145,12 @@ class PPSSL(LightningModule, Configurable):
         return getattr(self.trainer, "datamodule", None)
 
     def configure_callbacks(self) -> list[Callback]:
-        """The monitors' and the plugins' callbacks, without the types that the Trainer already has."""
+        """The monitors' and the plugins' callbacks, without those that the Trainer has already, or a subclass of."""
         wanted: list[Callback] = [RepresentationMonitor(), Throughput(), ResumeState()]
         for plugin in self._plugins().values():
             wanted += plugin.callbacks()
-        present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [callback for callback in wanted if type(callback) not in present]
+        present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [c for c in wanted if not any(isinstance(own, type(c)) for own in present)]
 
     def on_train_start(self) -> None:
         """Fill the queue with keys of training images."""

@@ -120,7 +120,7 @@ class LossPlugin(nn.Module, Configurable):
         return {}
 
     def callbacks(self) -> list[Callback]:
-        """Callbacks to run beside the plugin; one whose type the Trainer already has is left out."""
+        """Callbacks to run beside the plugin; one that the Trainer already has, or a subclass of, is left out."""
         return []
 
 

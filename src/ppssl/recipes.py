@@ -152,12 +152,16 @@ def recipe_path(name: str) -> str:
 
 
 def _launcher_defaults() -> dict[str, Any]:
-    """What ``fabric run`` was told becomes the Trainer's defaults; it passes it on in the environment."""
+    """What ``torchrun`` and ``fabric run`` were told becomes the Trainer's defaults; it is in the environment."""
+    defaults: dict[str, Any] = {}
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        defaults = {"devices": local, "num_nodes": int(os.environ["WORLD_SIZE"]) // local}
     if os.environ.get("LT_CLI_USED") != "1":
-        return {}
+        return defaults
     names = ("accelerator", "devices", "strategy", "num_nodes", "precision")
     told = {name: os.environ.get(f"LT_{name.upper()}") for name in names}
-    return {
+    return defaults | {
         name: int(value) if value.isdigit() and name != "precision" else value
         for name, value in told.items()
         if value is not None

@@ -28,9 +28,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     Checkpoints by step replace ``last.ckpt`` alone. On an epoch's last batch the epoch's own takes their place: resumed
     from one written there, Lightning would leave out the epoch's end. The first Ctrl-C ends the run when the step, or
-    the epoch's validation, is done and saved, SIGTERM when the step is. The second Ctrl-C ends it at once, as SIGTERM
-    does in a validation; what was done since the last checkpoint is done again. On any other error nothing is written:
-    the state may be that of half a step.
+    the epoch's validation, is done and saved, SIGTERM when the step is; of several processes any may get it, and all
+    end after the next step. The second Ctrl-C ends it at once, as SIGTERM does in a validation; what was done since the
+    last checkpoint is done again. On any other error nothing is written: the state may be that of half a step.
 
     Args:
         every_n_train_steps: Write after so many optimizer steps; ``None``: not by steps.
@@ -66,7 +66,7 @@ class RunCheckpoint(ModelCheckpoint):
         self.every_n_train_steps = every_n_train_steps
         self.train_time_interval = train_time_interval
         self._saved_at = 0.0
-        self._asked_to_stop = False
+        self._asked_to_stop = self._terminated = False
         self._handler: Any = None
 
     # -- when -----------------------------------------------------------------------------------------------------
@@ -102,9 +102,12 @@ class RunCheckpoint(ModelCheckpoint):
         """Start the clock; from now on the first Ctrl-C waits for the step's end."""
         self._saved_at = time.monotonic()
         self._last_global_step_saved = trainer.global_step
-        self._asked_to_stop = False
-        alone = trainer.world_size == 1 and threading.current_thread() is threading.main_thread()
-        if alone and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        self._asked_to_stop = self._terminated = False
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if trainer.world_size > 1:
+            signal.signal(signal.SIGTERM, self._note_termination)
+        elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             self._handler = signal.signal(signal.SIGINT, self._ask_to_stop)
 
     def _ask_to_stop(self, *_: Any) -> None:
@@ -114,10 +117,21 @@ class RunCheckpoint(ModelCheckpoint):
             2, b"\nStopping after this step. Ctrl-C again stops at once.\n"
         )  # safe in a handler
 
+    def _note_termination(self, *_: Any) -> None:
+        """SIGTERM to one of several processes.
+
+        Lightning's own handler takes part in a collective at once, which the others may take for another one.
+        """
+        self._terminated = True
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop, if asked to, where everything is saved and logged."""
+        """Stop, if asked to, where everything is saved and logged; several processes agree on it one step before."""
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(
+            self._terminated, all=False
+        ):
+            trainer._signal_connector.received_sigterm = True
         saved = self._last_global_step_saved == trainer.global_step or not self.save_last
         if self._asked_to_stop and saved:
             raise KeyboardInterrupt

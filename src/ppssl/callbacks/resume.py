@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ppssl.checkpoint_io import RESUME_ENTRY
 from ppssl.config import Configurable
+from ppssl.errors import UserError
 from ppssl.randomness import resolve_seed
 
 __all__ = ["ResumeState"]
@@ -117,7 +118,12 @@ class ResumeState(Callback):
                 logger.save()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After a whole epoch the next one begins, also where Lightning counts steps and would finish that one."""
+        """After a whole epoch the next one begins, also where Lightning counts steps and would finish that one.
+
+        Raises:
+            UserError: The processes go on from different steps.
+        """
+        _check_same_step(trainer)
         if self._new_epoch:
             trainer.fit_loop.epoch_loop.restarting = False
         self._new_epoch = False
@@ -180,6 +186,17 @@ def _epoch_sums(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
         for key, metric in trainer.fit_loop.epoch_loop._results.items()
         if metric.is_tensor and metric.meta.on_epoch and not metric.has_reset
     }
+
+
+def _check_same_step(trainer: Trainer) -> None:
+    """Each process looks for its checkpoint by itself; on several machines they may not see the same files."""
+    step = torch.tensor(trainer.global_step, device=trainer.strategy.root_device)
+    steps = trainer.strategy.all_gather(step).reshape(-1).tolist()
+    if len(set(steps)) > 1:
+        raise UserError(
+            f"The processes go on from different steps: {steps}. `trainer.default_root_dir` must be a folder that all "
+            "machines see, or `--resume` a checkpoint that all of them have."
+        )
 
 
 def _settings(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

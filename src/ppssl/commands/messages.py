@@ -17,6 +17,12 @@ from ppssl.errors import UserError
 
 __all__ = ["describe"]
 
+_LOST = re.compile(
+    r"Timed out waiting \d+ms for (send|recv)|Connection (closed|reset) by peer|Broken pipe|"
+    r"Watchdog caught collective operation timeout|No route to host",
+)
+"""What gloo and NCCL say when a process, its machine or the network between them is gone."""
+
 _SECTIONS = {"trainer": Trainer, "checkpoint": RunCheckpoint}
 _TOP = (
     "config",
@@ -45,6 +51,12 @@ def describe(error: BaseException) -> tuple[int, str | None]:
             return (
                 143,
                 "Terminated, a worker first; `ppssl fit ... --resume auto` goes on from the last checkpoint.",
+            )
+        if isinstance(link, RuntimeError) and _LOST.search(str(link)):
+            said = _line(str(link))[:200].rstrip(".")
+            return 1, (
+                f"Lost another process: {said}. When all are back, the same command on each of them with "
+                "`--resume auto` goes on from the last checkpoint."
             )
         if is_full(link):
             return (
