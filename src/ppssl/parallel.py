@@ -66,9 +66,11 @@ class SyncBatchNorm(TorchSyncBatchNorm):
         """Put back layers that need no other process."""
         for name, layer in list(model.named_modules()):
             if isinstance(layer, SyncBatchNormAct):
-                plain = BatchNormAct2d(layer.num_features, layer.eps, layer.momentum)
+                plain = BatchNormAct2d(layer.num_features, layer.eps)
+                plain.momentum = layer.momentum
                 plain.affine, plain.track_running_stats = layer.affine, layer.track_running_stats
                 plain._parameters, plain._buffers = layer._parameters, layer._buffers
-                plain.act, plain.drop, plain.training = layer.act, layer.drop, layer.training
+                plain.act, plain.drop = layer.act, layer.drop  # type: ignore[assignment]  # modules
+                plain.training = layer.training
                 model.set_submodule(name, plain)
         return super().revert(model)
