@@ -1,5 +1,7 @@
 """What training in several processes asks of the Trainer's strategy."""
 
+from typing import Any
+
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.strategies import (
@@ -64,13 +66,12 @@ class SyncBatchNorm(TorchSyncBatchNorm):
 
     def revert(self, model: nn.Module) -> nn.Module:
         """Put back layers that need no other process."""
-        for name, layer in list(model.named_modules()):
+        for path, layer in list(model.named_modules()):
             if isinstance(layer, SyncBatchNormAct):
-                plain = BatchNormAct2d(layer.num_features, layer.eps)
-                plain.momentum = layer.momentum
-                plain.affine, plain.track_running_stats = layer.affine, layer.track_running_stats
+                plain: Any = BatchNormAct2d(layer.num_features)
+                for name in ("eps", "momentum", "affine", "track_running_stats", "training"):
+                    setattr(plain, name, getattr(layer, name))
                 plain._parameters, plain._buffers = layer._parameters, layer._buffers
-                plain.act, plain.drop = layer.act, layer.drop  # type: ignore[assignment]  # modules
-                plain.training = layer.training
-                model.set_submodule(name, plain)
+                plain.act, plain.drop = layer.act, layer.drop
+                model.set_submodule(path, plain)
         return super().revert(model)
