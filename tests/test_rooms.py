@@ -9,6 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ppssl"
 ORDER = [
     "errors",
     "randomness",
+    "optimization",
     "config",
     "functional",
     "plugin",
@@ -22,7 +23,6 @@ ORDER = [
     "callbacks",
     "ais",
     "iadm",
-    "optimization",
     "module",
     "recipes",
     "demo",

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     )
     from ppssl.downstream.embed import embed
     from ppssl.downstream.evaluate import evaluate
+    from ppssl.downstream.export import export
+    from ppssl.downstream.finetune import FineTune
+    from ppssl.downstream.linear_probe import LinearProbe
+    from ppssl.downstream.neighbours import neighbours
+    from ppssl.downstream.store import write_embeddings
     from ppssl.encoder import load_encoder
     from ppssl.errors import UserError
     from ppssl.iadm.plugin import IADM
@@ -32,7 +37,9 @@ _HOMES = {
     "CUBDataModule": "ppssl.data",
     "CarsDataModule": "ppssl.data",
     "FineGrainedDataModule": "ppssl.data",
+    "FineTune": "ppssl.downstream.finetune",
     "FolderDataModule": "ppssl.data",
+    "LinearProbe": "ppssl.downstream.linear_probe",
     "SyntheticDataModule": "ppssl.data",
     "TorchvisionDataModule": "ppssl.data",
     "LossPlugin": "ppssl.plugin",
@@ -41,7 +48,10 @@ _HOMES = {
     "UserError": "ppssl.errors",
     "embed": "ppssl.downstream.embed",
     "evaluate": "ppssl.downstream.evaluate",
+    "export": "ppssl.downstream.export",
     "load_encoder": "ppssl.encoder",
+    "neighbours": "ppssl.downstream.neighbours",
+    "write_embeddings": "ppssl.downstream.store",
 }
 
 __all__ = [  # imported when first used, see __getattr__
@@ -52,7 +62,9 @@ __all__ = [  # imported when first used, see __getattr__
     "CUBDataModule",
     "CarsDataModule",
     "FineGrainedDataModule",
+    "FineTune",
     "FolderDataModule",
+    "LinearProbe",
     "LossPlugin",
     "LossTerm",
     "SyntheticDataModule",
@@ -61,7 +73,10 @@ __all__ = [  # imported when first used, see __getattr__
     "UserError",
     "embed",
     "evaluate",
+    "export",
     "load_encoder",
+    "neighbours",
+    "write_embeddings",
 ]
 
 
