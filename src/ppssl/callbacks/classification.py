@@ -98,7 +98,7 @@ def confused_examples(
 
     Args:
         data: Where the images come from, by their index.
-        rows: ``index``, ``label`` and ``predicted``, see :class:`~ppssl.downstream.classification.ClassificationMetrics`.
+        rows: ``index``, ``label`` and ``predicted``, as ``ClassificationMetrics`` computes them.
         classes: Names.
         count: Pairs at most.
     """

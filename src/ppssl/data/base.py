@@ -153,11 +153,11 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         self._std = torch.tensor(std).view(1, -1, 1, 1)
 
     def request(self, requests: Mapping[str, Request]) -> None:
-        """Serve two views of all training images, with more entries: a name, and what makes a tensor of the original."""
+        """Serve two views of all training images, and more entries: a name, and what makes one of the original."""
         self._requests, self._labelled = dict(requests), None
 
     def request_labelled(self, augmentation: LabelledAugmentation) -> None:
-        """Serve the labelled training images that are not held out, one view each as ``image``; validate queries only."""
+        """Serve the labelled training images that are not held out, one view each; validate queries only."""
         self._labelled = augmentation
 
     # -- loaders --------------------------------------------------------------------------------------------------

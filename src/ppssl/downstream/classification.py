@@ -51,7 +51,7 @@ class ClassificationMetrics(Metric):
             state.append(rows.long())  # type: ignore[union-attr]  # a list until it is reduced
 
     def compute(self) -> dict[str, Tensor]:
-        """The accuracies (NaN where no image has a label); and ``index``, ``label`` and ``predicted`` class, ``(N,)``."""
+        """The accuracies, NaN without images; and ``index``, ``label`` and ``predicted`` class, ``(N,)``."""
         if not len(self.index):
             nothing = torch.empty(0, dtype=torch.long, device=self.device)
             index, label, ranked = nothing, nothing, nothing[:, None]
