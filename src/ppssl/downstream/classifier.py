@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ppssl.checkpoint import SCHEMA_VERSION, check_schema, read_checkpoint, restore
 from ppssl.config import Configurable
 from ppssl.data.labelled import LabelledAugmentation
-from ppssl.encoder import Encoder
+from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.errors import UserError
 from ppssl.randomness import first_weights, resolve_seed, seed_step
 
@@ -106,6 +106,12 @@ class Classifier(LightningModule, Configurable):
     def forward(self, images: Tensor) -> Tensor:
         """The logits: ``(B, 3, H, W)`` normalised -> ``(B, K)``."""
         return self.head(self.encoder(images))
+
+    @torch.no_grad()
+    def frozen_embedding(self, images: Tensor) -> Tensor:
+        """``(B, D)`` of the encoder as in evaluation: no gradient, no dropout, no statistics of the batch."""
+        with evaluation_mode(self.encoder):
+            return self.encoder(images)
 
     def setup(self, stage: str) -> None:
         """Tell the data module what is needed; make what depends on the classes."""

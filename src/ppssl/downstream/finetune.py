@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.seed import isolate_rng
 from timm.data import Mixup
@@ -21,7 +20,6 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from ppssl.data.labelled import LabelledAugmentation
 from ppssl.downstream.classifier import Classifier, ClassWeights
-from ppssl.encoder import evaluation_mode
 from ppssl.errors import UserError
 from ppssl.optimization import warmup_cosine
 from ppssl.randomness import generator, resolve_seed
@@ -142,11 +140,9 @@ class FineTune(Classifier):
         images, target = self.mix(batch["image"], batch["label"], batch_idx)
         if not self.frozen:
             return self.loss(self(images), target)
-        with torch.no_grad(), evaluation_mode(self.encoder):
-            embedding = self.encoder(images)
         # DDP waits for a gradient of every parameter: it gets zeros, and the optimizer none (see below).
         nothing = 0.0 * sum(p.sum() for p in self.encoder.parameters() if p.requires_grad)
-        return self.loss(self.head(embedding), target) + nothing
+        return self.loss(self.head(self.frozen_embedding(images)), target) + nothing
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """A frozen encoder is not touched: neither by momentum nor by weight decay."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -82,21 +81,13 @@ class LinearProbe(Classifier):
         self.milestones = milestones
         self.encoder.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> LinearProbe:
-        """Set the mode of the linear layer; the encoder stays in evaluation mode."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
-
     def default_augmentation(self) -> LabelledAugmentation:
         """Crops as of ImageNet's training, and mirroring."""
         return LabelledAugmentation(crop_scale=(0.08, 1.0), rand_augment_ops=0)
 
     def training_loss(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Cross-entropy; no gradient reaches the encoder."""
-        with torch.no_grad():
-            embedding = self.encoder(batch["image"])
-        return self.loss(self.head(embedding), batch["label"])
+        return self.loss(self.head(self.frozen_embedding(batch["image"])), batch["label"])
 
     def configure_optimizers(self) -> Any:
         """SGD over the linear layer, the rate falling in steps."""
