@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ppssl.checkpoint import read_checkpoint
 from ppssl.config import instantiate
+from ppssl.data.base import FineGrainedDataModule
 from ppssl.errors import UserError
 from ppssl.recipes import read_yaml, recipe_path, replace_values
 
@@ -25,12 +26,14 @@ def given_data(parser: ArgumentParser, args: Namespace, checkpoint: str) -> Any:
     """The data set of ``--data``, or where it is not given the one that a checkpoint was trained on.
 
     Raises:
-        UserError: The checkpoint cannot be read, or names none.
+        UserError: The checkpoint cannot be read or names none, or options are given without a recipe.
     """
     saved = read_checkpoint(checkpoint)["ppssl"]["data"]
     data = parser.instantiate(args).data if args.get("data") else instantiate(saved)
     if data is None:
         raise UserError("The checkpoint does not name its data set: give `--data RECIPE`.")
+    if type(data) is FineGrainedDataModule:
+        raise UserError("`--data.x=y` changes a recipe: give `--data RECIPE` too.")
     return data
 
 
