@@ -101,7 +101,8 @@ def main(root, out, devices):
     torch.manual_seed(0)
     vit = {"depth": 1, "embed_dim": 24, "num_heads": 2}
     model = FineTune(backbone="vit_tiny_patch16_224", image_size=32, backbone_kwargs=vit, freeze_epochs=1,
-                     ema_decay=0.9, class_weights="balanced", lr=0.01)
+                     ema_decay=0.9, class_weights="balanced", optimizer="sgd", lr=0.1)
+    # SGD: Adam makes whole steps of the rounding errors that are the gradient of the keys' bias in attention
     data = FolderDataModule(root, image_size=32, batch_size=8 // devices, num_workers=0, seed=0, val_fraction=0.2)
     trainer = Trainer(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=3,
                       logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

@@ -12,6 +12,8 @@ from torch import Tensor
 
 __all__ = ["ConfusedPair", "confusion_panel"]
 
+_LINE = 26
+
 
 @dataclass(frozen=True)
 class ConfusedPair:
@@ -35,7 +37,7 @@ class ConfusedPair:
 def confusion_panel(pairs: Sequence[ConfusedPair], title: str = "") -> Figure:
     """A row for each pair: an image of the first class, counts of who was taken for whom, an image of the second."""
     rows = max(1, len(pairs))
-    figure = Figure(figsize=(7.5, 2.2 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(7.5, 2.35 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False, width_ratios=[1, 1.3, 1])
     if not pairs:
         for axis in axes.flat:
@@ -47,7 +49,7 @@ def confusion_panel(pairs: Sequence[ConfusedPair], title: str = "") -> Figure:
             axis.set_xticks([])
             axis.set_yticks([])
             what = "taken for the other" if pair.mistaken[side] else "recognised"
-            axis.set_title(_short(pair.names[side], 26), fontsize=9, parse_math=False)
+            axis.set_title(_wrapped(pair.names[side]), fontsize=8, parse_math=False)
             axis.set_xlabel(what, fontsize=8)
         _counts(middle, pair)
     figure.suptitle(title, fontsize=10, parse_math=False)
@@ -59,7 +61,6 @@ def _counts(axis: Axes, pair: ConfusedPair) -> None:
     counts = pair.counts.cpu()
     totals = counts.new_tensor(pair.totals).clamp(min=1)
     shares = (counts / totals[:, None]).numpy()
-    names = [_short(name, 14) for name in pair.names]
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row in (0, 1):
         for column in (0, 1):
@@ -72,10 +73,12 @@ def _counts(axis: Axes, pair: ConfusedPair) -> None:
                 fontsize=9,
                 color="white" if shares[row, column] > 0.6 else "black",
             )
-    axis.set_xticks([0, 1], names, fontsize=8, parse_math=False)
-    axis.set_yticks([0, 1], names, fontsize=8, parse_math=False)
+    axis.set_xticks([0, 1], ["left", "right"], fontsize=8)
+    axis.set_yticks([0, 1], ["left", "right"], fontsize=8)
     axis.set_xlabel("taken for", fontsize=8)
 
 
-def _short(name: str, width: int) -> str:
-    return textwrap.shorten(name, width, placeholder="...") if " " in name else name[:width]
+def _wrapped(name: str) -> str:
+    """Two lines at most, with the end of the name: names of look-alikes often begin alike."""
+    shown = name if len(name) <= 2 * _LINE else f"...{name[3 - 2 * _LINE :]}"
+    return "\n".join(textwrap.wrap(shown, _LINE)[-2:])
