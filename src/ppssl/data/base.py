@@ -185,18 +185,15 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         return self._loader(dataset, sampler=sampler, drop_last=True)
 
     def _training_set(self) -> ViewDataset | LabelledDataset:
-        common: dict[str, Any] = {
-            "offset": self.offset("train"),
-            "size": self.image_size,
-            "seed": resolve_seed(self.seed),
-        }
-        source, labelled_only = self.sources["train"], self._labelled
-        if labelled_only is not None:
+        source, augmentation = self.sources["train"], self._labelled
+        common: dict[str, Any] = {"offset": self.offset("train"), "size": self.image_size}
+        common["seed"] = resolve_seed(self.seed)
+        if augmentation is not None:
             return LabelledDataset(
-                source, items=self.train_fit, augmentation=labelled_only, **common
+                source, items=self.train_fit, augmentation=augmentation, **common
             )
-        augmentation = self.augmentation or MoCoV2Augmentation()
-        return ViewDataset(source, augmentation=augmentation, requests=self._requests, **common)
+        views = self.augmentation or MoCoV2Augmentation()
+        return ViewDataset(source, augmentation=views, requests=self._requests, **common)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Gallery and queries of the validation split; nothing where no label is known."""

@@ -48,7 +48,7 @@ def confusion_panel(pairs: Sequence[ConfusedPair], title: str = "") -> Figure:
             axis.imshow(pair.images[side].permute(1, 2, 0).cpu().numpy())
             axis.set_xticks([])
             axis.set_yticks([])
-            what = "taken for the other" if pair.mistaken[side] else "recognised"
+            what = "taken for the other" if pair.mistaken[side] else "an example"
             axis.set_title(_wrapped(pair.names[side]), fontsize=8, parse_math=False)
             axis.set_xlabel(what, fontsize=8)
         _counts(middle, pair)
