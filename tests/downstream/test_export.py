@@ -42,10 +42,15 @@ def _checkpoint(images: Path, out: Path, **kwargs: Any) -> Path:
     [("timm", RESNET), ("timm", VIT), ("torchvision", RESNET), ("hf", RESNET), ("hf", VIT)],
 )
 def test_others_read_the_same_features(
-    to: Any, model: dict[str, Any], image_folder: Path, tmp_path: Path
+    to: Any,
+    model: dict[str, Any],
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     path, out = _checkpoint(image_folder, tmp_path, **model), tmp_path / "out"
-    difference = export(path, to, out)
+    difference = export(path, to, "out")
     assert difference < 1e-4
     card = (out / "README.md").read_text()
     assert f"{difference:.3g}" in card

@@ -64,7 +64,7 @@ def export(checkpoint: str | Path, to: Format, out: str | Path) -> float:
     """
     if to not in get_args(Format):
         raise ValueError(f"`to` must be one of {', '.join(get_args(Format))}, got {to!r}.")
-    out = Path(out)
+    out = Path(out).resolve()  # the clean process runs in another folder
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there and not empty: give a new folder.")
     content = read_checkpoint(checkpoint)["ppssl"]
