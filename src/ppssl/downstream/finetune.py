@@ -206,7 +206,7 @@ def layer_decay_groups(
     """
     whole = copy.copy(model)
     whole._modules = {**model._modules, _HEAD: head}
-    exempt = getattr(model, "no_weight_decay", set)()
+    exempt: set[str] = getattr(model, "no_weight_decay", set)()
     groups = param_groups_layer_decay(
         whole, weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay
     )
