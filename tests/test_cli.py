@@ -12,6 +12,7 @@ import yaml
 
 from command_line import RECIPE, error_line, fit_arguments
 from ppssl.cli import COMMANDS, TRAINER_COMMANDS, main
+from ppssl.commands.messages import describe
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +46,13 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     assert all(f"  {name} " in done.stdout for name in TRAINER_COMMANDS | COMMANDS)
 
 
-@pytest.mark.parametrize("command", [*TRAINER_COMMANDS, *COMMANDS])
+@pytest.mark.parametrize(
+    "command",
+    [*TRAINER_COMMANDS, *sorted(COMMANDS.keys() - {"bench"}), "bench step", "bench saliency"],
+)
 def test_every_command_has_help_with_an_example(command: str, capsys: Any) -> None:
     with pytest.raises(SystemExit, match="0"):
-        main([command, *(["step"] if command == "bench" else []), "--help"])
+        main([*command.split(), "--help"])
     assert "Example: ppssl" in capsys.readouterr().out.replace("\n", " ")
 
 
@@ -300,3 +304,19 @@ def test_interruption_is_130_and_keeps_the_checkpoint(
     assert (
         max(torch.load(p, weights_only=True)["global_step"] for p in tmp_path.rglob("*.ckpt")) >= 3
     )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[.../unbound_buffer.cc:81] Timed out waiting 20000ms for recv operation to complete",
+        "[.../pair.cc:544] Connection closed by peer [10.77.0.1]:22001",
+    ],
+)
+def test_a_process_that_is_gone_is_one_line(said: str) -> None:
+    code, message = describe(RuntimeError(said))
+    assert code == 1
+    assert message is not None
+    assert message.startswith(f"Lost another process: {said}.")
+    assert "`--resume auto`" in message
+    assert describe(RuntimeError("something else")) == (1, None)

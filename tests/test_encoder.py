@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ppssl.encoder import Encoder, evaluation_mode, load_encoder, resnet_small
+from ppssl.encoder import Encoder, as_map, evaluation_mode, load_encoder, resnet_small
 from ppssl.errors import UserError
 
 MODELS = ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "resnet_small"]
@@ -135,3 +135,48 @@ def test_evaluation_mode_gives_each_part_its_own_mode_back(training: bool) -> No
     with pytest.raises(KeyError), evaluation_mode(model):
         raise KeyError
     assert [part.training for part in model.modules()] == [training, False, training]
+
+
+@pytest.mark.parametrize("name", [*MODELS, "swin_tiny_patch4_window7_224"])
+def test_the_embedding_is_a_function_of_the_map(name: str) -> None:
+    """Finite differences along the gradient: tokens and channels-last models too."""
+    torch.manual_seed(0)
+    kwargs = {"depth": 2, "global_pool": "avg"} if "vit" in name else {}
+    kwargs = {"depths": (1, 1, 1, 1)} if "swin" in name else kwargs
+    encoder = Encoder(name, image_size=64, kwargs=kwargs).eval().double()
+    features = encoder.features(torch.randn(2, 3, 64, 64, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(features.embedding.square().sum(), features.map)
+    assert gradient.shape == features.map.shape
+    assert gradient.abs().sum(dim=(1, 2, 3)).min() > 0
+
+
+@pytest.mark.parametrize("name", [*MODELS, "swin_tiny_patch4_window7_224"])
+def test_stages_are_timms_own_and_on_the_way(name: str) -> None:
+    torch.manual_seed(0)
+    kwargs = {"depth": 12} if "vit" in name else {}
+    kwargs = {"depths": (1, 1, 1, 1)} if "swin" in name else kwargs
+    encoder = Encoder(name, image_size=64, kwargs=kwargs).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with encoder.stages() as stages:
+        features = encoder.features(images)
+    wanted = {
+        "resnet18": ["act1", "layer1", "layer2", "layer3", "layer4"],
+        "vit_tiny_patch16_224": [f"blocks.{i}" for i in (0, 3, 6, 8, 11)],
+        "resnet_small": ["stages.0", "stages.1", "final_conv"],
+    }
+    assert list(stages) == wanted.get(name, list(stages))
+    assert len(stages) >= 3
+    gradients = torch.autograd.grad(features.embedding.square().sum(), list(stages.values()))
+    assert all(g.abs().max() > 0 for g in gradients)
+    seen = len(stages)
+    stages.clear()
+    encoder(images)
+    assert seen > 0
+    assert not stages  # the hooks are gone
+    if name in ("resnet18", "vit_tiny_patch16_224"):  # timm's own extraction of the same places
+        places = [0, 1, 2, 3, 4] if name == "resnet18" else [0, 3, 6, 8, 11]
+        with encoder.stages() as again:
+            encoder(images)
+        _, theirs = encoder.model.forward_intermediates(images, indices=places)
+        for ours, expected in zip(again.values(), theirs, strict=True):
+            torch.testing.assert_close(as_map(encoder.model, ours), expected)

@@ -1,3 +1,4 @@
+import math
 import sys
 import types
 from pathlib import Path
@@ -294,6 +295,27 @@ def test_schedule_warms_up_and_falls(tmp_path: Path, image_folder: Path) -> None
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
+def test_schedule_counts_optimizer_steps(tmp_path: Path, image_folder: Path) -> None:
+    """Three batches an epoch, two to a step, the last one alone: eight steps, not twelve."""
+    rates = []
+
+    class Watch(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    _fit(
+        tmp_path,
+        image_folder,
+        _model(lr=1.0, warmup_fraction=0.25),
+        max_epochs=4,
+        accumulate_grad_batches=2,
+        callbacks=[Watch()],
+        limit_val_batches=0,
+    )
+    cosine = [0.5 * (1 + math.cos(math.pi * k / 6)) for k in range(6)]
+    assert rates == pytest.approx([0.5, 1.0, *cosine])
+
+
 def test_learning_rate_scales_with_the_global_batch(tmp_path: Path, image_folder: Path) -> None:
     model = _model(lr=None, base_lr=0.32)
     _fit(
@@ -344,6 +366,35 @@ def test_users_callback_is_not_doubled(tmp_path: Path, image_folder: Path) -> No
     mine = RepresentationMonitor(k=1)
     _, trainer, _ = _fit(tmp_path, image_folder, callbacks=[mine])
     assert [c for c in trainer.callbacks if isinstance(c, RepresentationMonitor)] == [mine]  # type: ignore[attr-defined]
+
+
+def test_users_callbacks_run_beside_the_plugins(tmp_path: Path, image_folder: Path) -> None:
+    seen = []
+
+    class Mine(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+            seen.append(self)
+
+    class Theirs(Callback):
+        on_train_epoch_end = Mine.on_train_epoch_end  # type: ignore[assignment]  # of any callback
+
+    class Changed(Theirs):
+        pass
+
+    class Brings(Whiten):
+        def callbacks(self) -> list[Callback]:
+            return [Theirs()]
+
+    for users, expected in (
+        ([Mine()], [Mine, Theirs]),
+        ([Theirs()], [Theirs]),
+        ([Changed()], [Changed]),
+    ):
+        model = _model(plugins={"p": Brings()})
+        _fit(tmp_path, image_folder, model, callbacks=users, max_epochs=1, limit_val_batches=0)
+        assert [type(callback) for callback in seen] == expected
+        assert seen[0] is users[0]
+        seen.clear()
 
 
 def test_csv_logger_takes_all_that_is_logged(tmp_path: Path, image_folder: Path) -> None:

@@ -4,8 +4,10 @@ import pytest
 import torch
 import yaml
 
+import layouts
 from ppssl.measure.ablate import load_study
 from ppssl.recipes import add_plugins, build_recipe, recipe_path
+from tiny import tiny_clip
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 STUDIES = sorted((EXPERIMENTS / "ablation").glob("*.yaml"))
@@ -23,17 +25,31 @@ STEP = [
 ]
 
 
-def _small(path: Path, images: Path) -> list[str]:
+PUBLISHED = {"cub": layouts.cub, "cars": layouts.cars, "aircraft": layouts.aircraft}
+
+
+def _small(path: Path, images: Path, folder: Path) -> list[str]:
     """Overrides that make a recipe's data small."""
-    if yaml.safe_load(path.read_text())["data"]["class_path"].endswith("SyntheticDataModule"):
+    recipe = yaml.safe_load(path.read_text())
+    if recipe["data"]["class_path"].endswith("SyntheticDataModule"):
         return ["--data.train_size=80", "--data.test_size=40"]
-    return ["--data.root", str(images)]
+    if path.parent.name not in PUBLISHED:
+        return ["--data.root", str(images)]
+    root = PUBLISHED[path.parent.name](folder / "data")
+    small = ["--data.root", str(root), "--data.check_counts=false", "--data.image_size=32"]
+    small += ["--model.backbone=resnet_small", "--model.backbone_kwargs={width: 4}"]
+    if "plugins" in recipe["model"]["init_args"]:
+        (folder / "corpus.txt").write_text("".join(f"a thing of kind {k}\n" for k in range(9)))
+        small += [f"--model.plugins.ais.corpus={folder / 'corpus.txt'}"]
+        small += [f"--model.plugins.ais.teacher={tiny_clip(folder / 'clip')}"]
+    return small
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(EXPERIMENTS)))
 def test_every_recipe_takes_a_step(path: Path, image_folder: Path, tmp_path: Path) -> None:
     built = build_recipe(
-        str(path), [*STEP, *_small(path, image_folder), f"--trainer.default_root_dir={tmp_path}"]
+        str(path),
+        [*STEP, *_small(path, image_folder, tmp_path), f"--trainer.default_root_dir={tmp_path}"],
     )
     before = {name: p.detach().clone() for name, p in built.model.named_parameters()}
     built.trainer.fit(built.model, built.datamodule)
@@ -42,7 +58,30 @@ def test_every_recipe_takes_a_step(path: Path, image_folder: Path, tmp_path: Pat
     assert made  # in setup
     after = {name: p.detach() for name, p in built.model.named_parameters()}
     moved = {name for name, p in before.items() if not torch.equal(after[name], p)}
-    assert bool(moved) == (path.stem in ("base", "pretrain"))  # else the encoder is frozen at first
+    assert bool(moved) == (path.stem not in ("linear", "finetune"))  # frozen, at first
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipes_of_the_published_sets_are_the_literatures(name: str) -> None:
+    """METHOD F7, by what is built of base recipe and overlay."""
+    overrides = ["--model.pretrained=false", "--trainer.logger=false", "--data.root=unused"]
+    for kind in ("moco_v2", "pretrain"):
+        built = build_recipe(f"ppssl:{name}/{kind}", overrides)
+        model, data, moco = built.model, built.datamodule, built.model.contrastive
+        assert (model.backbone, model.optimizer, model.base_lr) == ("resnet50", "sgd", 0.03)
+        assert (model.sgd_momentum, model.weight_decay) == (0.9, 1e-4)
+        assert (data.image_size, data.batch_size, built.trainer.max_epochs) == (224, 128, 100)
+        assert data.augmentation is None  # MoCo v2's
+        assert (moco.dim, moco.temperature, moco.momentum) == (256, 0.2, 0.999)
+        assert moco.queue_size == "auto"
+        assert set(model.plugins) == ({"ais", "iadm"} if kind == "pretrain" else set())
+        assert type(data).__name__.lower() == f"{name}datamodule"
+        assert yaml.safe_load(Path(recipe_path(f"ppssl:{name}/{kind}")).read_text())["trainer"] == {
+            "default_root_dir": f"runs/{name}/{kind}"
+        }
+    assert yaml.safe_load((EXPERIMENTS / "base.yaml").read_text())["model"]["init_args"][
+        "pretrained"
+    ]
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
@@ -78,6 +117,26 @@ def test_the_launchers_settings_become_the_trainers_defaults(
     assert build_recipe("ppssl:folder/pretrain", quiet).trainer.precision == "bf16-mixed"
     explicit = build_recipe("ppssl:folder/pretrain", [*quiet, "--trainer.precision=32-true"])
     assert explicit.trainer.precision == "32-true"
+
+
+def test_torchruns_processes_become_the_trainers_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}
+    for name, value in (told | {"RANK": "3", "LOCAL_RANK": "1", "GROUP_RANK": "1"}).items():
+        monkeypatch.setenv(name, value)
+    quiet = ["--trainer.logger=false", "--data.root=unused", "--trainer.accelerator=cpu"]
+    trainer = build_recipe("ppssl:folder/pretrain", quiet).trainer
+    assert (trainer.num_devices, trainer.num_nodes, trainer.world_size) == (2, 3, 6)
+    assert trainer.global_rank == 3
+
+
+def test_that_the_cpu_has_no_fp16_is_said_once() -> None:
+    with pytest.warns(UserWarning, match="16-mixed.*bf16-mixed") as caught:
+        built = build_recipe(
+            "ppssl:folder/pretrain",
+            ["--trainer.precision=16-mixed", "--trainer.accelerator=cpu", "--trainer.logger=false"],
+        )
+    assert built.trainer.precision == "bf16-mixed"
+    assert len([w for w in caught if "16-mixed" in str(w.message)]) == 1
 
 
 def test_an_option_of_a_plugin_adds_the_plugin(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     )
     from ppssl.downstream.embed import embed
     from ppssl.downstream.evaluate import evaluate
+    from ppssl.downstream.explain import explain
     from ppssl.downstream.export import export
     from ppssl.downstream.finetune import FineTune
     from ppssl.downstream.linear_probe import LinearProbe
@@ -49,6 +50,7 @@ _HOMES = {
     "embed": "ppssl.downstream.embed",
     "evaluate": "ppssl.downstream.evaluate",
     "export": "ppssl.downstream.export",
+    "explain": "ppssl.downstream.explain",
     "load_encoder": "ppssl.encoder",
     "neighbours": "ppssl.downstream.neighbours",
     "write_embeddings": "ppssl.downstream.store",
@@ -73,6 +75,7 @@ __all__ = [  # imported when first used, see __getattr__
     "UserError",
     "embed",
     "evaluate",
+    "explain",
     "export",
     "load_encoder",
     "neighbours",

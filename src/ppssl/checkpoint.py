@@ -1,4 +1,4 @@
-"""Checkpoint files: plain data, read without executing anything, and found again after an interruption."""
+"""Checkpoint files are plain data, read without executing anything and without Lightning."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,7 +8,7 @@ import torch
 from ppssl.config import instantiate
 from ppssl.errors import UserError
 
-__all__ = ["SCHEMA_VERSION", "check_schema", "newest_checkpoint", "read_checkpoint", "restore"]
+__all__ = ["SCHEMA_VERSION", "check_schema", "read_checkpoint", "restore"]
 
 SCHEMA_VERSION = 1
 
@@ -65,26 +65,3 @@ def restore(cls: type[M], path: str | Path, overrides: dict[str, Any]) -> M:
     except RuntimeError as error:
         raise UserError(f"{path} does not fit: {' '.join(str(error).split())}") from error
     return model
-
-
-def newest_checkpoint(root: Path) -> Path | None:
-    """The readable checkpoint with the highest global step below a folder; of equal ones the last written.
-
-    Torn files, which a killed process may leave, are passed over.
-    """
-    found = []
-    for path in root.rglob("*.ckpt"):
-        step = _global_step(path)
-        if step is not None:
-            found.append((step, path.stat().st_mtime, path))
-    return max(found)[2] if found else None
-
-
-def _global_step(path: Path) -> int | None:
-    try:
-        return int(
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-        )
-    except Exception:
-        # torch raises many types on torn or foreign files; any of them means: not this one.
-        return None

@@ -1,6 +1,6 @@
 """``ppssl``: routes to LightningCLI or to a command, and turns errors into one line.
 
-Exit codes: 0 done, 1 an error of ours, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 an error of ours, 2 bad input or a full disk, 130 interrupted, 143 terminated.
 """
 
 import sys
@@ -24,8 +24,9 @@ COMMANDS = {
     "neighbours": "The nearest images of an embedding file, as a picture.",
     "export": "Hand an encoder on, as timm, torchvision, transformers or ONNX read it.",
     "corpus": "Inspect a text corpus, or have one written by a language model.",
+    "explain": "Show what an encoder looks at in your own images.",
     "ablate": "Run a grid of overrides times seeds over a recipe; table with paired differences.",
-    "bench": "Measure what a training step costs.",
+    "bench": "Measure what a training step costs, or what saliency maps show.",
 }
 USAGE = """usage: ppssl COMMAND [OPTIONS]
 
@@ -57,10 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(args)
     except KeyboardInterrupt:
-        return _interrupted(args[0])
-    except SystemExit as error:  # what Lightning makes of an interruption
+        return _stopped(args[0], 130)
+    except SystemExit as error:  # what Lightning makes of an interruption, and of SIGTERM
         if isinstance(error.__context__, KeyboardInterrupt):
-            return _interrupted(args[0])
+            return _stopped(args[0], 130)
+        if type(error).__name__ == "SIGTERMException":
+            return _stopped(args[0], 143)
         raise
     except Exception as error:
         if debug:
@@ -74,15 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def _interrupted(command: str) -> int:
-    went_on = {
-        "fit": "; what was reached is saved: `ppssl fit ... --resume auto` goes on from there",
+def _stopped(command: str, code: int) -> int:
+    goes_on = {
+        "fit": "; `ppssl fit ... --resume auto` goes on from the last checkpoint",
         "embed": "; the same command goes on: what is embedded is kept",
         "corpus": "; the same command goes on: what is written of a class is kept",
         "ablate": "; the same command goes on: runs whose JSON is there are not repeated",
     }
-    print(f"Interrupted{went_on.get(command, '')}.", file=sys.stderr)
-    return 130
+    what = "Interrupted" if code == 130 else "Terminated"
+    print(f"{what}{goes_on.get(command, '')}.", file=sys.stderr)
+    return code
 
 
 def _dispatch(args: list[str]) -> int:

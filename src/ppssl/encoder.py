@@ -8,9 +8,11 @@ import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import timm
 import torch
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
@@ -23,6 +25,7 @@ __all__ = [
     "Encoder",
     "EncoderInfo",
     "Features",
+    "as_map",
     "evaluation_mode",
     "load_encoder",
     "resnet_small",
@@ -101,22 +104,52 @@ class Encoder(nn.Module):
         return EncoderInfo(dim, self.model.num_features, tuple(cfg["mean"]), tuple(cfg["std"]))
 
     def features(self, images: Tensor) -> Features:
-        """Feature map and embedding of ``(B, 3, H, W)`` normalised images; gradients flow to the images."""
+        """Feature map and embedding of ``(B, 3, H, W)`` normalised images; gradients flow to the images.
+
+        The embedding is pooled from this very map, so its gradient with respect to the map can be asked for.
+        """
         hidden = self.model.forward_features(images)
-        return Features(self.as_map(hidden), self.model.forward_head(hidden, pre_logits=True))
+        feature_map = as_map(self.model, hidden)
+        hidden = _from_map(self.model, feature_map, hidden)
+        return Features(feature_map, self.model.forward_head(hidden, pre_logits=True))
 
     def forward(self, images: Tensor) -> Tensor:
         """The embedding alone: ``(B, 3, H, W) -> (B, D)``."""
         return self.model(images)
 
-    def as_map(self, hidden: Tensor) -> Tensor:
-        """What ``forward_features`` of the model gives, as ``(B, C, h, w)``."""
-        if hidden.ndim == 4:
-            channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-            return hidden.permute(0, 3, 1, 2) if channels_last else hidden
-        tokens = hidden[:, getattr(self.model, "num_prefix_tokens", 0) :]
-        height, width = self.model.patch_embed.grid_size
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+    @contextmanager
+    def stages(self) -> Iterator[dict[str, Tensor]]:
+        """What passes through timm's own stages (``feature_info``) while the encoder runs, the last batch's, by name.
+
+        Of more than five, as a ViT's blocks, five are taken evenly. They are hooks on the modules: what timm's
+        ``forward_intermediates`` gives of tokens is a copy, which the embedding does not depend on.
+
+        Yields:
+            Filled by the next forward pass: hidden states with their graph, as the model has them (:func:`as_map`).
+        """
+        names = [info["module"] for info in getattr(self.model, "feature_info", [])]
+        kept = {names[round(i)] for i in np.linspace(0, len(names) - 1, 5)} if names else set()
+        seen: dict[str, Tensor] = {}
+        hooks = [
+            self.model.get_submodule(name).register_forward_hook(partial(_keep, seen, name))
+            for name in names
+            if name in kept
+        ]
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def as_map(model: Any, hidden: Tensor) -> Tensor:
+    """What ``forward_features``, or a stage, of a timm model gives, as ``(B, C, h, w)``; without its class tokens."""
+    if hidden.ndim == 4:
+        channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        return hidden.permute(0, 3, 1, 2) if channels_last else hidden
+    tokens = hidden[:, getattr(model, "num_prefix_tokens", 0) :]
+    height, width = model.patch_embed.grid_size
+    return tokens.transpose(1, 2).unflatten(2, (height, width))
 
 
 def load_encoder(path: str | Path) -> nn.Module:
@@ -168,6 +201,19 @@ def resnet_small(
         "std": (0.229, 0.224, 0.225),
     }
     return model
+
+
+def _from_map(model: Any, feature_map: Tensor, hidden: Tensor) -> Tensor:
+    """A feature map in the model's own layout, with the class tokens of ``hidden``."""
+    if hidden.ndim == 4:
+        channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        return feature_map.permute(0, 2, 3, 1) if channels_last else feature_map
+    prefix = hidden[:, : getattr(model, "num_prefix_tokens", 0)]
+    return torch.cat([prefix, feature_map.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _keep(seen: dict[str, Tensor], name: str, _: nn.Module, __: Any, output: Tensor) -> None:
+    seen[name] = output
 
 
 def _create(

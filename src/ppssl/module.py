@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ppssl.ais.plugin import AIS
 from ppssl.callbacks.monitor import RepresentationMonitor
+from ppssl.callbacks.resume import ResumeState
 from ppssl.callbacks.throughput import Throughput
 from ppssl.checkpoint import SCHEMA_VERSION, check_schema, restore
 from ppssl.config import Configurable
@@ -20,7 +21,9 @@ from ppssl.contrastive import ContrastiveObjective, MoCo
 from ppssl.contrastive.prefill import fill
 from ppssl.encoder import Encoder
 from ppssl.errors import UserError
-from ppssl.optimization import clip_gradient_norm, make_optimizer, warmup_cosine
+from ppssl.finite import check_loss
+from ppssl.optimization import clip_gradient_norm, loss_scale, make_optimizer, warmup_cosine
+from ppssl.parallel import prepare
 from ppssl.plugin import LossPlugin, LossTerm, merge_requests, training_step
 from ppssl.randomness import first_weights, resolve_seed, seed_step, torch_seed
 
@@ -114,13 +117,12 @@ class PPSSL(LightningModule, Configurable):
     def setup(self, stage: str) -> None:
         """Tell the data module what is needed; make what depends on the data."""
         self.config()  # raises now, not after an epoch
-        data = self._data_module()
-        if hasattr(data, "normalise_with"):
-            info = self.encoder.info
-            data.normalise_with(info.mean, info.std)
+        if hasattr(data := self._data_module(), "normalise_with"):
+            data.normalise_with(self.encoder.info.mean, self.encoder.info.std)
             data.request(merge_requests(self._plugins()))
         if stage == "fit":
             self.build(data.num_train if hasattr(data, "num_train") else self._count_images())
+            prepare(self)
 
     def build(self, num_images: int) -> None:
         """Make heads, queue and plugin parameters for so many training images; once. A Trainer does it in setup."""
@@ -143,12 +145,12 @@ class PPSSL(LightningModule, Configurable):
         return getattr(self.trainer, "datamodule", None)
 
     def configure_callbacks(self) -> list[Callback]:
-        """The monitors' and the plugins' callbacks, without the types that the Trainer already has."""
-        wanted: list[Callback] = [RepresentationMonitor(), Throughput()]
+        """The monitors' and the plugins' callbacks, without those that the Trainer has already, or a subclass of."""
+        wanted: list[Callback] = [RepresentationMonitor(), Throughput(), ResumeState()]
         for plugin in self._plugins().values():
             wanted += plugin.callbacks()
-        present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [callback for callback in wanted if type(callback) not in present]
+        present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [c for c in wanted if not any(isinstance(own, type(c)) for own in present)]
 
     def on_train_start(self) -> None:
         """Fill the queue with keys of training images."""
@@ -184,15 +186,15 @@ class PPSSL(LightningModule, Configurable):
         if any(plugin.needs_image_gradient for plugin in self._plugins().values()):
             batch["views"][0].requires_grad_()
         result = self.contrastive(self.encoder, batch, seed=seed)
-        loss = result.loss.mean()
-        logs = {"loss_contrastive": loss.detach(), **result.logs}
+        loss, logs, terms = result.loss.mean(), dict(result.logs), {"contrastive": result.loss}
         step = training_step(batch, result, progress, number)
         for name, plugin in self._plugins().items():
             term: LossTerm = plugin(step)
-            value = term.value.mean()
-            loss = loss + plugin.weight(progress) * value
-            logs[f"loss_{name}"] = value.detach()
+            terms[name] = term.value
+            loss = loss + plugin.weight(progress) * term.value.mean()
             logs |= {f"{name}_{key}": item for key, item in term.logs.items()}
+        logs |= {f"loss_{name}": value.detach().mean() for name, value in terms.items()}
+        check_loss(loss, terms, batch["index"], step=self.global_step, epoch=self.current_epoch)
         self.contrastive.after_loss(batch, result)
         return loss, logs
 
@@ -209,9 +211,11 @@ class PPSSL(LightningModule, Configurable):
         clip_gradient_norm(optimizer, gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """An optimizer step, and the momentum encoder's after it."""
+        """An optimizer step, and the momentum encoder's after it; neither where fp16's loss scaling skips the step."""
+        before = loss_scale(self.trainer.scaler)
         super().optimizer_step(*args, **kwargs)
-        self.contrastive.after_step(self.encoder, total_steps=self._total_steps)
+        if loss_scale(self.trainer.scaler) >= before:
+            self.contrastive.after_step(self.encoder, total_steps=self._total_steps)
 
     def validation_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0

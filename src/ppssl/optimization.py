@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["clip_gradient_norm", "make_optimizer", "warmup_cosine"]
+__all__ = ["clip_gradient_norm", "loss_scale", "make_optimizer", "warmup_cosine"]
 
 
 def make_optimizer(
@@ -53,3 +53,8 @@ def clip_gradient_norm(optimizer: Optimizer, max_norm: float) -> None:
     norms = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients])
     scale = (max_norm / (norms.double().norm().float() + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(gradients, scale)
+
+
+def loss_scale(scaler: torch.amp.GradScaler | None) -> float:
+    """The scale of fp16's loss, 0 without one. That a step has lowered it is how torch says that it was skipped."""
+    return 0.0 if scaler is None else scaler.get_scale()

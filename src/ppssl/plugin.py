@@ -111,12 +111,16 @@ class LossPlugin(nn.Module, Configurable):
         """The term's factor when ``progress`` in [0, 1] of the training is done; at 0 it is computed all the same."""
         return 1.0
 
+    def attention(self, feature_map: Tensor) -> Tensor | None:
+        """Where in images the plugin attends to, of F ``(B, C, h, w)``: ``(B, h', w')`` >= 0; ``None``: nowhere."""
+        return None
+
     def data_requests(self) -> dict[str, Callable[[Any], Tensor]]:
         """What the batch is to hold for this plugin: a name, and what makes a tensor of the original RGB image."""
         return {}
 
     def callbacks(self) -> list[Callback]:
-        """Callbacks to run beside the plugin; one whose type the Trainer already has is left out."""
+        """Callbacks to run beside the plugin; one that the Trainer already has, or a subclass of, is left out."""
         return []
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
-from ppssl.checkpoint import newest_checkpoint
+from ppssl.callbacks.checkpoint import RunCheckpoint
+from ppssl.checkpoint_io import AtomicCheckpointIO, newest_checkpoint
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.errors import UserError
 
@@ -79,15 +79,7 @@ class PPSSLCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The options that are not the Trainer's, the model's or the data's."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.save_last": True,
-                "checkpoint.save_on_exception": True,
-                "checkpoint.enable_version_counter": False,
-                "checkpoint.filename": "{epoch}-{step}",
-            }
-        )
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_argument(
             "--resume",
             type=str | None,
@@ -95,6 +87,13 @@ class PPSSLCLI(LightningCLI):
             help="`auto`: go on from the readable checkpoint with the highest step below trainer.default_root_dir; "
             "or a checkpoint's path.",
         )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer; checkpoints are written whole or not at all, unless its plugins or strategy say how."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.strategy._checkpoint_io is None:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
 
     def before_fit(self) -> None:
         """Choose the checkpoint to go on from."""
@@ -154,12 +153,16 @@ def recipe_path(name: str) -> str:
 
 
 def _launcher_defaults() -> dict[str, Any]:
-    """What ``fabric run`` was told becomes the Trainer's defaults; it passes it on in the environment."""
+    """What ``torchrun`` and ``fabric run`` were told becomes the Trainer's defaults; it is in the environment."""
+    defaults: dict[str, Any] = {}
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        defaults = {"devices": local, "num_nodes": int(os.environ["WORLD_SIZE"]) // local}
     if os.environ.get("LT_CLI_USED") != "1":
-        return {}
+        return defaults
     names = ("accelerator", "devices", "strategy", "num_nodes", "precision")
     told = {name: os.environ.get(f"LT_{name.upper()}") for name in names}
-    return {
+    return defaults | {
         name: int(value) if value.isdigit() and name != "precision" else value
         for name, value in told.items()
         if value is not None

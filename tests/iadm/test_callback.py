@@ -3,18 +3,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
-from pytorch_grad_cam import GradCAM
 
 from ppssl import IADM, PPSSL, SyntheticDataModule
 from ppssl.callbacks.figures import probe_batch
 from ppssl.contrastive import MoCo
-from ppssl.encoder import Encoder
-from ppssl.iadm.callback import IADMCallback, _Cosine, output_gradcam, probe_maps
+from ppssl.downstream.explain import output_gradcam
+from ppssl.functional import image_gradcam
+from ppssl.iadm.callback import IADMCallback, probe_maps
 
 
 def _data() -> SyntheticDataModule:
@@ -63,6 +62,8 @@ def test_health_is_logged_and_panels_are_drawn(tmp_path: Path) -> None:
     health = {name: trainer.callback_metrics[f"train/iadm_health_{name}"].item() for name in names}
     assert 0 < health["entropy"] <= 1
     assert 0.05 < health["energy_chance"] < 0.9  # birds fill some of the picture
+    chance = trainer.callback_metrics["train/iadm_health_part_energy_chance"].item()
+    assert 0 < chance < health["energy_chance"]  # parts are some of the bird
     (panel,) = tmp_path.rglob("iadm-saliency-*.png")
     assert np.asarray(Image.open(panel).convert("L")).std() > 10
     assert model.training
@@ -93,33 +94,29 @@ def test_maps_of_probes(tmp_path: Path) -> None:
         "output Grad-CAM": (3, 32, 32),
     }
     assert all(p.grad is None or not p.grad.requires_grad for p in model.parameters())
+    x = data.normalise(batch["image"])
+    with torch.no_grad():
+        wanted = model.encoder(
+            x.flip(3)
+        )  # its mirrored copy: of the image itself there is no gradient
+    expected = output_gradcam(
+        model.encoder,
+        lambda images: torch.nn.functional.cosine_similarity(model.encoder(images), wanted, dim=1),
+        x,
+    )
+    torch.testing.assert_close(maps["output Grad-CAM"], expected)
+    key = model.contrastive.keys(x.flip(3), seed=0)
+    raw = image_gradcam(
+        lambda images: (
+            torch.nn.functional.normalize(model.contrastive.head(model.encoder(images)), dim=1)
+            * key
+        ).sum(dim=1),
+        x,
+    )
+    torch.testing.assert_close(maps["image GradCAM"], raw, atol=1e-5, rtol=1e-3)
     again = probe_maps(model, model.plugins["iadm"], data, batch)
     for name, values in maps.items():
         torch.testing.assert_close(again[name], values)
-
-
-def test_output_gradcam_is_the_librarys_own_at_the_last_stage() -> None:
-    torch.manual_seed(0)
-    encoder = Encoder("resnet18").eval()
-    images, wanted = torch.randn(2, 3, 64, 64), torch.randn(2, 512)
-    model = timm.create_model("resnet18", num_classes=0).eval()
-    model.load_state_dict(encoder.model.state_dict())
-    targets = [_Cosine(torch.nn.functional.normalize(row, dim=0)) for row in wanted]
-    with GradCAM(model=model, target_layers=[model.layer4]) as cam:
-        expected = torch.from_numpy(cam(images.clone(), targets=targets))
-    before = [torch.ones_like(p) for p in encoder.parameters()]
-    for parameter, gradient in zip(encoder.parameters(), before, strict=True):
-        parameter.grad = gradient
-    torch.testing.assert_close(output_gradcam(encoder, wanted, images), expected)
-    assert all(p.grad is g for p, g in zip(encoder.parameters(), before, strict=True))
-
-
-@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "convnext_atto"])
-def test_output_gradcam_of_other_encoders(backbone: str) -> None:
-    kwargs = {"depth": 2} if "vit" in backbone else {}
-    encoder = Encoder(backbone, image_size=64, kwargs=kwargs).eval()
-    wanted = torch.randn(2, encoder.info.dim)
-    assert output_gradcam(encoder, wanted, torch.randn(2, 3, 64, 64)).shape == (2, 64, 64)
 
 
 def test_arguments() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppssl.iadm.health import object_mask, saliency_health
+from ppssl.iadm.health import object_mask, part_mask, saliency_health
 
 
 def _maps(*rows: list[float]) -> torch.Tensor:
@@ -58,3 +58,29 @@ def test_masks_follow_the_centre_view() -> None:
     assert half[:, 11:].mean() > 0.9
     assert half[:, :9].mean() < 0.1
     assert object_mask({}, (40, 40), 20, 1.0) is None
+
+
+def test_energy_on_the_parts() -> None:
+    parts = torch.zeros(1, 4, 4)
+    parts[0, :2, :2] = 1
+    health = saliency_health(_maps([0.7, 0.1, 0.1, 0.1]), _maps([0.25] * 4), parts=parts)
+    assert health["part_energy"] == pytest.approx(0.7)
+    assert health["part_energy_chance"] == pytest.approx(0.25)
+    assert "energy" not in health
+
+
+def test_parts_known_as_points_are_discs() -> None:
+    box = torch.tensor([0.0, 0.0, 1.0, 0.5])  # 80 x 20 pixels: the larger side is 80, the radius 8
+    points = torch.tensor([[0.5, 0.5], [float("nan"), float("nan")]])
+    mask = part_mask({"box": box, "points": points}, (80, 40), 40, 1.0)
+    assert mask is not None
+    y, x = torch.meshgrid(torch.arange(40), torch.arange(40), indexing="ij")
+    disc = ((x - 20) ** 2 + (y - 20) ** 2) <= 8**2
+    assert (mask.round() != disc).float().mean() < 0.02
+    masks = torch.zeros(2, 40, 80, dtype=torch.bool)
+    masks[0, 10:20, 30:40] = masks[1, 20:30, 40:50] = True
+    both = part_mask({"parts": masks}, (0, 0), 40, 1.0)
+    assert both is not None
+    assert both.mean() == pytest.approx(200 / 1600)
+    assert both[10:20, 10:20].min() == both[20:30, 20:30].min() == 1
+    assert part_mask({"points": points}, (80, 40), 40, 1.0) is None

@@ -1,94 +1,143 @@
-"""Two processes (gloo) train as one with the same global batch, where no batch norm looks at it."""
+"""Two and four processes (gloo) train as one with the same global batch, where no batch norm looks at it."""
 
-import os
-import subprocess
+import copy
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 
+from parallel_runs import ENCODERS, NORMS, PLUGINS, QUEUE
+from ppssl import PPSSL
+from ppssl.contrastive import MoCo
+from processes import TESTS, finish, start
 from tiny import tiny_clip
 
-pytestmark = pytest.mark.slow
+TRAIN, VAL = 27, 9
+"""Neither fills whole batches of 8, nor shares of 2 or 4 processes."""
 
-SCRIPT = """
-import sys
-import torch
-from lightning.pytorch import Callback, Trainer
-from ppssl import AIS, IADM, PPSSL, FolderDataModule
-from ppssl.ais.clip import CLIPTeacher
-from ppssl.contrastive import MoCo
-
-class Losses(Callback):
-    "The loss of each step, over all processes."
-    def __init__(self):
-        self.all = []
-
-    def on_train_batch_end(self, trainer, module, outputs, *args):
-        self.all.append(module.all_gather(outputs["loss"]).mean())
-
-def main(root, out, devices, teacher, iadm):
-    torch.manual_seed(0)
-    plugins, embed = {}, CLIPTeacher.embed_images
-    if teacher:
-        plugins["ais"] = AIS("class-names", teacher=teacher, bank_dir=f"{out}/banks-{devices}")
-    if iadm:
-        plugins["iadm"] = IADM(loss_weight=1.0, start=0.0, full=0.5, debias=True, use="both", upscale=2)
-
-    def counted(self, pixels):
-        with open(f"{out}/embedded-{devices}.txt", "a") as file:
-            print(len(pixels), file=file)
-        return embed(self, pixels)
-
-    CLIPTeacher.embed_images = counted
-    vit = {"depth": 1, "embed_dim": 24, "num_heads": 2}
-    model = PPSSL(backbone="vit_tiny_patch16_224", image_size=32, backbone_kwargs=vit,
-                  contrastive=MoCo(dim=8, queue_size=10), lr=0.1, plugins=plugins)
-    data = FolderDataModule(root, image_size=32, batch_size=8 // devices, num_workers=0, seed=0,
-                            val_fraction=0.25)
-    trainer = Trainer(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=2,
-                      logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                      num_sanity_val_steps=0, default_root_dir=out)
-    trainer.callbacks.append(losses := Losses())
-    trainer.fit(model, data)
-    if trainer.is_global_zero:
-        metrics = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        used = {k: v for k, v in trainer.callback_metrics.items() if "corpus_in_use" in k}
-        steps = {str(i): loss for i, loss in enumerate(losses.all)}
-        torch.save({"state": model.state_dict(), "val": metrics, "used": used, "loss": steps}, f"{out}/{devices}.pt")
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5])
-"""
+Runs = Callable[..., Path]
 
 
-@pytest.mark.parametrize("plugin", ["plain", "ais", "iadm", "full"])
-def test_two_processes_are_one(image_folder: Path, tmp_path: Path, plugin: str) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
-    teacher = str(tiny_clip(tmp_path / "clip")) if plugin in ("ais", "full") else ""
-    iadm = "iadm" if plugin in ("iadm", "full") else ""
-    runs = []
-    for devices in (1, 2):
-        arguments = [str(image_folder), str(tmp_path), str(devices), teacher, iadm]
-        command = [sys.executable, str(script), *arguments]
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr[-3000:]
-        runs.append(torch.load(tmp_path / f"{devices}.pt", weights_only=True))
-    one, two = runs
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Runs with so many processes, made when they are first asked for: the folder of what they saved."""
+    out = tmp_path_factory.mktemp("runs")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", TRAIN), ("val", VAL)):
+        for i in range(count):
+            folder = out / "images" / split / f"class{i % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256, (40, 48, 3)) // 2 + np.eye(3, dtype=int)[i % 3] * 80
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    teacher = tiny_clip(out / "clip")
+    asked = set()
+
+    def ask(devices: int, plugins: str = "full") -> Path:
+        together = ["full"] if plugins == "full" else [p for p in PLUGINS if p != "full"]
+        if (devices, *together) not in asked:
+            asked.add((devices, *together))
+            script = [sys.executable, TESTS / "parallel_runs.py", out / "images", out, devices]
+            finish(start([*script, teacher, *together]))
+        return out
+
+    return ask
+
+
+pytestmark = pytest.mark.timeout(900)
+
+several = pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
+
+
+@several
+@pytest.mark.parametrize(
+    "plugins", [p if p == "full" else pytest.param(p, marks=pytest.mark.slow) for p in PLUGINS]
+)
+@pytest.mark.parametrize("norm", NORMS)
+def test_several_processes_are_one(norm: str, plugins: str, devices: int, runs: Runs) -> None:
+    one, other = (
+        torch.load(runs(n, plugins) / f"{norm}-{plugins}-{n}.pt", weights_only=True)
+        for n in (1, devices)
+    )
     assert len(one["loss"]) == 6
-    for part in ("state", "val", "used", "loss"):
-        assert one[part].keys() == two[part].keys()
+    assert "val/retrieval_map" in one["metrics"]
+    assert ("train/ais_corpus_in_use" in one["metrics"]) == (plugins in ("ais", "full"))
+    assert set(one["gradients"]) >= {"0/contrastive.head.0.weight", "5/contrastive.head.0.weight"}
+    for part in ("loss", "gradients", "metrics", "state"):
+        assert one[part].keys() == other[part].keys()
         for name, value in one[part].items():
-            torch.testing.assert_close(two[part][name], value, atol=1e-5, rtol=1e-5, msg=name)
-    assert "val/retrieval_map" in one["val"]
-    if teacher:
-        assert one["used"]
-        for devices in (1, 2):  # made once, and by one process
-            counts = (tmp_path / f"embedded-{devices}.txt").read_text().split()
-            assert sum(map(int, counts)) == 24
+            torch.testing.assert_close(other[part][name], value, atol=1e-5, rtol=1e-5, msg=name)
+    for name in ("index", "position", "filled"):
+        queue = f"contrastive.queue.{name}"
+        assert one["state"][queue].equal(other["state"][queue])
+
+
+@several
+def test_padding_is_dropped_in_metrics(devices: int, runs: Runs) -> None:
+    def padded(count: int) -> int:
+        return -(-count // devices) * devices
+
+    one, other = (
+        torch.load(runs(n) / f"none-full-{n}.pt", weights_only=True)["rows"] for n in (1, devices)
+    )
+    assert one == [(VAL, VAL), (TRAIN, TRAIN)]
+    assert other == [(padded(VAL), VAL), (padded(TRAIN), TRAIN)]
+    assert padded(VAL) > VAL
+    assert padded(TRAIN) > TRAIN
+
+
+@several
+def test_the_teacher_sees_each_image_once(devices: int, runs: Runs) -> None:
+    counts = (runs(devices) / f"embedded-{devices}.txt").read_text().split()
+    assert sum(map(int, counts)) == TRAIN
+
+
+def _apart(runs: Runs, devices: int, part: str) -> list[dict[str, Any]]:
+    return [
+        torch.load(runs(devices) / f"apart-{devices}-{rank}.pt", weights_only=True)[part]
+        for rank in range(devices)
+    ]
+
+
+@several
+def test_ddp_sends_batch_norms_and_no_queue(devices: int, runs: Runs) -> None:
+    for rank, found in enumerate(_apart(runs, devices, "broadcast")):
+        assert found["own queue entries"] == (QUEUE - 8 if rank else 0)
+        assert found["largest mean"] < 50  # the first process's, whose own was 0
+        assert found["bytes sent"] == found["bytes in all"] - found["bytes of the queue"]
+        assert found["bytes of the queue"] == QUEUE * (4 * 8 + 8) + 2 * 8
+        assert not found["find_unused_parameters"]
+
+
+@several
+def test_keys_are_normalised_among_other_processes_images(devices: int, runs: Runs) -> None:
+    """Shuffle-BN against a literal version: each group through a copy of the key encoder."""
+    found = _apart(runs, devices, "shuffle")
+    seen = torch.cat([torch.cat(rank["groups"]) for rank in found])
+    everyone, keys = found[0]["everyone"], torch.cat([rank["keys"] for rank in found])
+    assert len(seen) == len(everyone) == len(keys) == 6 * devices
+    model = PPSSL(**ENCODERS["frozen"], contrastive=MoCo(dim=8, queue_size=QUEUE))
+    model.build(TRAIN)
+    model.contrastive.load_state_dict(found[0]["state"])
+    for rank in found:
+        assert [len(group) for group in rank["groups"]] == [3, 3]
+        own = [
+            any(image.equal(mine) for mine in rank["images"]) for image in torch.cat(rank["groups"])
+        ]
+        assert not all(own)
+        for group in rank["groups"]:
+            encoder, head = copy.deepcopy(
+                (model.contrastive.key_encoder, model.contrastive.key_head)
+            )
+            expected = F.normalize(head(encoder.train()(group)), dim=1)
+            for image, key in zip(group, expected, strict=True):
+                (place,) = [i for i, other in enumerate(everyone) if other.equal(image)]
+                torch.testing.assert_close(keys[place], key, atol=1e-5, rtol=1e-5)
 
 
 CLASSIFIER = """
@@ -124,10 +173,7 @@ def test_a_classifier_is_wrapped_whole(image_folder: Path, tmp_path: Path) -> No
     script.write_text(CLASSIFIER)
     runs = []
     for devices in (1, 2):
-        command = [sys.executable, str(script), str(image_folder), str(tmp_path), str(devices)]
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr[-3000:]
+        finish(start([sys.executable, script, image_folder, tmp_path, devices]))
         runs.append(torch.load(tmp_path / f"{devices}.pt", weights_only=True))
     one, two = runs
     for part in ("state", "val"):

@@ -21,6 +21,11 @@ def test_wheel_runs_help_and_a_recipe_elsewhere(tmp_path: Path) -> None:
     assert {
         "ppssl/py.typed",
         "ppssl/experiments/base.yaml",
+        *(
+            f"ppssl/experiments/{name}/{recipe}.yaml"
+            for name in ("aircraft", "cars", "cub")
+            for recipe in ("moco_v2", "pretrain")
+        ),
         "ppssl/experiments/synthetic/pretrain.yaml",
     } <= set(names)
     assert not any(name.startswith("tests/") for name in names)

@@ -1,52 +1,22 @@
-"""``ppssl bench step``: what a training step costs."""
+"""``ppssl bench``: what a training step costs, and what saliency maps show."""
 
 from jsonargparse import ArgumentParser
 
-from ppssl.measure.bench import VARIANTS, bench_step
-from ppssl.results import show_table, write_json
+from ppssl.commands import bench_saliency, bench_step
+from ppssl.commands.arguments import data_section
 
 __all__ = ["main"]
 
+_MEASUREMENTS = {"step": bench_step, "saliency": bench_saliency}
+
 
 def main(argv: list[str]) -> int:
-    """Parse, time, print a table, write JSON."""
-    parser = ArgumentParser(prog="ppssl bench", description="Measure costs.", exit_on_error=False)
-    step = ArgumentParser(
-        description="Time a training step. Example: ppssl bench step --backbone resnet50 --batch-size 16 "
-        "--image-size 224 --repeats 10 --json step.json",
-        exit_on_error=False,
-    )
-    step.add_argument(
-        "--backbone", type=str, default="resnet50", help="Any timm model name, or `resnet_small`."
-    )
-    step.add_argument("--batch-size", type=int, default=16, help="Images a step.")
-    step.add_argument("--image-size", type=int, default=224, help="Height and width in pixels.")
-    step.add_argument("--repeats", type=int, default=10, help="Timed steps of each variant.")
-    step.add_argument(
-        "--variants",
-        type=list[str] | None,
-        default=None,
-        help=f"Such as '[ais, full]'; beside plain. All by default: {', '.join(VARIANTS)}.",
-    )
-    step.add_argument(
-        "--json", type=str | None, default=None, help="Write the results to this file."
-    )
-    parser.add_subcommands(required=True).add_subcommand("step", step)
-    args = parser.parse_args(argv).step
-    results = bench_step(
-        args.backbone, args.batch_size, args.image_size, args.repeats, args.variants
-    )
-    if args.json is not None:
-        write_json(args.json, results)
-    rows = [
-        [
-            name,
-            *(f"{1000 * seconds[kind]:.0f}" for kind in ("median", "min", "max")),
-            f"{results['ratios'].get(f'{name}/plain', 1.0):.2f}",
-            f"{results['max_rss_mib'][name]:.0f}",
-        ]
-        for name, seconds in results["seconds"].items()
-    ]
-    title = f"{args.backbone}, batch {args.batch_size}, {args.image_size} pixels"
-    show_table(title, ["step", "median ms", "min", "max", "/ plain", "max RSS MiB"], rows)
-    return 0
+    """Parse and run one of the measurements."""
+    parser = ArgumentParser(prog="ppssl bench", description="Measure.", exit_on_error=False)
+    commands = parser.add_subcommands(required=True)
+    parsers = {name: module.parser() for name, module in _MEASUREMENTS.items()}
+    for name, own in parsers.items():
+        commands.add_subcommand(name, own)
+    args = parser.parse_args(data_section(argv))
+    chosen = args.subcommand
+    return _MEASUREMENTS[chosen].run(parsers[chosen].instantiate(args[chosen]))

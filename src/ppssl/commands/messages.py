@@ -9,14 +9,21 @@ from collections.abc import Iterable, Iterator
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ppssl.callbacks.checkpoint import RunCheckpoint
+from ppssl.checkpoint_io import is_full
 from ppssl.config import Configurable
 from ppssl.errors import UserError
 
 __all__ = ["describe"]
 
-_SECTIONS = {"trainer": Trainer, "checkpoint": ModelCheckpoint}
+_LOST = re.compile(
+    r"Timed out waiting \d+ms for (send|recv)|Connection (closed|reset) by peer|Broken pipe|"
+    r"Watchdog caught collective operation timeout|No route to host",
+)
+"""What gloo and NCCL say when a process, its machine or the network between them is gone."""
+
+_SECTIONS = {"trainer": Trainer, "checkpoint": RunCheckpoint}
 _TOP = (
     "config",
     "seed_everything",
@@ -24,6 +31,7 @@ _TOP = (
     "model",
     "data",
     "checkpoint",
+    "checkpoint_io",
     "resume",
     "ckpt_path",
     "out",
@@ -39,6 +47,22 @@ def describe(error: BaseException) -> tuple[int, str | None]:
             return 2, _line(str(link))
         if isinstance(link, ValueError) and str(link).startswith("`"):  # our own argument checks
             return 2, _line(str(link))
+        if isinstance(link, RuntimeError) and "killed by signal: Terminated" in str(link):
+            return (
+                143,
+                "Terminated, a worker first; `ppssl fit ... --resume auto` goes on from the last checkpoint.",
+            )
+        if isinstance(link, RuntimeError) and _LOST.search(str(link)):
+            said = _line(str(link))[:200].rstrip(".")
+            return 1, (
+                f"Lost another process: {said}. When all are back, the same command on each of them with "
+                "`--resume auto` goes on from the last checkpoint."
+            )
+        if is_full(link):
+            return (
+                2,
+                f"No space left on the disk ({_line(str(link))}): make room, then go on with `--resume auto`.",
+            )
     if isinstance(error, ArgparseError):
         return 2, _parser_message(str(error))
     if isinstance(error, MisconfigurationException):

@@ -26,6 +26,7 @@ from ppssl.data.dataset import (
     check_batch_size,
     collate,
     default_workers,
+    ignore_interrupt,
 )
 from ppssl.data.labelled import LabelledAugmentation, LabelledDataset
 from ppssl.data.labels import held_out, labelled
@@ -185,23 +186,18 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         return self._loader(dataset, sampler=sampler, drop_last=True)
 
     def _training_set(self) -> ViewDataset | LabelledDataset:
-        source, augmentation = self.sources["train"], self._labelled
+        source, drawn = self.sources["train"], self._labelled
         common: dict[str, Any] = {"offset": self.offset("train"), "size": self.image_size}
         common["seed"] = resolve_seed(self.seed)
-        if augmentation is not None:
-            return LabelledDataset(
-                source, items=self.train_fit, augmentation=augmentation, **common
-            )
+        if drawn is not None:
+            return LabelledDataset(source, items=self.train_fit, augmentation=drawn, **common)
         views = self.augmentation or MoCoV2Augmentation()
         return ViewDataset(source, augmentation=views, requests=self._requests, **common)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Gallery and queries of the validation split; nothing where no label is known."""
-        queries = (
-            self.eval_loader("val")
-            if "val" in self.sources
-            else self.eval_loader("train", self.train_val)
-        )
+        split, items = ("val", None) if "val" in self.sources else ("train", self.train_val)
+        queries = self.eval_loader(split, items)
         gallery = self.eval_loader("train", self.train_fit)
         if not len(gallery) or not len(queries):
             return []
@@ -254,6 +250,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
+            worker_init_fn=ignore_interrupt,
             **kwargs,
         )
 

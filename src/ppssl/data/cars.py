@@ -1,5 +1,7 @@
 """Stanford Cars (Krause et al., 3dRR 2013): 196 makes, models and years of cars, with boxes."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +92,14 @@ def read_cars(home: Path) -> dict[str, ImageSource]:
         "test": next((place for place in places if place.is_file()), places[0]),
     }
     return {
-        split: _read_split(home, home / f"cars_{split}", file, classes)
+        split: _read_split(home, _images(home, f"cars_{split}"), file, classes)
         for split, file in files.items()
     }
+
+
+def _images(home: Path, name: str) -> Path:
+    nested = home / name / name  # as one mirror has it
+    return nested if nested.is_dir() else home / name
 
 
 def _read_split(home: Path, images: Path, file: Path, classes: list[str]) -> FileSource:
@@ -104,8 +111,8 @@ def _read_split(home: Path, images: Path, file: Path, classes: list[str]) -> Fil
     paths: dict[Path, int] = {}
     for i, entry in enumerate(entries):
         where = f"annotation {i + 1}"
-        name = str(entry["fname"])
-        if Path(name).name != name or name in ("", ".."):
+        name = entry["fname"]
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
             fail(file, f"{where}: {name!r} is no name of an image")
         if images / name in paths:
             fail(file, f"{where}: {name} is annotation {paths[images / name] + 1} already")
@@ -136,9 +143,28 @@ def _mat(file: Path, variable: str) -> np.ndarray:
     if not file.is_file():
         raise UserError(f"{file} is missing.")
     try:
+        _check_mat(file.read_bytes())
         content = loadmat(file, squeeze_me=True, variable_names=[variable])
     except Exception as error:  # on damaged files the reader raises whatever happens to it
-        raise UserError(f"{file} is no MATLAB file or damaged: {error}.") from error
+        raise UserError(f"{file}: is no MATLAB file of version 5, or damaged: {error}.") from error
     if variable not in content:
         fail(file, f"it has no variable `{variable}`")
     return np.atleast_1d(np.asarray(content[variable]))
+
+
+def _check_mat(raw: bytes) -> None:
+    """Check the length and the checksums of a MATLAB file's parts: on damaged ones scipy's reader may crash.
+
+    128 bytes of header, then parts with a tag of type and size; type 15 is compressed by zlib, with a checksum.
+    """
+    if not raw.startswith(b"MATLAB 5.0 MAT-file"):
+        raise ValueError("its header is another one")
+    order = {b"IM": "<", b"MI": ">"}[raw[126:128]]
+    at = 128
+    while at < len(raw):
+        kind, size = struct.unpack_from(f"{order}II", raw, at)
+        at += 8 + size
+        if kind == 15:
+            zlib.decompress(raw[at - size : at])
+    if at != len(raw):
+        raise ValueError("it is cut off")

@@ -1,6 +1,7 @@
 """Samples and their order, as pure functions of numbers: a worker needs to know nothing but the key it is asked for."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_co
 
 from ppssl import randomness
 from ppssl.data.augment import MoCoV2Augmentation, apply_view
-from ppssl.data.source import ImageSource
+from ppssl.data.source import UNREADABLE, ImageSource
 from ppssl.errors import UserError
 
 __all__ = [
@@ -24,12 +25,10 @@ __all__ = [
     "check_batch_size",
     "collate",
     "default_workers",
+    "ignore_interrupt",
     "item_numbers",
     "load_readable",
 ]
-
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises on files that are no images, or whose header was hit."""
 
 Request = Callable[[Image.Image], Tensor]
 """Makes a tensor of the original RGB image, for a plugin."""
@@ -184,6 +183,11 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     return default_collate(items) | {"broken": broken}
 
 
+def ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches all processes: workers go on until the main one has finished its step and ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def load_readable(
     source: ImageSource, among: Sequence[int] | np.ndarray, position: int
 ) -> tuple[Image.Image, int, list[tuple[str, str]]]:
@@ -196,7 +200,7 @@ def load_readable(
         n = int(among[(position + k) % len(among)])
         try:
             return source.load(n), n, broken
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             broken.append((source.name(n), str(error).split("\n")[0].rstrip(".")))
     raise UserError(
         f"None of {len(broken)} images in a row can be read, the first: {broken[0][0]}: {broken[0][1]}."

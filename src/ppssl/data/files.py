@@ -94,11 +94,16 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
     if here in above:
         return
     try:
-        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".")]
     except OSError as error:
         raise UserError(f"Cannot read the folder {folder}: {error.strerror}.") from error
-    for path in entries:
-        if path.is_dir():
+    for entry in entries:
+        path = folder / entry.name
+        known: Path | os.DirEntry[str] = (
+            path if entry.is_symlink() else entry
+        )  # no stat of plain files
+        if known.is_dir():
             yield from _walk(path, above | {here})
-        elif path.suffix.lower() in EXTENSIONS and path.is_file():
+        elif path.suffix.lower() in EXTENSIONS and known.is_file():
             yield path

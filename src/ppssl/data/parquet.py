@@ -2,12 +2,13 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
+from rich.progress import Progress
 
 from ppssl.data.images import read_image
 from ppssl.data.source import ImageSource, digest
@@ -147,32 +148,45 @@ def _labels(file: Path, classes: list[str]) -> np.ndarray:
 
 
 def _copied(files: list[Path], fingerprint: str) -> Path:
-    """The images' bytes in an Arrow file, made if it is not there; complete or not at all."""
+    """The images' bytes in an Arrow file; made if it is not there, by one process of all, completely or not at all."""
+    import pyarrow as pa
+
+    cache = Path(os.environ.get("PPSSL_CACHE") or Path.home() / ".cache" / "ppssl") / "parquet"
+    place = cache / f"{fingerprint}.arrow"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"{fingerprint}.lock"):
+            if not place.is_file():
+                part = place.with_suffix(".part")
+                _copy(files, part)
+                os.replace(part, place)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"Cannot copy the images of {files[0].parent} to {cache}: {error}."
+        ) from error
+    return place
+
+
+def _copy(files: list[Path], part: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    cache = Path(os.environ.get("PPSSL_CACHE") or Path("~/.cache/ppssl").expanduser()) / "parquet"
-    place = cache / f"{fingerprint}.arrow"
-    if place.is_file():
-        return place
     schema = pa.schema([("bytes", pa.large_binary())])
-    cache.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=cache, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as out, pa.ipc.new_file(out, schema) as writer:
-            for file in files:
-                field = pq.read_schema(file).field("image").type.get_field_index("bytes")
-                for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=["image"]):
-                    content = batch.column("image").flatten()[field]
-                    if content.null_count:
-                        fail(file, "some of its rows have a path in place of the image's bytes")
-                    writer.write_batch(pa.record_batch([content.cast(pa.large_binary())], schema))
-        os.replace(name, place)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"Cannot copy the images of {files[0].parent}: {error}.") from error
-    finally:
-        Path(name).unlink(missing_ok=True)
-    return place
+    rows = sum(pq.read_metadata(file).num_rows for file in files)
+    with (
+        pa.OSFile(str(part), "wb") as out,
+        pa.ipc.new_file(out, schema) as writer,
+        Progress(transient=True) as progress,
+    ):
+        task = progress.add_task("Copying images", total=rows)
+        for file in files:
+            field = pq.read_schema(file).field("image").type.get_field_index("bytes")
+            for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=["image"]):
+                content = batch.column("image").flatten()[field]
+                if content.null_count:
+                    fail(file, "some of its rows have a path in place of the image's bytes")
+                writer.write_batch(pa.record_batch([content.cast(pa.large_binary())], schema))
+                progress.advance(task, len(content))
 
 
 def _map(place: Path) -> Any:

@@ -8,10 +8,15 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["UNKNOWN", "ImageSource", "digest"]
+from ppssl.errors import UserError
+
+__all__ = ["UNKNOWN", "UNREADABLE", "ImageSource", "digest"]
 
 UNKNOWN = -1
 """The label of an image whose class is not known."""
+
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises on files that are no images, or whose header was hit."""
 
 
 class ImageSource(ABC):
@@ -33,6 +38,18 @@ class ImageSource(ABC):
     @abstractmethod
     def load(self, i: int) -> Image.Image:
         """Image ``i`` as it is, upright, in mode RGB. Raises ``OSError`` or ``ValueError`` if it cannot be read."""
+
+    def read(self, i: int) -> Image.Image:
+        """Image ``i`` by :meth:`load`.
+
+        Raises:
+            UserError: It cannot be read, with its name.
+        """
+        try:
+            return self.load(i)
+        except UNREADABLE as error:
+            reason = str(error).split("\n")[0].rstrip(".")
+            raise UserError(f"Cannot read {self.name(i)}: {reason}.") from error
 
     def name(self, i: int) -> str:
         """What to call image ``i`` in a message: its path where it has one."""

@@ -11,10 +11,11 @@ from ppssl.errors import UserError
 
 __all__ = ["Row", "fail", "read_numbered", "read_rows"]
 
+_BLANKS = re.compile(r"[ \t]+")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """A line of a table: its fields, and where it stands."""
 
@@ -29,7 +30,7 @@ class Row:
     def integer(self, column: int, low: int, high: int | None = None) -> int:
         """A field as an integer, from ``low`` to ``high``."""
         text = self.fields[column]
-        if not re.fullmatch(r"[0-9]{1,18}", text):
+        if not (text.isascii() and text.isdigit() and len(text) < 19):  # int() takes "1_0" as well
             self.fail(f"{text!r} is no whole number")
         value = int(text)
         if value < low or (high is not None and value > high):
@@ -72,7 +73,7 @@ def read_rows(file: Path, columns: int, *, rest: bool = False) -> list[Row]:
         text = text.strip(" \t")
         if not text:
             continue
-        fields = tuple(re.split(r"[ \t]+", text, maxsplit=columns - 1 if rest else 0))
+        fields = _fields(text, columns) if rest else tuple(_BLANKS.split(text))
         row = Row(file, number, fields)
         if len(fields) != columns:
             row.fail(f"{columns} fields are expected and there are {len(fields)}: {text[:60]!r}")
@@ -99,6 +100,11 @@ def read_numbered(file: Path, columns: int, *, rest: bool = False) -> list[Row]:
         if int(row.fields[0]) != expected:
             row.fail(f"number {expected} is missing: {row.fields[0]} follows {expected - 1}")
     return rows
+
+
+def _fields(text: str, columns: int) -> tuple[str, ...]:
+    """The last field takes what is left; to ``re.split`` no limit is 0 too."""
+    return (text,) if columns == 1 else tuple(_BLANKS.split(text, columns - 1))
 
 
 def _lines(file: Path) -> list[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppssl.callbacks.figures import FigureCallback, log_figure, probe_batch
-from ppssl.encoder import Encoder, evaluation_mode
+from ppssl.downstream.explain import output_gradcam
+from ppssl.encoder import evaluation_mode
 from ppssl.functional import image_gradcam
-from ppssl.iadm.health import object_mask, saliency_health
+from ppssl.iadm.health import object_mask, part_mask, saliency_health
 from ppssl.iadm.plugin import IADM
 from ppssl.plugin import training_step
 from ppssl.viz.saliency import saliency_panel
@@ -19,13 +21,14 @@ from ppssl.viz.saliency import saliency_panel
 if TYPE_CHECKING:
     from ppssl.data.base import FineGrainedDataModule
 
-__all__ = ["IADMCallback", "output_gradcam"]
+__all__ = ["IADMCallback", "measure_health", "probe_maps"]
 
 
 class IADMCallback(FigureCallback[IADM]):
     """Logs ``train/<name>_health_*`` each epoch (:func:`~ppssl.iadm.health.saliency_health`) and draws panels.
 
-    Both look at the same un-augmented training images each time: the query is such an image, and its key too. A panel
+    Both look at the same un-augmented training images each time. The query is such an image and its key its mirrored
+    copy: of the image itself the query is as good as its key, and what little gradient is left says nothing. A panel
     shows the image, its GradCAM at full resolution, A*, what the branch attends to, and Grad-CAM at the output layer by
     the grad-cam library.
 
@@ -73,14 +76,20 @@ def measure_health(
     batch = probe_batch(data, count)
     maps = probe_maps(module, plugin, data, batch)
     source, offset = data.sources["train"], data.offset("train")
-    masks = []
+    objects, parts = [], []
     for i in (batch["index"] - offset).tolist():
         known = source.annotations(i)
         size = source.load(i).size if "box" in known and "object" not in known else (0, 0)
-        masks.append(object_mask(known, size, data.image_size, data.eval_crop))
+        view = (known, size, data.image_size, data.eval_crop)
+        objects.append(object_mask(*view))
+        parts.append(part_mask(*view))
+    target, branch = maps["A*"].cpu(), maps["branch"].cpu()
+    return saliency_health(target, branch, _all_known(objects), _all_known(parts))
+
+
+def _all_known(masks: list[Tensor | None]) -> Tensor | None:
     found = [mask for mask in masks if mask is not None]
-    mask = torch.stack(found) if len(found) == len(masks) else None
-    return saliency_health(maps["A*"].cpu(), maps["branch"].cpu(), mask)
+    return torch.stack(found) if len(found) == len(masks) else None
 
 
 def probe_maps(
@@ -89,7 +98,8 @@ def probe_maps(
     """All maps of un-augmented images, each ``(n, h, w)``, by title; no gradient stays."""
     x = data.normalise(batch["image"].to(module.device))
     with torch.enable_grad():
-        views = [x.requires_grad_(), x.detach()]
+        mirrored = x.flip(3)
+        views = [x.requires_grad_(), mirrored]
         index = batch["index"].to(module.device)
         own = {"views": views, "index": index}
         step = training_step(own, module.contrastive(module.encoder, own, seed=0), progress=1.0)
@@ -97,52 +107,13 @@ def probe_maps(
         target = plugin.saliency(step, (log_map.shape[1], log_map.shape[2]))
         positive = torch.einsum("bd,bd->b", step.z, step.key)
         full = image_gradcam(positive, step.image, plugin.reference)
-    output = output_gradcam(module.encoder, step.embedding.detach(), x.detach())
+    with torch.no_grad():
+        wanted = module.encoder(mirrored)
+    output = output_gradcam(
+        module.encoder,
+        lambda images: F.cosine_similarity(module.encoder(images), wanted, dim=1),
+        x.detach(),
+    )
     branch = log_map.detach().exp()
-    return {"image GradCAM": full, "A*": target, "branch": branch, "output Grad-CAM": output}
-
-
-def output_gradcam(encoder: Encoder, wanted: Tensor, images: Tensor) -> Tensor:
-    """Grad-CAM at the last feature map, by the grad-cam library, for the cosine with given embeddings.
-
-    Args:
-        encoder: The encoder, in evaluation mode.
-        wanted: ``(B, D)``.
-        images: ``(B, 3, H, W)``, normalised.
-
-    Returns:
-        ``(B, H, W)`` in [0, 1], as the library scales and resizes it.
-    """
-    from pytorch_grad_cam import GradCAM
-
-    tapped = _Tapped(encoder)
-    targets = [_Cosine(row) for row in torch.nn.functional.normalize(wanted, dim=1)]
-    kept = [p.grad for p in encoder.parameters()]
-    layers = {"target_layers": [tapped.tap], "reshape_transform": encoder.as_map}
-    with torch.enable_grad(), GradCAM(model=tapped, **layers) as cam:
-        maps = torch.from_numpy(cam(images.clone(), targets=targets))
-    for parameter, gradient in zip(encoder.parameters(), kept, strict=True):
-        parameter.grad = gradient  # the library zeroes them
-    return maps
-
-
-class _Tapped(nn.Module):
-    """An encoder whose last feature map passes through a module of its own, for the library to hook."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder, self.tap = encoder, nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        model = self.encoder.model
-        return model.forward_head(self.tap(model.forward_features(images)), pre_logits=True)
-
-
-class _Cosine:
-    """The library's target: how near an output is to a wanted direction."""
-
-    def __init__(self, direction: Tensor) -> None:
-        self.direction = direction
-
-    def __call__(self, output: Tensor) -> Tensor:
-        return torch.nn.functional.cosine_similarity(output, self.direction, dim=0)
+    maps = {"image GradCAM": full, "A*": target, "branch": branch}
+    return maps if output is None else maps | {"output Grad-CAM": output}

@@ -12,10 +12,15 @@ from torch import Tensor
 
 from ppssl.data.augment import center_view
 
-__all__ = ["object_mask", "saliency_health"]
+__all__ = ["object_mask", "part_mask", "saliency_health"]
+
+_REACH = 0.1
+"""Radius of a part that is known as a point, as a fraction of the object's larger side: as PCK@0.1 counts a hit."""
 
 
-def saliency_health(target: Tensor, branch: Tensor, mask: Tensor | None = None) -> dict[str, float]:
+def saliency_health(
+    target: Tensor, branch: Tensor, mask: Tensor | None = None, parts: Tensor | None = None
+) -> dict[str, float]:
     """How good maps are, averaged over images.
 
     Args:
@@ -23,12 +28,14 @@ def saliency_health(target: Tensor, branch: Tensor, mask: Tensor | None = None) 
         branch: A, likewise.
         mask: ``(B, H, W)`` in [0, 1], where the object is; H and W are multiples of the grid's. Images whose mask is
             empty do not count. ``None``: not known.
+        parts: Likewise, where any of its parts is.
 
     Returns:
         ``entropy`` of A* over the logarithm of the number of cells; ``kl_uniform`` in nats; ``skill``,
         ``1 - KL(A* || A) / KL(A* || uniform)``: 1 is perfect, 0 no better than the uniform map; ``correlation`` of A
         and A* over the cells. With a mask: ``energy``, the share of A* on the object; ``energy_chance``, that of the
-        uniform map; ``pointing``, how often the highest cell is mostly object.
+        uniform map; ``pointing``, how often the highest cell is mostly object. With parts: ``part_energy`` and
+        ``part_energy_chance``, likewise.
     """
     most = math.log(target[0].numel())
     entropy = torch.special.entr(target).sum(dim=(1, 2))
@@ -42,16 +49,10 @@ def saliency_health(target: Tensor, branch: Tensor, mask: Tensor | None = None) 
         "correlation": centred.prod(dim=1).sum(dim=1).mean(),
     }
     if mask is not None:
-        grid = (target.shape[1], target.shape[2])
-        cells = F.adaptive_avg_pool2d(mask[:, None].float(), grid)[:, 0].flatten(1)
-        known = cells.sum(dim=1) > 0
-        cells, maps = cells[known], target.flatten(1)[known]
-        highest = maps.argmax(dim=1, keepdim=True)
-        health |= {
-            "energy": (maps * cells).sum(dim=1).mean(),
-            "energy_chance": cells.mean(),
-            "pointing": (cells.gather(1, highest) > 0.5).float().mean(),
-        }
+        health |= _on(target, mask)
+    if parts is not None:
+        on_parts = _on(target, parts)
+        health |= {f"part_{name}": on_parts[name] for name in ("energy", "energy_chance")}
     return {name: float(value) for name, value in health.items()}
 
 
@@ -78,4 +79,48 @@ def object_mask(
         ImageDraw.Draw(mask).rectangle(corners, fill=255)
     else:
         return None
+    return _in_view(mask, view_size, crop_fraction)
+
+
+def part_mask(
+    annotations: Mapping[str, Tensor], size: tuple[int, int], view_size: int, crop_fraction: float
+) -> Tensor | None:
+    """Where any part of the object is in the centre view of an image, as :func:`object_mask`.
+
+    Args:
+        annotations: ``parts``, ``(P, H, W)`` masks, or ``points``, ``(P, 2)``, x and y in [0, 1], NaN for what cannot
+            be seen, with ``box``: a point then stands for a disc of a tenth of the box's larger side.
+        size: Width and height of the original in pixels.
+        view_size: Of the view, in pixels.
+        crop_fraction: Of the centre crop.
+    """
+    if "parts" in annotations:
+        mask = Image.fromarray(annotations["parts"].any(dim=0).numpy().astype("uint8") * 255)
+    elif "points" in annotations and "box" in annotations:
+        mask = Image.new("L", size)
+        left, top, right, bottom = annotations["box"].tolist()
+        radius = _REACH * max((right - left) * size[0], (bottom - top) * size[1])
+        for x, y in annotations["points"].tolist():
+            if not math.isnan(x):
+                ImageDraw.Draw(mask).circle((x * size[0], y * size[1]), radius, fill=255)
+    else:
+        return None
+    return _in_view(mask, view_size, crop_fraction)
+
+
+def _on(target: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """How much of the maps is on a mask."""
+    grid = (target.shape[1], target.shape[2])
+    cells = F.adaptive_avg_pool2d(mask[:, None].float(), grid)[:, 0].flatten(1)
+    known = cells.sum(dim=1) > 0
+    cells, maps = cells[known], target.flatten(1)[known]
+    highest = maps.argmax(dim=1, keepdim=True)
+    return {
+        "energy": (maps * cells).sum(dim=1).mean(),
+        "energy_chance": cells.mean(),
+        "pointing": (cells.gather(1, highest) > 0.5).float().mean(),
+    }
+
+
+def _in_view(mask: Image.Image, view_size: int, crop_fraction: float) -> Tensor:
     return center_view(mask.convert("RGB"), view_size, crop_fraction)[0].float() / 255

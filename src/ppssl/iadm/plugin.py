@@ -46,7 +46,8 @@ class IADM(LossPlugin):
         loss_weight: lambda_I.
         start: Part of the training after which lambda_I begins to rise (D14).
         full: Part of the training from which on it has its full value.
-        source: What the attribution is of: the ``"image"``, or the last feature map, ``"output"`` (D15; F8).
+        source: What the attribution is of: the ``"image"``, or the last feature map, ``"output"`` (D15; F8). Stages in
+            between are measured (``ppssl bench saliency``) but not trained on: it would take hooks in every step (D17).
         reference: r (D9); for the image only.
         order: Whether to pool or to rectify first (D10).
         target: ell (D11): the ``"similarity"`` of query and key, or the contrastive ``"loss"``.
@@ -156,6 +157,10 @@ class IADM(LossPlugin):
         target = self.saliency(step, (log_map.shape[1], log_map.shape[2]))
         kl = saliency_kl(target, log_map)
         return kl, self._logs(kl, target)
+
+    def attention(self, feature_map: Tensor) -> Tensor:
+        """A, what the branch predicts of A*: ``(B, gh, gw)``, sums to 1."""
+        return self.branch(feature_map).exp()
 
     def saliency(self, step: TrainingStep, grid: tuple[int, int]) -> Tensor:
         """A* ``(B, gh, gw)`` of the query's view; no gradient."""

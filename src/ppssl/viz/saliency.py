@@ -1,22 +1,26 @@
-"""Images beside maps of them."""
+"""Images beside maps of them, and how good maps are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["saliency_panel"]
+__all__ = ["saliency_bars", "saliency_panel"]
 
 
-def saliency_panel(images: Tensor, maps: Mapping[str, Tensor]) -> Figure:
+def saliency_panel(
+    images: Tensor, maps: Mapping[str, Tensor], outlines: Tensor | None = None
+) -> Figure:
     """A row for each image: the image, then each map over it, from 0 to its own maximum; one colour bar.
 
     Args:
         images: ``(n, 3, H, W)`` uint8.
         maps: By title, ``(n, h, w)`` >= 0 of any resolution; shown as they are, each cell a square.
+        outlines: ``(n, H, W)``, 0 or 1: what is outlined everywhere.
     """
     rows, columns = len(images), 1 + len(maps)
     figure = Figure(figsize=(1.9 * columns + 0.8, 1.9 * rows), layout="constrained")
@@ -31,10 +35,51 @@ def saliency_panel(images: Tensor, maps: Mapping[str, Tensor]) -> Figure:
             shown = F.interpolate((values[row] / top)[None, None].float().cpu(), (height, width))
             axis.imshow(grey, cmap="gray", vmin=0, vmax=255)
             drawn = axis.imshow(shown[0, 0].numpy(), cmap="inferno", alpha=0.65, vmin=0, vmax=1)
+        if outlines is not None and outlines[row].any():
+            for axis in axes[row]:
+                axis.contour(outlines[row].cpu().numpy(), levels=[0.5], colors="cyan", linewidths=1)
     for axis, title in zip(axes[0], ["image", *maps], strict=True):
         axis.set_title(title, fontsize=9)
     for axis in axes.flat:
         axis.axis("off")
     if maps:
-        figure.colorbar(drawn, ax=axes, shrink=0.6, label="share of the map's maximum")
+        figure.colorbar(drawn, ax=axes, shrink=0.8 if rows == 1 else 0.6, label="of the maximum")
+    return figure
+
+
+def saliency_bars(
+    groups: Mapping[str, Sequence[Mapping[str, Mapping[str, Sequence[float]]]]],
+    names: Mapping[str, Sequence[str]],
+    metrics: Mapping[str, str],
+) -> Figure:
+    """A row of bar charts for each group, a chart for each metric, a pair of bars for each map: before and after.
+
+    Args:
+        groups: By title, for each map its ``before`` and ``after``: values of each metric, one an encoder. The mean is
+            drawn, and the standard deviation where there are several.
+        names: By title, what to call each map.
+        metrics: What is drawn, with its heading; ``lift_*`` and ``focus`` get the line of chance, 1.
+    """
+    most = max(len(rows) for rows in names.values())
+    size = (3.1 * len(metrics) + 1.2, (0.32 * most + 0.9) * len(groups))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(groups), len(metrics), squeeze=False, sharex="col", sharey="row")
+    for line, (title, rows) in zip(axes, groups.items(), strict=True):
+        places = np.arange(len(rows))
+        line[0].set_yticks(places, names[title], fontsize=9)
+        line[0].invert_yaxis()
+        line[0].set_ylabel(title)
+        for axis, (metric, heading) in zip(line, metrics.items(), strict=True):
+            for shift, when, colour in ((-0.2, "before", "0.7"), (0.2, "after", "#7a1f5c")):
+                values = [row[when][metric] for row in rows]
+                means = [float(np.mean(v)) for v in values]
+                spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
+                bars = {"height": 0.38, "color": colour, "label": f"{when} training"}
+                axis.barh(places + shift, means, xerr=spread if any(spread) else None, **bars)
+            if metric.startswith("lift") or metric == "focus":
+                axis.axvline(1, color="black", linestyle="--", linewidth=1, label="chance")
+            axis.set_title(heading, fontsize=10)
+            axis.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from ppssl.checkpoint import newest_checkpoint
+from ppssl.checkpoint_io import newest_checkpoint
 
 
 def _save(path, step, **more):
@@ -49,6 +49,22 @@ def test_what_cannot_be_read_safely_or_is_no_checkpoint_is_passed_over(tmp_path)
     _save(tmp_path / "pickled.ckpt", 99, hyper=Fraction(1, 2))
     torch.save([1, 2], tmp_path / "list.ckpt")
     _save(tmp_path / "other.pt", 99)
+    assert newest_checkpoint(tmp_path) == good
+
+
+def test_a_damaged_file_of_full_length_is_passed_over_with_a_warning(tmp_path):
+    good = _save(tmp_path / "good.ckpt", 10)
+    damaged = _save(tmp_path / "damaged.ckpt", 20)
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    with pytest.warns(UserWarning, match="Passed over, torn or damaged: .*damaged.ckpt"):
+        assert newest_checkpoint(tmp_path) == good
+
+
+def test_what_was_written_in_mid_step_is_passed_over(tmp_path):
+    good = _save(tmp_path / "good.ckpt", 10, resume={"mid_step": False})
+    _save(tmp_path / "signal.ckpt", 11, resume={"mid_step": True})
     assert newest_checkpoint(tmp_path) == good
 
 

@@ -1,0 +1,76 @@
+"""What training in several processes asks of the Trainer's strategy."""
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
+from lightning.pytorch.strategies import (
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    Strategy,
+)
+from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ppssl.contrastive import KeyQueue
+from ppssl.errors import UserError
+
+__all__ = ["SyncBatchNorm", "check_strategy", "prepare"]
+
+
+def prepare(model: LightningModule) -> None:
+    """Make a built model and its Trainer's strategy ready for several processes.
+
+    The queues are left out of DDP's broadcast of buffers before each forward pass, and of its first one: every process
+    enqueues the same gathered keys, and a queue is by far the largest buffer.
+
+    Raises:
+        UserError: See :func:`check_strategy`.
+    """
+    strategy = model.trainer.strategy
+    check_strategy(strategy)
+    if type(getattr(strategy, "_layer_sync", None)) is TorchSyncBatchNorm:
+        strategy._layer_sync = SyncBatchNorm()  # type: ignore[attr-defined]  # of ParallelStrategy
+    queues = {
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if isinstance(module, KeyQueue)
+        for name, _ in module.named_buffers()
+    }
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, queues)
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Raise :class:`UserError` for strategies that give each process a part of the parameters only."""
+    if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+        name = type(strategy).__name__.removesuffix("Strategy")
+        raise UserError(
+            f"`trainer.strategy` {name} is not supported: it shares the parameters out over the processes, and the "
+            "momentum encoder follows them one by one, the GradCAM of the image needs a second backward pass through "
+            "them, and a checkpoint must hold them whole. Use `ddp`."
+        )
+
+
+class SyncBatchNorm(TorchSyncBatchNorm):
+    """``trainer.sync_batchnorm`` for timm's encoders.
+
+    Some of timm's layers are batch norm and activation in one; torch's conversion, which Lightning calls, would
+    silently leave out the activation.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Replace all batch norms, of the momentum encoder too."""
+        return convert_sync_batchnorm(model)
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Put back layers that need no other process."""
+        for name, layer in list(model.named_modules()):
+            if isinstance(layer, SyncBatchNormAct):
+                plain = BatchNormAct2d(layer.num_features, layer.eps)
+                plain.momentum = layer.momentum
+                plain.affine, plain.track_running_stats = layer.affine, layer.track_running_stats
+                plain._parameters, plain._buffers = layer._parameters, layer._buffers
+                plain.act, plain.drop = layer.act, layer.drop  # type: ignore[assignment]  # modules
+                plain.training = layer.training
+                model.set_submodule(name, plain)
+        return super().revert(model)

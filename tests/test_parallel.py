@@ -1,0 +1,120 @@
+"""Strategies that are refused, what DDP leaves alone, and batch norm over all processes."""
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+)
+from torch import nn
+
+from ppssl import PPSSL, FolderDataModule, UserError
+from ppssl.contrastive import MoCo
+from ppssl.parallel import SyncBatchNorm, check_strategy, prepare
+
+TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
+
+
+def _model() -> PPSSL:
+    torch.manual_seed(0)
+    model = PPSSL(**TINY, contrastive=MoCo(dim=8, queue_size=10), lr=0.05)
+    model.build(20)
+    return model
+
+
+def _with(strategy: Any) -> PPSSL:
+    model = _model()
+    trainer: Any = SimpleNamespace(strategy=strategy, datamodule=None, train_dataloader=None)
+    trainer.fit_loop = SimpleNamespace(setup_data=lambda: None)
+    trainer.train_dataloader = SimpleNamespace(dataset=range(20))
+    model._trainer = trainer
+    return model
+
+
+@pytest.mark.parametrize("kind", [FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy])
+def test_shared_out_parameters_are_refused_in_setup(kind: Any) -> None:
+    strategy = kind.__new__(kind)  # DeepSpeed's own constructor asks for its package
+    name = kind.__name__.removesuffix("Strategy")
+    with pytest.raises(UserError, match=rf"`trainer.strategy` {name} is not supported: .* `ddp`"):
+        _with(strategy).setup("fit")
+
+
+@pytest.mark.parametrize("strategy", [DDPStrategy(), SingleDeviceStrategy(torch.device("cpu"))])
+def test_others_are_not(strategy: Any) -> None:
+    check_strategy(strategy)
+    _with(strategy).setup("fit")
+
+
+def test_the_queue_is_all_that_ddp_leaves_alone() -> None:
+    model = _with(DDPStrategy())
+    prepare(model)
+    names = model._ddp_params_and_buffers_to_ignore
+    assert names == {
+        f"contrastive.queue.{name}" for name in ("keys", "index", "position", "filled")
+    }
+    assert names <= dict(model.named_buffers()).keys()
+
+
+def test_synchronised_batch_norm_keeps_the_activations() -> None:
+    """Without a process group it is batch norm: what comes out must not change, there and back."""
+    images = torch.randn(6, 3, 32, 32)
+    plain = _model()
+    expected, key = plain.encoder(images), plain.contrastive.key_encoder(images)
+    state = {name: value.clone() for name, value in plain.state_dict().items()}
+    lost: Any = TorchSyncBatchNorm().apply(copy.deepcopy(plain))
+    assert not torch.allclose(lost.encoder(images), expected)  # why there is one of our own
+
+    sync = SyncBatchNorm()
+    model: Any = sync.apply(_model())
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    torch.testing.assert_close(model.encoder(images), expected)
+    torch.testing.assert_close(model.contrastive.key_encoder(images), key)
+    model.contrastive.after_step(model.encoder, total_steps=10)  # the pairs are still pairs
+    back: Any = sync.revert(model)
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in back.modules())
+    assert back.state_dict().keys() == state.keys()
+    for name, value in back.state_dict().items():  # the statistics went along, too
+        torch.testing.assert_close(value, state[name], msg=name)
+    model, back = plain.eval(), back.eval()
+    torch.testing.assert_close(back.encoder(images), model.encoder(images))
+
+
+def test_lightnings_option_uses_it() -> None:
+    strategy = DDPStrategy()
+    strategy._layer_sync = TorchSyncBatchNorm()
+    prepare(_with(strategy))
+    assert type(strategy._layer_sync) is SyncBatchNorm
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("sync", [False, True])
+def test_on_a_gpu(sync: bool, image_folder: Path, tmp_path: Path) -> None:
+    """One process with NCCL: synchronised or not, statistics are those of the same images."""
+    model = _model()
+    data = FolderDataModule(str(image_folder), image_size=32, batch_size=8, num_workers=0, seed=0)
+    trainer = Trainer(
+        accelerator="gpu",
+        devices=1,
+        strategy="ddp",
+        sync_batchnorm=sync,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(model, data)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
