@@ -19,6 +19,7 @@ from ppssl.config import Configurable
 from ppssl.data.labelled import LabelledAugmentation
 from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.errors import UserError
+from ppssl.parallel import prepare
 from ppssl.randomness import first_weights, resolve_seed, seed_step
 
 __all__ = ["Classifier"]
@@ -132,6 +133,7 @@ class Classifier(LightningModule, Configurable):
         self._take_classes(list(data.classes))
         if stage == "fit":
             self.class_weight = self._weights(data.sources["train"].labels[data.train_fit])
+        prepare(self)
 
     def default_augmentation(self) -> LabelledAugmentation:
         """What draws the training views where none is given."""
@@ -164,14 +166,15 @@ class Classifier(LightningModule, Configurable):
         return torch.tensor(self.class_weights, dtype=weight.dtype, device=self.device)
 
     def configure_callbacks(self) -> list[Callback]:
-        """The monitors, without the types that the Trainer already has."""
+        """The monitors and what resuming needs, without those that the Trainer has already, or a subclass of."""
         # Callbacks look at what is here, so their room is above this one: known only when a Trainer asks.
         from ppssl.callbacks.classification import ClassificationMonitor
+        from ppssl.callbacks.resume import ResumeState
         from ppssl.callbacks.throughput import Throughput
 
-        present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        wanted: list[Callback] = [ClassificationMonitor(), Throughput()]
-        return [callback for callback in wanted if type(callback) not in present]
+        wanted: list[Callback] = [ClassificationMonitor(), Throughput(), ResumeState()]
+        present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [c for c in wanted if not any(isinstance(own, type(c)) for own in present)]
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """The loss of one batch; its random numbers depend on seed, step and process alone."""
