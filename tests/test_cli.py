@@ -220,6 +220,40 @@ def test_truncated_image_is_named(
         assert main([*fit_arguments(images, tmp_path / "skipped"), "--data.on_error=skip"]) == 0
 
 
+def test_a_classifier_is_trained_and_tested_by_its_recipe(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, run = trained
+    logger = "--trainer.logger={class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: %s}}"
+    own = [
+        *fit_arguments(images, tmp_path / "run", logger % (tmp_path / "logs"))[1:],
+        "--model.pretrained",
+        str(_last(run)),
+    ]
+    own[1] = "ppssl:folder/finetune"
+    assert main(["fit", *own]) == 0
+    last = _last(tmp_path / "logs")
+    assert torch.load(last, weights_only=True)["ppssl"]["classes"] == ["class0", "class1", "class2"]
+    assert list(tmp_path.rglob("figures/val-confusion-*.png"))
+    assert main(["test", *own, "--ckpt_path", str(last)]) == 0
+    assert list(tmp_path.rglob("figures/test-confusion-*.png"))
+    assert any("test/macro" in path.read_text() for path in tmp_path.rglob("metrics.csv"))
+
+
+def test_embed_then_neighbours(trained: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    images, run = trained
+    out, picture = tmp_path / "e.parquet", tmp_path / "n.png"
+    assert main(["embed", str(_last(run)), "--out", str(out), "--data.num_workers=0"]) == 2
+    assert "--data" in error_line(capsys)
+    assert main(["embed", str(_last(run)), "--out", str(out)]) == 0
+    assert "36" in capsys.readouterr().out
+    query = str(images / "train" / "class1" / "2.jpg")
+    where = ["--embeddings", str(out), "--checkpoint", str(_last(run)), "--out", str(picture)]
+    assert main(["neighbours", query, *where, "--k", "3"]) == 0
+    assert "1.000" in capsys.readouterr().out
+    assert picture.is_file()
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -229,6 +263,9 @@ def test_truncated_image_is_named(
         (["ablate", "nowhere.yaml", "--out", "x"], "No such config: nowhere.yaml"),
         (["bench", "step", "--batch-size", "0"], "`batch_size` must be >= 1, got 0"),
         (["demo", "--sede", "3"], "sede.*seed"),
+        (["embed", "nowhere.ckpt", "--out", "x.parquet"], "No such checkpoint: nowhere.ckpt"),
+        (["export", "nowhere.ckpt", "--to", "timm", "--out", "x"], "No such checkpoint"),
+        (["export", "nowhere.ckpt", "--to", "keras", "--out", "x"], "to.*keras"),
     ],
 )
 def test_other_commands_fail_as_clearly(args: list[str], message: str, capsys: Any) -> None:

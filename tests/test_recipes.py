@@ -51,15 +51,14 @@ def test_every_recipe_takes_a_step(path: Path, image_folder: Path, tmp_path: Pat
         str(path),
         [*STEP, *_small(path, image_folder, tmp_path), f"--trainer.default_root_dir={tmp_path}"],
     )
-    before = built.model.contrastive.state_dict().keys()
-    weights = [p.detach().clone() for p in built.model.encoder.parameters()]
+    before = {name: p.detach().clone() for name, p in built.model.named_parameters()}
     built.trainer.fit(built.model, built.datamodule)
     assert built.trainer.global_step == 1
-    assert not before  # made in setup
-    assert any(
-        not torch.equal(a, b)
-        for a, b in zip(weights, built.model.encoder.parameters(), strict=True)
-    )
+    made = {name for name, _ in built.model.named_parameters()} - before.keys()
+    assert made  # in setup
+    after = {name: p.detach() for name, p in built.model.named_parameters()}
+    moved = {name for name, p in before.items() if not torch.equal(after[name], p)}
+    assert bool(moved) == (path.stem not in ("linear", "finetune"))  # frozen, at first
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from ppssl.downstream.embed import embed
     from ppssl.downstream.evaluate import evaluate
     from ppssl.downstream.explain import explain
+    from ppssl.downstream.export import export
+    from ppssl.downstream.finetune import FineTune
+    from ppssl.downstream.linear_probe import LinearProbe
+    from ppssl.downstream.neighbours import neighbours
+    from ppssl.downstream.store import write_embeddings
     from ppssl.encoder import load_encoder
     from ppssl.errors import UserError
     from ppssl.iadm.plugin import IADM
@@ -33,7 +38,9 @@ _HOMES = {
     "CUBDataModule": "ppssl.data",
     "CarsDataModule": "ppssl.data",
     "FineGrainedDataModule": "ppssl.data",
+    "FineTune": "ppssl.downstream.finetune",
     "FolderDataModule": "ppssl.data",
+    "LinearProbe": "ppssl.downstream.linear_probe",
     "SyntheticDataModule": "ppssl.data",
     "TorchvisionDataModule": "ppssl.data",
     "LossPlugin": "ppssl.plugin",
@@ -42,8 +49,11 @@ _HOMES = {
     "UserError": "ppssl.errors",
     "embed": "ppssl.downstream.embed",
     "evaluate": "ppssl.downstream.evaluate",
+    "export": "ppssl.downstream.export",
     "explain": "ppssl.downstream.explain",
     "load_encoder": "ppssl.encoder",
+    "neighbours": "ppssl.downstream.neighbours",
+    "write_embeddings": "ppssl.downstream.store",
 }
 
 __all__ = [  # imported when first used, see __getattr__
@@ -54,7 +64,9 @@ __all__ = [  # imported when first used, see __getattr__
     "CUBDataModule",
     "CarsDataModule",
     "FineGrainedDataModule",
+    "FineTune",
     "FolderDataModule",
+    "LinearProbe",
     "LossPlugin",
     "LossTerm",
     "SyntheticDataModule",
@@ -64,7 +76,10 @@ __all__ = [  # imported when first used, see __getattr__
     "embed",
     "evaluate",
     "explain",
+    "export",
     "load_encoder",
+    "neighbours",
+    "write_embeddings",
 ]
 
 

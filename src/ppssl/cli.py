@@ -12,14 +12,17 @@ from ppssl.errors import UserError
 __all__ = ["main", "run"]
 
 TRAINER_COMMANDS = {
-    "fit": "Pretrain an encoder.",
+    "fit": "Pretrain an encoder, or train a classifier on one.",
     "validate": "Measure a checkpoint on the validation images.",
     "test": "Measure a checkpoint on the test images.",
-    "predict": "Embed images through a Trainer.",
+    "predict": "Embed or classify images through a Trainer.",
 }
 COMMANDS = {
     "demo": "Pretrain on synthetic birds and compare before and after, in minutes.",
     "evaluate": "kNN, retrieval and linear probe of a checkpoint.",
+    "embed": "Write the embeddings of all images to a Parquet file.",
+    "neighbours": "The nearest images of an embedding file, as a picture.",
+    "export": "Hand an encoder on, as timm, torchvision, transformers or ONNX read it.",
     "corpus": "Inspect a text corpus, or have one written by a language model.",
     "explain": "Show what an encoder looks at in your own images.",
     "ablate": "Run a grid of overrides times seeds over a recipe; table with paired differences.",
@@ -77,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _stopped(command: str, code: int) -> int:
     goes_on = {
         "fit": "; `ppssl fit ... --resume auto` goes on from the last checkpoint",
+        "embed": "; the same command goes on: what is embedded is kept",
         "corpus": "; the same command goes on: what is written of a class is kept",
         "ablate": "; the same command goes on: runs whose JSON is there are not repeated",
     }

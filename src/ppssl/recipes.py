@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -23,7 +23,6 @@ from ppssl.callbacks.checkpoint import RunCheckpoint
 from ppssl.checkpoint_io import AtomicCheckpointIO, newest_checkpoint
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.errors import UserError
-from ppssl.module import PPSSL
 
 __all__ = [
     "PLUGINS",
@@ -46,7 +45,9 @@ _PLUGIN_OPTION = re.compile(
 
 
 class PPSSLCLI(LightningCLI):
-    """LightningCLI over :class:`ppssl.PPSSL` and the data modules: base recipe, checkpoints, ``--resume auto``.
+    """LightningCLI over models and data modules of ppssl: base recipe, checkpoints, ``--resume auto``.
+
+    The model is any LightningModule by its ``class_path``: PPSSL, FineTune, LinearProbe, or one of your own.
 
     Args:
         args: The command line, without the program's name.
@@ -65,7 +66,7 @@ class PPSSLCLI(LightningCLI):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             super().__init__(
-                PPSSL,
+                LightningModule,
                 FineGrainedDataModule,
                 subclass_mode_model=True,
                 subclass_mode_data=True,

@@ -138,3 +138,46 @@ def test_keys_are_normalised_among_other_processes_images(devices: int, runs: Ru
             for image, key in zip(group, expected, strict=True):
                 (place,) = [i for i, other in enumerate(everyone) if other.equal(image)]
                 torch.testing.assert_close(keys[place], key, atol=1e-5, rtol=1e-5)
+
+
+CLASSIFIER = """
+import sys
+import torch
+from lightning.pytorch import Trainer
+from ppssl import FineTune, FolderDataModule
+
+def main(root, out, devices):
+    torch.manual_seed(0)
+    vit = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+    model = FineTune(backbone="vit_tiny_patch16_224", image_size=32, backbone_kwargs=vit, freeze_epochs=1,
+                     ema_decay=0.9, class_weights="balanced", optimizer="sgd", lr=0.1)
+    # SGD: Adam makes whole steps of the rounding errors that are the gradient of the keys' bias in attention
+    data = FolderDataModule(root, image_size=32, batch_size=8 // devices, num_workers=0, seed=0, val_fraction=0.2)
+    trainer = Trainer(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=3,
+                      logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+                      num_sanity_val_steps=0, default_root_dir=out)
+    trainer.fit(model, data)
+    if trainer.is_global_zero:
+        metrics = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        torch.save({"state": model.state_dict(), "val": metrics}, f"{out}/{devices}.pt")
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+"""
+
+
+def test_a_classifier_is_wrapped_whole(image_folder: Path, tmp_path: Path) -> None:
+    """Head, encoder, the epoch in which only the head is trained, and the average: as on one process."""
+    (image_folder / "train" / "class0" / "0.png").unlink()  # an odd number of images to validate
+    script = tmp_path / "train.py"
+    script.write_text(CLASSIFIER)
+    runs = []
+    for devices in (1, 2):
+        finish(start([sys.executable, script, image_folder, tmp_path, devices]))
+        runs.append(torch.load(tmp_path / f"{devices}.pt", weights_only=True))
+    one, two = runs
+    for part in ("state", "val"):
+        assert one[part].keys() == two[part].keys()
+        for name, value in one[part].items():
+            torch.testing.assert_close(two[part][name], value, atol=1e-5, rtol=1e-4, msg=name)
+    assert {"val/top1", "val/macro"} <= set(one["val"])

@@ -67,7 +67,9 @@ def log_figure(trainer: Trainer, name: str, figure: Figure, step: int) -> None:
     for board in boards:
         board.experiment.add_figure(name, figure, step)
     if not boards:
-        folder = trainer.log_dir or trainer.default_root_dir
+        # Not `trainer.log_dir`: it waits for the other processes, and they are not here.
+        places = (getattr(trainer.logger, name, None) for name in ("log_dir", "save_dir"))
+        folder = next((place for place in places if place), trainer.default_root_dir)
         path = Path(folder) / "figures" / f"{name.replace('/', '-')}-{step:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)

@@ -23,7 +23,7 @@ __all__ = ["ResumeState"]
 
 
 class ResumeState(Callback):
-    """Adds to every checkpoint of a run what Lightning leaves out; :class:`ppssl.PPSSL` brings it along.
+    """Adds to every checkpoint of a run what Lightning leaves out; :class:`ppssl.PPSSL` and the classifiers have it.
 
     - Epoch means (``self.log(..., on_epoch=True)`` of numbers): their sums so far, of every process. What is not logged
       again in the rest of its epoch has no mean of that epoch.

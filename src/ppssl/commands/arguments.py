@@ -2,11 +2,17 @@
 
 import json
 import re
+from typing import Any
 
+from jsonargparse import ArgumentParser, Namespace
+
+from ppssl.checkpoint import read_checkpoint
+from ppssl.config import instantiate
+from ppssl.data.base import FineGrainedDataModule
 from ppssl.errors import UserError
 from ppssl.recipes import read_yaml, recipe_path, replace_values
 
-__all__ = ["data_section", "split_overrides"]
+__all__ = ["data_section", "given_data", "split_overrides"]
 
 _OVERRIDE = re.compile(r"--(data|model|trainer)\.[\w.]+=")
 
@@ -14,6 +20,21 @@ _OVERRIDE = re.compile(r"--(data|model|trainer)\.[\w.]+=")
 def data_section(argv: list[str]) -> list[str]:
     """Replace the value of ``--data``, a recipe, by its ``data:`` section; overrides ``--data.x=y`` go on working."""
     return replace_values(argv, ("--data",), _read_data)
+
+
+def given_data(parser: ArgumentParser, args: Namespace, checkpoint: str) -> Any:
+    """The data set of ``--data``, or where it is not given the one that a checkpoint was trained on.
+
+    Raises:
+        UserError: The checkpoint cannot be read or names none, or options are given without a recipe.
+    """
+    saved = read_checkpoint(checkpoint)["ppssl"]["data"]
+    data = parser.instantiate(args).data if args.get("data") else instantiate(saved)
+    if data is None:
+        raise UserError("The checkpoint does not name its data set: give `--data RECIPE`.")
+    if type(data) is FineGrainedDataModule:
+        raise UserError("`--data.x=y` changes a recipe: give `--data RECIPE` too.")
+    return data
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:

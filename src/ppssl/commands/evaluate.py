@@ -3,12 +3,9 @@
 from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 
-from ppssl.checkpoint import read_checkpoint
-from ppssl.commands.arguments import data_section
-from ppssl.config import instantiate
+from ppssl.commands.arguments import data_section, given_data
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.downstream.evaluate import evaluate
-from ppssl.errors import UserError
 from ppssl.results import show_table, write_json
 
 __all__ = ["main"]
@@ -43,10 +40,7 @@ def main(argv: list[str]) -> int:
     )
     args = parser.parse_args(data_section(argv))
     seed_everything(args.seed, verbose=False)
-    saved = read_checkpoint(args.checkpoint)["ppssl"]["data"]
-    data = parser.instantiate(args).data if args.get("data") else instantiate(saved)
-    if data is None:
-        raise UserError("The checkpoint does not name its data set: give `--data RECIPE`.")
+    data = given_data(parser, args, args.checkpoint)
     results = evaluate(args.checkpoint, data, device=args.device)
     if args.json is not None:
         write_json(args.json, results.to_dict())

@@ -6,6 +6,7 @@ from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.cars import CarsDataModule
 from ppssl.data.cub import CUBDataModule
 from ppssl.data.folder import FolderDataModule
+from ppssl.data.labelled import LabelledAugmentation
 from ppssl.data.source import ImageSource
 from ppssl.data.synthetic import SyntheticDataModule
 from ppssl.data.torchvision_sets import TorchvisionDataModule
@@ -17,6 +18,7 @@ __all__ = [
     "FineGrainedDataModule",
     "FolderDataModule",
     "ImageSource",
+    "LabelledAugmentation",
     "MoCoV2Augmentation",
     "SyntheticDataModule",
     "TorchvisionDataModule",

@@ -3,7 +3,6 @@
 METHOD D4: pretraining uses all training images and reads no label; a fraction held out splits labels only.
 """
 
-import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
@@ -24,9 +23,12 @@ from ppssl.data.dataset import (
     ImageDataset,
     Request,
     ViewDataset,
+    check_batch_size,
     collate,
+    default_workers,
     ignore_interrupt,
 )
+from ppssl.data.labelled import LabelledAugmentation, LabelledDataset
 from ppssl.data.labels import held_out, labelled
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.errors import UserError
@@ -95,6 +97,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         self.seed = seed
         self.sources: dict[str, ImageSource] = {}
         self._requests: dict[str, Request] = {}
+        self._labelled: LabelledAugmentation | None = None
         self._skipped: set[str] = set()
         self.normalise_with(IMAGENET_MEAN, IMAGENET_STD)
 
@@ -138,6 +141,11 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         before = list(self.sources)[: list(self.sources).index(split)]
         return sum(len(self.sources[name]) for name in before)
 
+    def locate(self, index: int) -> tuple[str, int]:
+        """The split and the number within it of an image, by its index in the full data set."""
+        split = [name for name in self.sources if self.offset(name) <= index][-1]
+        return split, index - self.offset(split)
+
     # -- what the model asks for ----------------------------------------------------------------------------------
 
     def normalise_with(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -146,8 +154,12 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         self._std = torch.tensor(std).view(1, -1, 1, 1)
 
     def request(self, requests: Mapping[str, Request]) -> None:
-        """Add entries to the training batches: a name, and what makes a tensor of the original RGB image."""
-        self._requests = dict(requests)
+        """Serve two views of all training images, and more entries: a name, and what makes one of the original."""
+        self._requests, self._labelled = dict(requests), None
+
+    def request_labelled(self, augmentation: LabelledAugmentation) -> None:
+        """Serve the labelled training images that are not held out, one view each; validate queries only."""
+        self._labelled = augmentation
 
     # -- loaders --------------------------------------------------------------------------------------------------
 
@@ -159,45 +171,37 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
                 without the batches it has already used, where it resumes in mid-epoch.
         """
         world, rank = self._world()
-        if self.num_train < self.batch_size * world:
-            total = (
-                f"{self.batch_size} x {world} processes = {self.batch_size * world}"
-                if world > 1
-                else self.batch_size
-            )
-            raise UserError(
-                f"`batch_size` {total} is larger than the data set of {self.num_train} training images."
-            )
-        seed = resolve_seed(self.seed)
-        dataset = ViewDataset(
-            self.sources["train"],
-            offset=self.offset("train"),
-            augmentation=self.augmentation or MoCoV2Augmentation(),
-            size=self.image_size,
-            seed=seed,
-            requests=self._requests,
-        )
-        used = self._used if epoch is None else int
+        dataset = self._training_set()
+        kind = "training" if self._labelled is None else "labelled training"
+        check_batch_size(self.batch_size, world, len(dataset), kind)
         sampler = EpochSampler(
-            self.num_train,
+            len(dataset),
             batch_size=self.batch_size,
             num_replicas=world,
             rank=rank,
-            seed=seed,
-            used=used,
+            seed=resolve_seed(self.seed),
+            used=self._used if epoch is None else int,
         )
         sampler.set_epoch(epoch or 0)
         return self._loader(dataset, sampler=sampler, drop_last=True)
 
+    def _training_set(self) -> ViewDataset | LabelledDataset:
+        source, drawn = self.sources["train"], self._labelled
+        common: dict[str, Any] = {"offset": self.offset("train"), "size": self.image_size}
+        common["seed"] = resolve_seed(self.seed)
+        if drawn is not None:
+            return LabelledDataset(source, items=self.train_fit, augmentation=drawn, **common)
+        views = self.augmentation or MoCoV2Augmentation()
+        return ViewDataset(source, augmentation=views, requests=self._requests, **common)
+
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Gallery and queries of the validation split; nothing where no label is known."""
-        queries = (
-            self.eval_loader("val")
-            if "val" in self.sources
-            else self.eval_loader("train", self.train_val)
-        )
+        split, items = ("val", None) if "val" in self.sources else ("train", self.train_val)
+        queries = self.eval_loader(split, items)
         gallery = self.eval_loader("train", self.train_fit)
-        return [gallery, queries] if len(gallery) and len(queries) else []
+        if not len(gallery) or not len(queries):
+            return []
+        return [gallery, queries] if self._labelled is None else [queries]
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Gallery (every labelled training image) and queries (the test split)."""
@@ -205,7 +209,10 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
             raise UserError(
                 "This data set has no test split: add a `test/` folder, or use `ppssl validate`."
             )
-        return [self.eval_loader("train", self.train_labelled), self.eval_loader("test")]
+        queries = self.eval_loader("test")
+        if self._labelled is not None:
+            return [queries]
+        return [self.eval_loader("train", self.train_labelled), queries]
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The test split, or where there is none all training images."""
@@ -234,12 +241,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         return ImageDataset(source, items=items, offset=self.offset(split), transform=transform)
 
     def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
-        cores = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
-        workers = min(8, max(cores - 1, 0)) if self.num_workers is None else self.num_workers
+        workers = default_workers() if self.num_workers is None else self.num_workers
         kind = EpochLoader if "sampler" in kwargs else DataLoader
         return kind(
             dataset,

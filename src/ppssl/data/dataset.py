@@ -1,5 +1,6 @@
 """Samples and their order, as pure functions of numbers: a worker needs to know nothing but the key it is asked for."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,8 +22,12 @@ __all__ = [
     "ImageDataset",
     "Request",
     "ViewDataset",
+    "check_batch_size",
     "collate",
+    "default_workers",
     "ignore_interrupt",
+    "item_numbers",
+    "load_readable",
 ]
 
 Request = Callable[[Image.Image], Tensor]
@@ -110,9 +115,12 @@ class ViewDataset(Dataset[dict[str, Any]]):
         self.source, self.offset, self.augmentation = source, offset, augmentation
         self.size, self.seed, self.requests = size, seed, requests
 
+    def __len__(self) -> int:
+        return len(self.source)
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, i = key
-        image, i, broken = _load(self.source, range(len(self.source)), i)
+        image, i, broken = load_readable(self.source, range(len(self.source)), i)
         index = i + self.offset
         parameters = [
             self.augmentation.sample(
@@ -123,7 +131,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
         item = {
             "views": [apply_view(image, p, self.size) for p in parameters],
             "geometry": torch.stack([p.geometry() for p in parameters]),
-            **_numbers(self.source, i, index),
+            **item_numbers(self.source, i, index),
             "broken": broken,
         }
         return item | {name: make(image) for name, make in self.requests.items()}
@@ -147,9 +155,26 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return len(self.items)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        image, i, broken = _load(self.source, self.items, position)
-        numbers = _numbers(self.source, i, i + self.offset)
+        image, i, broken = load_readable(self.source, self.items, position)
+        numbers = item_numbers(self.source, i, i + self.offset)
         return {"image": self.transform(image), **numbers, "broken": broken}
+
+
+def check_batch_size(batch_size: int, processes: int, images: int, kind: str) -> None:
+    """Raise :class:`UserError` where not even one global batch can be filled; ``kind`` says of which images."""
+    total = batch_size * processes
+    if images < total:
+        shown = f"{batch_size} x {processes} processes = {total}" if processes > 1 else str(total)
+        raise UserError(
+            f"`batch_size` {shown} is larger than the data set of {images} {kind} images."
+        )
+
+
+def default_workers() -> int:
+    """Worker processes a loader: one less than there are cores for this process, at most 8."""
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return min(8, max(cores - 1, 0))
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -163,7 +188,7 @@ def ignore_interrupt(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _load(
+def load_readable(
     source: ImageSource, among: Sequence[int] | np.ndarray, position: int
 ) -> tuple[Image.Image, int, list[tuple[str, str]]]:
     """The image at a position among some, or the next one of them that can be read; its number; what could not be read.
@@ -182,5 +207,6 @@ def _load(
     )
 
 
-def _numbers(source: ImageSource, i: int, index: int) -> dict[str, int]:
+def item_numbers(source: ImageSource, i: int, index: int) -> dict[str, int]:
+    """``index`` and ``label`` of image ``i``."""
     return {"index": index, "label": int(source.labels[i])}

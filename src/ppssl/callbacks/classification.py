@@ -1,0 +1,133 @@
+"""How good a classifier is, while it is trained, and which classes it takes for each other."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ppssl.callbacks.figures import log_figure
+from ppssl.data.base import FineGrainedDataModule
+from ppssl.downstream.classification import (
+    ClassificationMetrics,
+    confused_pairs,
+    confusion_matrix,
+)
+from ppssl.viz.confusion import ConfusedPair, confusion_panel
+
+__all__ = ["ClassificationMonitor", "confused_examples"]
+
+
+class ClassificationMonitor(Callback):
+    """Logs ``top1``, ``top5`` and ``macro`` under ``val/`` (``test/`` for ``ppssl test``), and draws confused classes.
+
+    Args:
+        pairs: How many pairs of classes the figure ``val/confusion`` shows, those most often taken for each other; 0:
+            no figure.
+        every_n_epochs: How often it is drawn; it is after the last epoch, too, and after a test.
+    """
+
+    def __init__(self, pairs: int = 6, every_n_epochs: int = 10) -> None:
+        if pairs < 0:
+            raise ValueError(f"`pairs` must be >= 0, got {pairs}.")
+        if every_n_epochs < 1:
+            raise ValueError(f"`every_n_epochs` must be >= 1, got {every_n_epochs}.")
+        self.pairs = pairs
+        self.every_n_epochs = every_n_epochs
+        self._metrics: ClassificationMetrics | None = None
+
+    def should_draw(self, epoch: int, last: bool) -> bool:
+        """Whether the epoch, from 0, ends with a figure."""
+        return self.pairs > 0 and (last or (epoch + 1) % self.every_n_epochs == 0)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last run."""
+        classes: Any = pl_module.classes
+        self._metrics = ClassificationMetrics(len(classes)).to(pl_module.device)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect the logits of a batch."""
+        if self._metrics is not None:
+            self._metrics.update(outputs.float(), batch["label"], batch["index"])
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute and log, over all processes."""
+        last = not trainer.training and not trainer.validating
+        last |= trainer.current_epoch + 1 == trainer.max_epochs
+        self._log(
+            trainer, pl_module, "val", draw=self.should_draw(trainer.current_epoch, bool(last))
+        )
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute and log, over all processes."""
+        self._log(trainer, pl_module, "test", draw=self.pairs > 0)
+
+    def _log(self, trainer: Trainer, pl_module: Any, stage: str, *, draw: bool) -> None:
+        metrics, self._metrics = self._metrics, None
+        if metrics is None or trainer.sanity_checking:
+            return
+        found = metrics.compute()
+        for name in ("top1", "top5", "macro"):
+            pl_module.log(f"{stage}/{name}", found[name], prog_bar=name == "top1", batch_size=1)
+        data: Any = getattr(trainer, "datamodule", None)
+        if draw and trainer.is_global_zero and isinstance(data, FineGrainedDataModule):
+            rows = {name: found[name].cpu() for name in ("index", "label", "predicted")}
+            pairs = confused_examples(data, rows, pl_module.classes, self.pairs)
+            title = f"Most confused classes; top-1 {100 * float(found['top1']):.1f} %"
+            log_figure(
+                trainer, f"{stage}/confusion", confusion_panel(pairs, title), trainer.global_step
+            )
+
+
+def confused_examples(
+    data: FineGrainedDataModule, rows: dict[str, Tensor], classes: list[str], count: int
+) -> list[ConfusedPair]:
+    """The worst pairs with an image of each class: the first that was taken for the other, or the first of its class.
+
+    Args:
+        data: Where the images come from, by their index.
+        rows: ``index``, ``label`` and ``predicted``, as ``ClassificationMetrics`` computes them.
+        classes: Names.
+        count: Pairs at most.
+    """
+    index, label, predicted = rows["index"], rows["label"], rows["predicted"]
+    confusion = confusion_matrix(label, predicted, len(classes))
+    pairs = []
+    for pair in confused_pairs(confusion, count):
+        images, mistaken = [], []
+        for this, other in (pair, pair[::-1]):
+            wrong = torch.nonzero((label == this) & (predicted == other))[:, 0]
+            own = torch.nonzero(label == this)[:, 0]
+            chosen = wrong if len(wrong) else own
+            mistaken.append(len(wrong) > 0)
+            images.append(_image(data, int(index[chosen[0]]) if len(chosen) else None))
+        pairs.append(
+            ConfusedPair(
+                names=(classes[pair[0]], classes[pair[1]]),
+                counts=confusion[list(pair)][:, list(pair)],
+                totals=(int(confusion[pair[0]].sum()), int(confusion[pair[1]].sum())),
+                images=(images[0], images[1]),
+                mistaken=(mistaken[0], mistaken[1]),
+            )
+        )
+    return pairs
+
+
+def _image(data: FineGrainedDataModule, index: int | None) -> Tensor:
+    """An un-augmented image; white where there is none of the class."""
+    if index is None:
+        return torch.full((3, data.image_size, data.image_size), 255, dtype=torch.uint8)
+    split, number = data.locate(index)
+    return data.eval_dataset(split, np.array([number]))[0]["image"]

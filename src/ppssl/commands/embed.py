@@ -1,0 +1,51 @@
+"""``ppssl embed CKPT --data RECIPE --out FILE.parquet``: embeddings of a whole data set."""
+
+import pyarrow.parquet as pq
+from jsonargparse import ArgumentParser
+from lightning.pytorch import seed_everything
+
+from ppssl.commands.arguments import data_section, given_data
+from ppssl.data.base import FineGrainedDataModule
+from ppssl.downstream.store import read_description, write_embeddings
+from ppssl.results import show_table
+
+__all__ = ["main"]
+
+
+def main(argv: list[str]) -> int:
+    """Parse, embed, say what was written."""
+    parser = ArgumentParser(
+        prog="ppssl embed",
+        description="Write the embeddings of all images to Parquet: split, path, class, label, index, embedding. "
+        "The same command goes on after an interruption. Example: ppssl embed last.ckpt --data ppssl:folder/pretrain "
+        "--data.root path/to/images --out embeddings.parquet",
+        exit_on_error=False,
+    )
+    parser.add_argument("checkpoint", type=str, help="A checkpoint of `ppssl fit`.")
+    parser.add_subclass_arguments(
+        FineGrainedDataModule,
+        "data",
+        required=False,
+        help="A recipe; default: the checkpoint's own data set.",
+    )
+    parser.add_argument("--out", type=str, required=True, help="The .parquet to write.")
+    parser.add_argument(
+        "--device",
+        type=str,
+        default="auto",
+        help="`cpu`, `cuda`, ...; default: a GPU if there is one.",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="For splits, where the data set states none."
+    )
+    args = parser.parse_args(data_section(argv))
+    seed_everything(args.seed, verbose=False)
+    out = write_embeddings(
+        args.checkpoint, given_data(parser, args, args.checkpoint), args.out, device=args.device
+    )
+    rows = [
+        ["images", str(pq.read_metadata(out).num_rows)],
+        ["dimensions", str(read_description(out).dim)],
+    ]
+    show_table("Embeddings", ["", ""], rows, caption=str(out))
+    return 0

@@ -1,0 +1,268 @@
+"""What classifiers share: an encoder, a linear layer, the loss over labels, and checkpoints that need no arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor, nn
+
+from ppssl.checkpoint import SCHEMA_VERSION, check_schema, read_checkpoint, restore
+from ppssl.config import Configurable
+from ppssl.data.labelled import LabelledAugmentation
+from ppssl.encoder import Encoder, evaluation_mode
+from ppssl.errors import UserError
+from ppssl.parallel import prepare
+from ppssl.randomness import first_weights, resolve_seed, seed_step
+
+__all__ = ["Classifier"]
+
+ClassWeights = Literal["balanced"] | list[float] | None
+
+
+class Classifier(LightningModule, Configurable):
+    """Base of :class:`~ppssl.downstream.finetune.FineTune` and :class:`~ppssl.downstream.linear_probe.LinearProbe`.
+
+    As a function it is the classifier: ``model(images)`` gives logits ``(B, K)`` of normalised images
+    ``(B, 3, H, W)``. It trains on the labelled training images that are not held out (``label_fraction`` and
+    ``val_fraction`` of the data module), validates on the held-out ones or the validation split, and looks at the test
+    split in ``test`` alone.
+
+    Subclasses implement :meth:`training_loss` and :meth:`configure_optimizers`.
+
+    Args:
+        backbone: Any timm model name, or ``resnet_small``; ``None``: that of the checkpoint ``pretrained``.
+        pretrained: Where the encoder's weights come from: timm (``True``), nowhere (``False``), or a local file: a
+            checkpoint of ppssl or a timm weight file, which must fit completely.
+        image_size: Input height and width in pixels, for models built for one size (ViT); ``None``: their own.
+        backbone_kwargs: More arguments of the timm model, such as ``drop_path_rate``.
+        num_classes: K; ``None``: as many as the data has, known in ``setup``.
+        augmentation: Draws the training views; ``None``: that of the class.
+        label_smoothing: Part of each target spread evenly over all classes, in [0, 1).
+        class_weights: Factor of each class in the loss: numbers, or ``"balanced"``: N / (K N_k), so that every class
+            counts the same; ``None``: 1.
+        init_seed: Of all first weights that are random; ``None``: the run's own seed.
+        seed: For the steps' own randomness; ``None``: that of ``seed_everything``, or 0.
+    """
+
+    class_weight: Tensor
+
+    def __init__(
+        self,
+        backbone: str | None = None,
+        pretrained: bool | str = False,
+        image_size: int | None = None,
+        backbone_kwargs: dict[str, Any] | None = None,
+        num_classes: int | None = None,
+        augmentation: LabelledAugmentation | None = None,
+        label_smoothing: float = 0.0,
+        class_weights: ClassWeights = None,
+        init_seed: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must be in [0, 1), got {label_smoothing}.")
+        if isinstance(class_weights, str) and class_weights != "balanced":
+            raise ValueError(
+                f"`class_weights` must be 'balanced', numbers or null, got {class_weights!r}."
+            )
+        if num_classes is not None and num_classes < 2:
+            raise ValueError(f"`num_classes` must be >= 2, got {num_classes}.")
+        if backbone is None:
+            backbone, image_size, backbone_kwargs = _of_checkpoint(pretrained, image_size)
+        self.backbone = backbone
+        self.pretrained = pretrained
+        self.image_size = image_size
+        self.backbone_kwargs = backbone_kwargs
+        self.num_classes = num_classes
+        self.augmentation = augmentation
+        self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
+        self.init_seed = init_seed
+        self.seed = seed
+        self.classes: list[str] = []
+        with first_weights(init_seed, "encoder"):
+            self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs)
+        if num_classes is not None:
+            self.build([f"class {k}" for k in range(num_classes)])
+
+    def build(self, classes: list[str]) -> None:
+        """Make the linear layer for classes of these names; once. A Trainer does it in setup."""
+        if not self.classes:
+            with first_weights(self.init_seed, "head"):
+                self.head = nn.Linear(self.encoder.info.dim, len(classes))
+            nn.init.normal_(self.head.weight, std=0.01)
+            nn.init.zeros_(self.head.bias)
+            self.register_buffer("class_weight", torch.ones(len(classes)))
+        self.classes = list(classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits: ``(B, 3, H, W)`` normalised -> ``(B, K)``."""
+        return self.head(self.encoder(images))
+
+    @torch.no_grad()
+    def frozen_embedding(self, images: Tensor) -> Tensor:
+        """``(B, D)`` of the encoder as in evaluation: no gradient, no dropout, no statistics of the batch."""
+        with evaluation_mode(self.encoder):
+            return self.encoder(images)
+
+    def setup(self, stage: str) -> None:
+        """Tell the data module what is needed; make what depends on the classes."""
+        self.config()  # raises now, not after an epoch
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "request_labelled"):
+            raise UserError(
+                "A classifier is trained on one of ppssl's data modules: "
+                "`trainer.fit(model, FolderDataModule(...))`."
+            )
+        info = self.encoder.info
+        data.normalise_with(info.mean, info.std)
+        data.request_labelled(self.augmentation or self.default_augmentation())
+        if stage == "fit" and not data.has_labels():
+            raise UserError(
+                "Nothing to learn: no training image has a label. Put images into class folders."
+            )
+        self._take_classes(list(data.classes))
+        if stage == "fit":
+            self.class_weight = self._weights(data.sources["train"].labels[data.train_fit])
+        prepare(self)
+
+    def default_augmentation(self) -> LabelledAugmentation:
+        """What draws the training views where none is given."""
+        return LabelledAugmentation()
+
+    def _take_classes(self, classes: list[str]) -> None:
+        placeholders = self.classes == [f"class {k}" for k in range(len(self.classes))]
+        same_number = len(self.classes) == len(classes)
+        if self.classes and self.classes != classes and not (placeholders and same_number):
+            odd = sorted(set(classes) ^ set(self.classes))[:3]
+            raise UserError(
+                f"The data has {len(classes)} classes and the classifier {len(self.classes)}, not the same ones "
+                f"(such as {', '.join(odd) or 'their order'}): start from its encoder, `pretrained: path/to/last.ckpt`."
+            )
+        self.build(classes)
+
+    def _weights(self, labels: np.ndarray) -> Tensor:
+        weight = torch.ones(len(self.classes), device=self.device)
+        if self.class_weights is None:
+            return weight
+        if self.class_weights == "balanced":
+            present = np.unique(labels)
+            found = compute_class_weight("balanced", classes=present, y=labels)
+            weight[present] = torch.tensor(found, dtype=weight.dtype, device=self.device)
+            return weight
+        if len(self.class_weights) != len(self.classes) or min(map(float, self.class_weights)) < 0:
+            raise UserError(
+                f"`class_weights` must be {len(self.classes)} numbers >= 0, one a class, got {self.class_weights}."
+            )
+        return torch.tensor(self.class_weights, dtype=weight.dtype, device=self.device)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The monitors and what resuming needs, without those that the Trainer has already, or a subclass of."""
+        # Callbacks look at what is here, so their room is above this one: known only when a Trainer asks.
+        from ppssl.callbacks.classification import ClassificationMonitor
+        from ppssl.callbacks.resume import ResumeState
+        from ppssl.callbacks.throughput import Throughput
+
+        wanted: list[Callback] = [ClassificationMonitor(), Throughput(), ResumeState()]
+        present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [c for c in wanted if not any(isinstance(own, type(c)) for own in present)]
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """The loss of one batch; its random numbers depend on seed, step and process alone."""
+        seed_step(resolve_seed(self.seed), self.global_step, batch_idx, self.global_rank)
+        loss = self.training_loss(batch, batch_idx)
+        size = len(batch["index"])
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
+        rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
+        self.log("train/lr", max(rates), batch_size=size)
+        return loss
+
+    def training_loss(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """The loss of a training batch, ``image`` and ``label``."""
+        raise NotImplementedError
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Weighted cross-entropy, the mean over the batch of ``-sum_k w_k t_k log softmax(logits)_k``.
+
+        Args:
+            logits: ``(B, K)``.
+            target: ``(B,)`` integer labels, smoothed here; or ``(B, K)`` distributions t, taken as they are.
+        """
+        smoothing = self.label_smoothing if target.ndim == 1 else 0.0
+        per_image = F.cross_entropy(
+            logits, target, self.class_weight, reduction="none", label_smoothing=smoothing
+        )
+        return per_image.mean()
+
+    def validation_step(
+        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Logits of a batch of images ``(B, K)``; the monitor callback collects them."""
+        return self(batch["image"])
+
+    test_step = validation_step
+    predict_step = validation_step
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to rebuild the model, in plain types."""
+        data = getattr(self.trainer, "datamodule", None)
+        checkpoint["ppssl"] = {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.config(),
+            "encoder": self.encoder.spec,
+            "classes": self.classes,
+            "data": data.config() if isinstance(data, Configurable) else None,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make what the checkpoint has weights for."""
+        check_schema(checkpoint)
+        self.build(checkpoint["ppssl"]["classes"])
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes file objects and hparams files too
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **overrides: Any
+    ) -> Self:
+        """The classifier of a checkpoint. Only classes of ppssl or already imported ones are made.
+
+        Args:
+            checkpoint_path: A checkpoint written by a Trainer.
+            map_location: The device to put it on.
+            overrides: Constructor arguments in place of the saved ones.
+
+        Raises:
+            UserError: It cannot be read, holds no such classifier, names foreign classes, or does not fit.
+        """
+        return restore(cls, checkpoint_path, overrides).to(map_location)
+
+    @property
+    def _total_steps(self) -> int:
+        return max(1, int(self.trainer.estimated_stepping_batches))
+
+    def _announce(self, lr: float) -> None:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        rank_zero_info(
+            f"{len(data.train_fit)} labelled images, {len(self.classes)} classes; learning rate {lr:.3g}, "
+            f"{self._total_steps} steps."
+        )
+
+
+def _of_checkpoint(
+    pretrained: bool | str, image_size: int | None
+) -> tuple[str, int | None, dict[str, Any]]:
+    """Backbone, image size and arguments of the encoder in a checkpoint of ppssl."""
+    if not isinstance(pretrained, str):
+        raise UserError(
+            "`backbone` must name a timm model, or `pretrained` a checkpoint of ppssl that knows its own."
+        )
+    spec = read_checkpoint(pretrained)["ppssl"]["encoder"]
+    return spec["backbone"], image_size or spec["image_size"], dict(spec["kwargs"])

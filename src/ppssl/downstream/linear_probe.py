@@ -1,0 +1,107 @@
+"""A linear classifier of a frozen encoder, trained by SGD on augmented views, as the literature has it.
+
+The closed-form probe of fixed embeddings, which the numbers of this project are from, is in ``linear.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from ppssl.data.labelled import LabelledAugmentation
+from ppssl.downstream.classifier import Classifier, ClassWeights
+
+__all__ = ["LinearProbe"]
+
+
+class LinearProbe(Classifier):
+    """Trains a linear layer on the embeddings of a frozen encoder. See :class:`Classifier`.
+
+    The defaults are LCR's and MoCo's (METHOD F9): SGD at 30 for batches of 256, times 0.1 after 60 % and 80 % of the
+    steps, no weight decay, crops and mirroring alone. The encoder is always as in evaluation.
+
+    Args:
+        backbone: Any timm model name, or ``resnet_small``; ``None``: that of the checkpoint ``pretrained``.
+        pretrained: As of :class:`Classifier`.
+        image_size: As of :class:`Classifier`.
+        backbone_kwargs: As of :class:`Classifier`.
+        num_classes: As of :class:`Classifier`.
+        augmentation: Draws the training views; ``None``: crops and mirroring.
+        label_smoothing: Part of each target spread evenly over all classes, in [0, 1).
+        class_weights: As of :class:`Classifier`.
+        lr: The learning rate.
+        sgd_momentum: SGD's momentum.
+        weight_decay: Of the weights.
+        milestones: Parts of the steps, in (0, 1), after each of which the rate is a tenth of what it was.
+        init_seed: As of :class:`Classifier`.
+        seed: As of :class:`Classifier`.
+    """
+
+    def __init__(
+        self,
+        backbone: str | None = None,
+        pretrained: bool | str = False,
+        image_size: int | None = None,
+        backbone_kwargs: dict[str, Any] | None = None,
+        num_classes: int | None = None,
+        augmentation: LabelledAugmentation | None = None,
+        label_smoothing: float = 0.0,
+        class_weights: ClassWeights = None,
+        lr: float = 30.0,
+        sgd_momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        milestones: tuple[float, ...] = (0.6, 0.8),
+        init_seed: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if lr <= 0:
+            raise ValueError(f"`lr` must be > 0, got {lr}.")
+        if not all(0 < part < 1 for part in milestones):
+            raise ValueError(f"`milestones` must be in (0, 1), got {milestones}.")
+        super().__init__(
+            backbone=backbone,
+            pretrained=pretrained,
+            image_size=image_size,
+            backbone_kwargs=backbone_kwargs,
+            num_classes=num_classes,
+            augmentation=augmentation,
+            label_smoothing=label_smoothing,
+            class_weights=class_weights,
+            init_seed=init_seed,
+            seed=seed,
+        )
+        self.lr = lr
+        self.sgd_momentum = sgd_momentum
+        self.weight_decay = weight_decay
+        self.milestones = milestones
+        self.encoder.requires_grad_(False)
+
+    def default_augmentation(self) -> LabelledAugmentation:
+        """Crops as of ImageNet's training, and mirroring."""
+        return LabelledAugmentation(crop_scale=(0.08, 1.0), rand_augment_ops=0)
+
+    def training_loss(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Cross-entropy; no gradient reaches the encoder."""
+        return self.loss(self.head(self.frozen_embedding(batch["image"])), batch["label"])
+
+    def configure_optimizers(self) -> Any:
+        """SGD over the linear layer, the rate falling in steps."""
+        optimizer = SGD(
+            self.head.parameters(),
+            lr=self.lr,
+            momentum=self.sgd_momentum,
+            weight_decay=self.weight_decay,
+        )
+        self._announce(self.lr)
+        ends = tuple(round(part * self._total_steps) for part in self.milestones)
+        schedule = LambdaLR(optimizer, partial(_factor, ends=ends))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _factor(step: int, *, ends: tuple[int, ...]) -> float:
+    return 0.1 ** sum(step >= end for end in ends)

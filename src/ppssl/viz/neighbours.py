@@ -1,0 +1,41 @@
+"""An image beside the ones that are nearest to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+__all__ = ["neighbour_panel"]
+
+_COLUMNS = 5
+_NAME = 22
+
+
+def neighbour_panel(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
+    """A grid, row by row: the query, framed, then its neighbours, nearest first.
+
+    Args:
+        images: ``(3, H, W)`` uint8 each, of any size.
+        titles: Of each, of one or two lines.
+    """
+    rows = -(-len(images) // _COLUMNS)
+    columns = min(_COLUMNS, len(images))
+    figure = Figure(figsize=(2.0 * columns, 2.35 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat[len(images) :]:
+        axis.axis("off")
+    for place, (axis, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
+        axis.imshow(image.permute(1, 2, 0).cpu().numpy())
+        axis.set_xticks([])
+        axis.set_yticks([])
+        lines = [
+            line if len(line) <= _NAME else f"...{line[3 - _NAME :]}" for line in title.split("\n")
+        ]
+        axis.set_title("\n".join(lines), fontsize=8, parse_math=False)
+        for side in axis.spines.values():
+            side.set_visible(place == 0)
+            side.set_linewidth(3)
+            side.set_color("tab:red")
+    return figure

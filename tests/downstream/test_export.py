@@ -1,0 +1,127 @@
+"""What is written is read by the other library alone, in a process of its own."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from ppssl import PPSSL, FolderDataModule, UserError, export, load_encoder
+
+RESNET = {"backbone": "resnet18"}
+VIT = {
+    "backbone": "vit_tiny_patch16_224",
+    "image_size": 32,
+    "backbone_kwargs": {"depth": 1, "embed_dim": 24, "num_heads": 2},
+}
+
+
+def _checkpoint(images: Path, out: Path, **kwargs: Any) -> Path:
+    torch.manual_seed(0)
+    data = FolderDataModule(str(images), image_size=32, batch_size=8, num_workers=0)
+    trainer = Trainer(
+        accelerator="cpu",
+        default_root_dir=out,
+        max_steps=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(PPSSL(**kwargs), data)
+    trainer.save_checkpoint(out / "last.ckpt")
+    return out / "last.ckpt"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("to", "model"),
+    [("timm", RESNET), ("timm", VIT), ("torchvision", RESNET), ("hf", RESNET), ("hf", VIT)],
+)
+def test_others_read_the_same_features(
+    to: Any,
+    model: dict[str, Any],
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, out = _checkpoint(image_folder, tmp_path, **model), tmp_path / "out"
+    difference = export(path, to, "out")
+    assert difference < 1e-4
+    card = (out / "README.md").read_text()
+    assert f"{difference:.3g}" in card
+    assert "CenterCrop(32)" in card
+    assert "Resize(37)" in card
+    assert '"sha256"' in card
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+    # The card's own code, in this process.
+    code = card.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {"torch": torch}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(out)
+        exec(code, names)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(names["embed"](images), load_encoder(path)(images))
+    with pytest.raises(UserError, match="is there and not empty"):
+        export(path, to, out)
+
+
+def test_what_the_others_do_not_have_is_refused(image_folder: Path, tmp_path: Path) -> None:
+    own = _checkpoint(image_folder, tmp_path, backbone="resnet_small", backbone_kwargs={"width": 4})
+    with pytest.raises(UserError, match="ppssl's own encoder, which timm does not know"):
+        export(own, "timm", tmp_path / "out")
+    with pytest.raises(UserError, match="torchvision has no ResNet `resnet_small`"):
+        export(own, "torchvision", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="`to` must be one of timm, torchvision, hf, onnx"):
+        export(own, "keras", tmp_path / "out")  # type: ignore[arg-type]
+
+
+def test_a_partial_match_is_refused(image_folder: Path, tmp_path: Path) -> None:
+    deep = {"stem_type": "deep", "stem_width": 8}
+    path = _checkpoint(image_folder, tmp_path, backbone="resnet18", backbone_kwargs=deep)
+    with pytest.raises(UserError, match=r"25 weights are missing, left over or .*\(bn1\.bias"):
+        export(path, "torchvision", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnx") is not None, reason="onnx is installed")
+def test_without_onnx_it_says_what_to_install(image_folder: Path, tmp_path: Path) -> None:
+    path = _checkpoint(
+        image_folder, tmp_path, backbone="resnet_small", backbone_kwargs={"width": 4}
+    )
+    with pytest.raises(UserError, match="pip install onnx"):
+        export(path, "onnx", tmp_path / "out")
+
+
+def test_onnx_gives_the_same_features(image_folder: Path, tmp_path: Path) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    path = _checkpoint(
+        image_folder, tmp_path, backbone="resnet_small", backbone_kwargs={"width": 4}
+    )
+    assert export(path, "onnx", tmp_path / "out") < 1e-4
+
+
+@pytest.mark.slow
+def test_features_that_differ_are_not_exported(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ppssl.downstream import export as module
+
+    def disturbed(encoder: Any, *args: Any) -> None:
+        whole = {k: v.clone() for k, v in encoder.state_dict().items()}
+        encoder.conv1.weight.data *= 1.01
+        module._write_torchvision(encoder, *args)
+        encoder.load_state_dict(whole)
+
+    path = _checkpoint(image_folder, tmp_path, **RESNET)
+    monkeypatch.setitem(module.WRITERS, "torchvision", disturbed)
+    with pytest.raises(UserError, match=r"features differ by .*not exported"):
+        export(path, "torchvision", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
