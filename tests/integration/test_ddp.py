@@ -166,6 +166,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_classifier_is_wrapped_whole(image_folder: Path, tmp_path: Path) -> None:
     """Head, encoder, the epoch in which only the head is trained, and the average: as on one process."""
     (image_folder / "train" / "class0" / "0.png").unlink()  # an odd number of images to validate
