@@ -51,7 +51,9 @@ class RepresentationMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect a batch."""
-        self._embeddings[dataloader_idx].append((outputs, batch["label"], batch["index"]))
+        # Copies: a tensor from a worker holds an open file.
+        own = (outputs, batch["label"].clone(), batch["index"].clone())
+        self._embeddings[dataloader_idx].append(own)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log, over all processes."""
