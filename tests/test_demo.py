@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ppssl.cli import main
 
@@ -24,6 +25,9 @@ def test_demo_leaves_checkpoint_json_and_events(tmp_path: Path, caplog: Any) -> 
     assert content["before"]["metrics"] != content["after"]["metrics"]
     assert list(tmp_path.rglob("events.out.tfevents*"))
     assert "plugins.ais.student.log_temperature" in torch.load(content["checkpoint"])["state_dict"]
+    panel = Image.open(tmp_path / "saliency.png")
+    assert min(panel.size) > 1000  # six rows of five pictures
+    assert "plugins.iadm.branch.conv.weight" in torch.load(content["checkpoint"])["state_dict"]
     again = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0"]
     assert main(["demo", "--out", str(tmp_path), "--seed", "3", *tiny, *quiet, *again]) == 0
     assert "Found the bank" in caplog.text

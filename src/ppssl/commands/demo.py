@@ -16,15 +16,15 @@ def main(argv: list[str]) -> int:
     """Parse, train, print one table."""
     parser = ArgumentParser(
         prog="ppssl demo",
-        description="Pretrain a small encoder with AIS on synthetic birds, in minutes and without network, and compare "
-        "it with its random initialisation. Example: ppssl demo --out runs/demo",
+        description="Pretrain a small encoder with AIS and IADM on synthetic birds, in minutes and without network, "
+        "and compare it with its random initialisation. Example: ppssl demo --out runs/demo",
         exit_on_error=False,
     )
     parser.add_argument(
         "--out",
         type=str,
         default="runs/demo",
-        help="Folder of checkpoint, events and results.json.",
+        help="Folder of checkpoint, events, results.json and saliency.png.",
     )
     parser.add_argument("--seed", type=int, default=0, help="The run's seed.")
     overrides, rest = split_overrides(argv)
@@ -44,6 +44,7 @@ def main(argv: list[str]) -> int:
         f"Synthetic birds, percent, seed {args.seed}",
         ["metric", "before", "after", "gain"],
         rows,
-        caption=f"checkpoint: {content['checkpoint']}\nresults:    {Path(args.out) / 'results.json'}",
+        caption=f"checkpoint: {content['checkpoint']}\nresults:    {Path(args.out) / 'results.json'}\n"
+        f"what IADM sees: {Path(args.out) / 'saliency.png'}",
     )
     return 0

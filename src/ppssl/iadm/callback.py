@@ -19,9 +19,11 @@ from ppssl.plugin import training_step
 from ppssl.viz.saliency import saliency_panel
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ppssl.data.base import FineGrainedDataModule
 
-__all__ = ["IADMCallback", "measure_health", "probe_maps"]
+__all__ = ["IADMCallback", "draw_panel", "measure_health", "probe_maps"]
 
 
 class IADMCallback(FigureCallback[IADM]):
@@ -60,13 +62,14 @@ class IADMCallback(FigureCallback[IADM]):
                 logged = {f"train/{name}_health_{key}": value for key, value in health.items()}
                 module.log_dict(logged)
                 if self.should_draw(trainer.current_epoch):
-                    figure = self._panel(module, plugin, data)
+                    figure = draw_panel(module, plugin, data, self.num_images)
                     log_figure(trainer, f"{name}/saliency", figure, trainer.global_step)
 
-    def _panel(self, module: Any, plugin: IADM, data: FineGrainedDataModule) -> Any:
-        batch = probe_batch(data, self.num_images)
-        maps = probe_maps(module, plugin, data, batch)
-        return saliency_panel(batch["image"], maps)
+
+def draw_panel(module: Any, plugin: IADM, data: FineGrainedDataModule, count: int) -> Figure:
+    """Un-augmented training images, a row each, beside :func:`probe_maps` of them; ``module`` in evaluation mode."""
+    batch = probe_batch(data, count)
+    return saliency_panel(batch["image"], probe_maps(module, plugin, data, batch))
 
 
 def measure_health(
