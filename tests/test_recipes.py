@@ -85,7 +85,10 @@ def test_recipes_of_the_published_sets_are_the_literatures(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
-def test_every_study_names_a_recipe_and_known_options(path: Path) -> None:
+def test_every_study_names_a_recipe_and_known_options(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "bench"))  # where a study's own plugin lies
     study = load_study(str(path))
     for cell in {c["variant"]: c for c in study.cells()}.values():
         local = ["--data.root=unused"] if "folder" in study.recipe else []
