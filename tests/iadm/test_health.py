@@ -39,7 +39,9 @@ def test_energy_and_pointing() -> None:
     mask[0, :2, :2] = 1  # the first cell
     mask[1, :2, :] = 1  # the upper two; the third image's object is not seen
     maps = _maps([0.5, 0.2, 0.2, 0.1], [0.1, 0.1, 0.5, 0.3], [1.0, 0.0, 0.0, 0.0])
-    health = saliency_health(maps, maps, mask)
+    branch = _maps([0.7, 0.1, 0.1, 0.1], [0.4, 0.5, 0.1, 0.0], [1.0, 0.0, 0.0, 0.0])
+    health = saliency_health(maps, branch, mask)
+    assert health["branch_energy"] == pytest.approx((0.7 + 0.9) / 2)
     assert health["energy"] == pytest.approx((0.5 + 0.2) / 2)
     assert health["energy_chance"] == pytest.approx((0.25 + 0.5) / 2)
     assert health["pointing"] == pytest.approx(0.5)
@@ -63,7 +65,8 @@ def test_masks_follow_the_centre_view() -> None:
 def test_energy_on_the_parts() -> None:
     parts = torch.zeros(1, 4, 4)
     parts[0, :2, :2] = 1
-    health = saliency_health(_maps([0.7, 0.1, 0.1, 0.1]), _maps([0.25] * 4), parts=parts)
+    health = saliency_health(_maps([0.7, 0.1, 0.1, 0.1]), _maps([0.4, 0.2, 0.2, 0.2]), parts=parts)
+    assert health["branch_part_energy"] == pytest.approx(0.4)
     assert health["part_energy"] == pytest.approx(0.7)
     assert health["part_energy_chance"] == pytest.approx(0.25)
     assert "energy" not in health

@@ -33,9 +33,9 @@ def saliency_health(
     Returns:
         ``entropy`` of A* over the logarithm of the number of cells; ``kl_uniform`` in nats; ``skill``,
         ``1 - KL(A* || A) / KL(A* || uniform)``: 1 is perfect, 0 no better than the uniform map; ``correlation`` of A
-        and A* over the cells. With a mask: ``energy``, the share of A* on the object; ``energy_chance``, that of the
-        uniform map; ``pointing``, how often the highest cell is mostly object. With parts: ``part_energy`` and
-        ``part_energy_chance``, likewise.
+        and A* over the cells. With a mask: ``energy``, the share of A* on the object, and ``branch_energy``, of A;
+        ``energy_chance``, that of the uniform map; ``pointing``, how often A*'s highest cell is mostly object. With
+        parts: ``part_energy``, ``branch_part_energy`` and ``part_energy_chance``, likewise.
     """
     most = math.log(target[0].numel())
     entropy = torch.special.entr(target).sum(dim=(1, 2))
@@ -49,10 +49,11 @@ def saliency_health(
         "correlation": centred.prod(dim=1).sum(dim=1).mean(),
     }
     if mask is not None:
-        health |= _on(target, mask)
+        health |= _on(target, mask) | {"branch_energy": _on(branch, mask)["energy"]}
     if parts is not None:
         on_parts = _on(target, parts)
         health |= {f"part_{name}": on_parts[name] for name in ("energy", "energy_chance")}
+        health |= {"branch_part_energy": _on(branch, parts)["energy"]}
     return {name: float(value) for name, value in health.items()}
 
 
