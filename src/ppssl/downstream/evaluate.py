@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ppssl.config import Configurable
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.labels import held_out
+from ppssl.device import on_device
 from ppssl.downstream.embed import Embeddings, embed
 from ppssl.downstream.knn import knn_neighbours, knn_vote
 from ppssl.downstream.linear import logistic_regression_probe
@@ -65,18 +66,13 @@ def evaluate(
         )
     cfg = timm_model.pretrained_cfg
     data.normalise_with(tuple(cfg["mean"]), tuple(cfg["std"]))
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    was_on = next(timm_model.parameters()).device
-    timm_model.to(chosen)
     split, items = ("test", None) if "test" in data.sources else ("train", data.train_val)
     gallery_items = data.train_labelled if split == "test" else data.train_fit
-    queries = embed(
-        timm_model, data.eval_loader(split, items), data, description=f"Embedding {split}"
-    )
-    gallery = embed(
-        timm_model, data.eval_loader("train", gallery_items), data, description="Embedding train"
-    )
-    timm_model.to(was_on)
+    with on_device(timm_model, device):
+        queries, gallery = (
+            embed(timm_model, data.eval_loader(part, rows), data, description=f"Embedding {part}")
+            for part, rows in ((split, items), ("train", gallery_items))
+        )
     seed = resolve_seed(data.seed)
     metrics, hits = measure(gallery, queries, seed=seed)
     metrics |= _nuisances(gallery, queries, data, split)

@@ -19,6 +19,7 @@ from torch import nn
 
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.source import digest
+from ppssl.device import on_device
 from ppssl.downstream.embed import Embeddings, embed
 from ppssl.encoder import load_encoder
 from ppssl.errors import UserError
@@ -82,16 +83,14 @@ def write_embeddings(
     description = _describe(encoder, data)
     if out.is_file() and _try_description(out) == description:
         return out
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    was_on = next(encoder.parameters()).device
     parts = out.with_name(f".{out.name}.parts")
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        encoder.to(chosen)
-        files = [
-            _part(parts, encoder, data, split, items, description)
-            for split, items in _parts(data, part_size)
-        ]
+        with on_device(encoder, device):
+            files = [
+                _part(parts, encoder, data, split, items, description)
+                for split, items in _parts(data, part_size)
+            ]
         whole = parts / "whole"
         with pq.ParquetWriter(whole, pq.read_schema(files[0])) as writer:
             for file in files:
@@ -99,8 +98,6 @@ def write_embeddings(
         whole.replace(out)
     except OSError as error:
         raise UserError(f"Cannot write {out}: {error}.") from error
-    finally:
-        encoder.to(was_on)
     shutil.rmtree(parts)
     return out
 
