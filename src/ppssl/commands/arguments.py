@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ppssl.checkpoint import read_checkpoint
 from ppssl.config import instantiate
 from ppssl.data.base import FineGrainedDataModule
+from ppssl.downstream.features import Feature
 from ppssl.errors import UserError
 from ppssl.recipes import read_yaml, recipe_path, replace_values
 
@@ -16,6 +17,7 @@ __all__ = [
     "add_checkpoint",
     "add_data",
     "add_device",
+    "add_feature",
     "add_seed",
     "data_section",
     "given_data",
@@ -44,6 +46,16 @@ def add_device(parser: ArgumentParser) -> None:
         type=str,
         default="auto",
         help="`cpu`, `cuda`, ...; default: a GPU if there is one.",
+    )
+
+
+def add_feature(parser: ArgumentParser) -> None:
+    """``--feature``."""
+    parser.add_argument(
+        "--feature",
+        type=Feature,
+        default="gap",
+        help="`gap`: the encoder's own embedding; `branch`: pooled with what IADM attends to.",
     )
 
 

@@ -8,6 +8,7 @@ from ppssl.commands.arguments import (
     add_checkpoint,
     add_data,
     add_device,
+    add_feature,
     add_seed,
     data_section,
     given_data,
@@ -30,12 +31,14 @@ def main(argv: list[str]) -> int:
     add_checkpoint(parser)
     add_data(parser)
     parser.add_argument("--out", type=str, required=True, help="The .parquet to write.")
+    add_feature(parser)
     add_device(parser)
     add_seed(parser)
     args = parser.parse_args(data_section(argv))
     seed_everything(args.seed, verbose=False)
+    data = given_data(parser, args, args.checkpoint)
     out = write_embeddings(
-        args.checkpoint, given_data(parser, args, args.checkpoint), args.out, device=args.device
+        args.checkpoint, data, args.out, feature=args.feature, device=args.device
     )
     rows = [
         ["images", str(pq.read_metadata(out).num_rows)],

@@ -7,6 +7,7 @@ from ppssl.commands.arguments import (
     add_checkpoint,
     add_data,
     add_device,
+    add_feature,
     add_seed,
     data_section,
     given_data,
@@ -30,16 +31,18 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--json", type=str | None, default=None, help="Write the results to this file."
     )
+    add_feature(parser)
     add_device(parser)
     add_seed(parser)
     args = parser.parse_args(data_section(argv))
     seed_everything(args.seed, verbose=False)
     data = given_data(parser, args, args.checkpoint)
-    results = evaluate(args.checkpoint, data, device=args.device)
+    results = evaluate(args.checkpoint, data, feature=args.feature, device=args.device)
     if args.json is not None:
         write_json(args.json, results.to_dict())
     rows = [[name, _text(value, results.units[name])] for name, value in results.metrics.items()]
-    show_table(results.protocol, ["metric", "value"], rows, caption=args.checkpoint)
+    title = results.protocol + (", feature branch" if args.feature == "branch" else "")
+    show_table(title, ["metric", "value"], rows, caption=args.checkpoint)
     return 0
 
 
