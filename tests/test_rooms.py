@@ -8,6 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "ppssl"
 ORDER = [
     "errors",
+    "device",
     "randomness",
     "optimization",
     "config",

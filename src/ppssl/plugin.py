@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppssl.config import Configurable
@@ -20,7 +22,14 @@ if TYPE_CHECKING:
     from ppssl.contrastive import ContrastiveResult
     from ppssl.encoder import EncoderInfo
 
-__all__ = ["LossPlugin", "LossTerm", "TrainingStep", "merge_requests", "training_step"]
+__all__ = [
+    "LossPlugin",
+    "LossTerm",
+    "TrainingStep",
+    "attend",
+    "merge_requests",
+    "training_step",
+]
 
 _TAKEN = ("views", "index", "label", "geometry", "broken")
 
@@ -122,6 +131,22 @@ class LossPlugin(nn.Module, Configurable):
     def callbacks(self) -> list[Callback]:
         """Callbacks to run beside the plugin; one that the Trainer already has, or a subclass of, is left out."""
         return []
+
+
+def attend(feature_map: Tensor, weights: Tensor) -> Tensor:
+    """Features pooled with a map: ``sum over places of A * F`` (METHOD D13).
+
+    Args:
+        feature_map: F, ``(B, C, h, w)``; receives gradient.
+        weights: A, ``(B, h * u, w * u)``, sums to 1; of a place's u x u cells the sum counts.
+
+    Returns:
+        ``(B, C)``.
+    """
+    places = (feature_map.shape[-2], feature_map.shape[-1])
+    cells = weights.shape[-1] * weights.shape[-2] / (places[0] * places[1])
+    coarse = F.adaptive_avg_pool2d(weights[:, None].to(feature_map.dtype), places)[:, 0] * cells
+    return torch.einsum("bchw,bhw->bc", feature_map, coarse)
 
 
 def merge_requests(

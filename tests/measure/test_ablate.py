@@ -12,7 +12,8 @@ import yaml
 
 from ppssl.errors import UserError
 from ppssl.measure.ablate import Study, ablate, load_study
-from ppssl.measure.cell import without_local
+from ppssl.measure.cell import run_cell, without_local
+from ppssl.results import unpack_bits
 
 RECIPE = Path(__file__).parents[2] / "experiments" / "synthetic" / "pretrain.yaml"
 TINY = {
@@ -287,6 +288,32 @@ def test_a_grid_is_run_once_and_leaves_its_results(tmp_path):
     assert {
         path: path.stat().st_mtime_ns for path in [*out.rglob("*.json"), *work.rglob("*")]
     } == written
+
+
+@pytest.mark.slow
+def test_a_cell_with_iadm_is_measured_by_its_branch_too(tmp_path):
+    study = Study(
+        str(RECIPE),
+        variants={"base": {}, "iadm": {"model.plugins.iadm.hidden": 4}},
+        seeds=[0],
+        overrides=TINY,
+    )
+    plain, other = study.cells()
+    for cell, name in ((plain, "base.json"), (other, "iadm.json")):
+        run_cell(cell, str(tmp_path / name), [f"--trainer.default_root_dir={tmp_path / name}.work"])
+    base, iadm = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("base", "iadm"))
+    own = {"knn-1", "knn-5", "knn-20", "linear", "rank-1", "mAP"}
+    added = {f"branch-{name}" for name in own}
+    assert not any("branch" in name for name in base["metrics"])
+    assert set(iadm["metrics"]) == set(base["metrics"]) | added
+    assert set(iadm["units"]) == set(iadm["metrics"])
+    assert set(iadm["per_image"]) == set(base["per_image"]) | added - {"branch-mAP"}
+    assert set(iadm["config"]) == set(base["config"]) == {"model", "data"}
+    for name in own - {"mAP", "rank-1"}:  # rank-1 counts the images only that others are like
+        hits = unpack_bits(iadm["per_image"][f"branch-{name}"])
+        assert len(hits) == TINY["data.test_size"]
+        assert iadm["metrics"][f"branch-{name}"] == pytest.approx(hits.mean())
+    assert iadm["metrics"]["branch-mAP"] != iadm["metrics"]["mAP"]
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from ppssl.device import resolve_device
 from ppssl.errors import UserError
 
 __all__ = ["LanguageModel"]
@@ -26,8 +27,6 @@ class LanguageModel:
     def __init__(self, name_or_path: str, device: str = "auto") -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(
                 name_or_path, trust_remote_code=False
@@ -41,7 +40,7 @@ class LanguageModel:
                 f"`model`: cannot read `{name_or_path}` ({reason}). Give a folder that holds a causal language model "
                 "with tokenizer (safetensors), or a hub id where there is network."
             ) from error
-        self.model = model.to(device).eval().requires_grad_(False)
+        self.model = model.to(resolve_device(device)).eval().requires_grad_(False)
 
     def answer(self, question: str, *, max_new_tokens: int, temperature: float, seed: int) -> str:
         """What it writes, by sampling; without the last line where that was cut off.

@@ -1,4 +1,4 @@
-"""What several commands do with their arguments before they parse them."""
+"""Arguments that several commands share, and what is done with them before they are parsed."""
 
 import json
 import re
@@ -9,12 +9,61 @@ from jsonargparse import ArgumentParser, Namespace
 from ppssl.checkpoint import read_checkpoint
 from ppssl.config import instantiate
 from ppssl.data.base import FineGrainedDataModule
+from ppssl.downstream.features import Feature
 from ppssl.errors import UserError
 from ppssl.recipes import read_yaml, recipe_path, replace_values
 
-__all__ = ["data_section", "given_data", "split_overrides"]
+__all__ = [
+    "add_checkpoint",
+    "add_data",
+    "add_device",
+    "add_feature",
+    "add_seed",
+    "data_section",
+    "given_data",
+    "split_overrides",
+]
 
 _OVERRIDE = re.compile(r"--(data|model|trainer)\.[\w.]+=")
+
+
+def add_checkpoint(parser: ArgumentParser) -> None:
+    """``CHECKPOINT``."""
+    parser.add_argument("checkpoint", type=str, help="A checkpoint of `ppssl fit`.")
+
+
+def add_data(
+    parser: ArgumentParser, text: str = "A recipe; default: the checkpoint's own data set."
+) -> None:
+    """``--data RECIPE``, see :func:`data_section`; ``text`` is its help."""
+    parser.add_subclass_arguments(FineGrainedDataModule, "data", required=False, help=text)
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """``--device``."""
+    parser.add_argument(
+        "--device",
+        type=str,
+        default="auto",
+        help="`cpu`, `cuda`, ...; default: a GPU if there is one.",
+    )
+
+
+def add_feature(parser: ArgumentParser) -> None:
+    """``--feature``."""
+    parser.add_argument(
+        "--feature",
+        type=Feature,
+        default="gap",
+        help="`gap`: the encoder's own embedding; `branch`: pooled with what IADM attends to.",
+    )
+
+
+def add_seed(parser: ArgumentParser) -> None:
+    """``--seed``, for commands that split labels."""
+    parser.add_argument(
+        "--seed", type=int, default=0, help="For splits, where the data set states none."
+    )
 
 
 def data_section(argv: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.commands.arguments import add_data, add_device
 from ppssl.measure.saliency import bench_saliency
 from ppssl.measure.saliency_figures import draw_bars, draw_examples
 from ppssl.measure.saliency_table import after_rows, markdown_tables
@@ -31,18 +31,8 @@ def parser() -> ArgumentParser:
         "--out", type=str, required=True, help="Folder of saliency.json, saliency.md and figures."
     )
     own.add_argument("--images", type=int, default=256, help="How many images are looked at.")
-    own.add_subclass_arguments(
-        FineGrainedDataModule,
-        "data",
-        required=False,
-        help="A recipe; default: the first checkpoint's own data set.",
-    )
-    own.add_argument(
-        "--device",
-        type=str,
-        default="auto",
-        help="`cpu`, `cuda`, ...; default: a GPU if there is one.",
-    )
+    add_data(own, "A recipe; default: the first checkpoint's own data set.")
+    add_device(own)
     return own
 
 

@@ -4,8 +4,15 @@ import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 
-from ppssl.commands.arguments import data_section, given_data
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.commands.arguments import (
+    add_checkpoint,
+    add_data,
+    add_device,
+    add_feature,
+    add_seed,
+    data_section,
+    given_data,
+)
 from ppssl.downstream.store import read_description, write_embeddings
 from ppssl.results import show_table
 
@@ -21,27 +28,17 @@ def main(argv: list[str]) -> int:
         "--data.root path/to/images --out embeddings.parquet",
         exit_on_error=False,
     )
-    parser.add_argument("checkpoint", type=str, help="A checkpoint of `ppssl fit`.")
-    parser.add_subclass_arguments(
-        FineGrainedDataModule,
-        "data",
-        required=False,
-        help="A recipe; default: the checkpoint's own data set.",
-    )
+    add_checkpoint(parser)
+    add_data(parser)
     parser.add_argument("--out", type=str, required=True, help="The .parquet to write.")
-    parser.add_argument(
-        "--device",
-        type=str,
-        default="auto",
-        help="`cpu`, `cuda`, ...; default: a GPU if there is one.",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="For splits, where the data set states none."
-    )
+    add_feature(parser)
+    add_device(parser)
+    add_seed(parser)
     args = parser.parse_args(data_section(argv))
     seed_everything(args.seed, verbose=False)
+    data = given_data(parser, args, args.checkpoint)
     out = write_embeddings(
-        args.checkpoint, given_data(parser, args, args.checkpoint), args.out, device=args.device
+        args.checkpoint, data, args.out, feature=args.feature, device=args.device
     )
     rows = [
         ["images", str(pq.read_metadata(out).num_rows)],

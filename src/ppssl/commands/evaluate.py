@@ -3,8 +3,15 @@
 from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 
-from ppssl.commands.arguments import data_section, given_data
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.commands.arguments import (
+    add_checkpoint,
+    add_data,
+    add_device,
+    add_feature,
+    add_seed,
+    data_section,
+    given_data,
+)
 from ppssl.downstream.evaluate import evaluate
 from ppssl.results import show_table, write_json
 
@@ -19,33 +26,23 @@ def main(argv: list[str]) -> int:
         "Example: ppssl evaluate last.ckpt --data experiments/folder/pretrain.yaml --data.root path/to/images",
         exit_on_error=False,
     )
-    parser.add_argument("checkpoint", type=str, help="A checkpoint of `ppssl fit`.")
-    parser.add_subclass_arguments(
-        FineGrainedDataModule,
-        "data",
-        required=False,
-        help="A recipe; default: the checkpoint's own data set.",
-    )
+    add_checkpoint(parser)
+    add_data(parser)
     parser.add_argument(
         "--json", type=str | None, default=None, help="Write the results to this file."
     )
-    parser.add_argument(
-        "--device",
-        type=str,
-        default="auto",
-        help="`cpu`, `cuda`, ...; default: a GPU if there is one.",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="For splits, where the data set states none."
-    )
+    add_feature(parser)
+    add_device(parser)
+    add_seed(parser)
     args = parser.parse_args(data_section(argv))
     seed_everything(args.seed, verbose=False)
     data = given_data(parser, args, args.checkpoint)
-    results = evaluate(args.checkpoint, data, device=args.device)
+    results = evaluate(args.checkpoint, data, feature=args.feature, device=args.device)
     if args.json is not None:
         write_json(args.json, results.to_dict())
     rows = [[name, _text(value, results.units[name])] for name, value in results.metrics.items()]
-    show_table(results.protocol, ["metric", "value"], rows, caption=args.checkpoint)
+    title = results.protocol + (", feature branch" if args.feature == "branch" else "")
+    show_table(title, ["metric", "value"], rows, caption=args.checkpoint)
     return 0
 
 

@@ -9,6 +9,7 @@ from rich.progress import track
 from torch import nn
 
 from ppssl.checkpoint import restore
+from ppssl.commands.arguments import add_checkpoint, add_device
 from ppssl.downstream.explain import BATCH, View, explain, image_files
 from ppssl.functional import Reference
 
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> int:
         "Example: ppssl explain last.ckpt photo.jpg path/to/images --out runs/explain",
         exit_on_error=False,
     )
-    parser.add_argument("checkpoint", type=str, help="A checkpoint of `ppssl fit`.")
+    add_checkpoint(parser)
     parser.add_argument("images", type=str, nargs="+", help="Image files, and folders of them.")
     parser.add_argument(
         "--out", type=str, required=True, help="Folder of the PNG files; none is overwritten."
@@ -41,12 +42,7 @@ def main(argv: list[str]) -> int:
         default="zero",
         help="What an image is compared with, for its own GradCAM.",
     )
-    parser.add_argument(
-        "--device",
-        type=str,
-        default="auto",
-        help="`cpu`, `cuda`, ...; default: a GPU if there is one.",
-    )
+    add_device(parser)
     args = parser.parse_args(argv)
     view = View.of(args.checkpoint)
     view = view if args.image_size is None else replace(view, size=args.image_size)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from ppssl.commands.arguments import add_checkpoint
 from ppssl.downstream.export import Format, export
 from ppssl.results import show_table
 
@@ -18,7 +19,7 @@ def main(argv: list[str]) -> int:
         "features, and write a model card. Example: ppssl export last.ckpt --to timm --out exported",
         exit_on_error=False,
     )
-    parser.add_argument("checkpoint", type=str, help="A checkpoint of `ppssl fit`.")
+    add_checkpoint(parser)
     parser.add_argument(
         "--to",
         type=Format,

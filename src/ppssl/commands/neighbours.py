@@ -3,8 +3,7 @@
 from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 
-from ppssl.commands.arguments import data_section
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.commands.arguments import add_data, data_section
 from ppssl.downstream.neighbours import neighbours
 from ppssl.results import show_table
 
@@ -30,12 +29,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--out", type=str | None, default=None, help="Draw them to this file (.png, .pdf, ...)."
     )
-    parser.add_subclass_arguments(
-        FineGrainedDataModule,
-        "data",
-        required=False,
-        help="A recipe; only for images without files of their own.",
-    )
+    add_data(parser, "A recipe; only for images without files of their own.")
     args = parser.parse_args(data_section(argv))
     seed_everything(0, verbose=False)
     data = parser.instantiate(args).data if args.get("data") else None

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from ppssl.config import Configurable
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.labels import held_out
+from ppssl.device import on_device
 from ppssl.downstream.embed import Embeddings, embed
+from ppssl.downstream.features import Feature, feature_encoder
 from ppssl.downstream.knn import knn_neighbours, knn_vote
 from ppssl.downstream.linear import logistic_regression_probe
 from ppssl.downstream.nuisance import nuisance_probe
 from ppssl.downstream.rankme import rankme
 from ppssl.downstream.retrieval import per_query_retrieval
-from ppssl.encoder import load_encoder
 from ppssl.errors import UserError
 from ppssl.randomness import resolve_seed
 from ppssl.results import Results, pack_bits
@@ -37,13 +38,18 @@ VAL_FRACTION = 0.2
 
 
 def evaluate(
-    model: nn.Module | str | Path, data: FineGrainedDataModule, *, device: str = "auto"
+    model: nn.Module | str | Path,
+    data: FineGrainedDataModule,
+    *,
+    feature: Feature = "gap",
+    device: str = "auto",
 ) -> Results:
     """Measure an encoder on a data set.
 
     Args:
         model: A timm model or :class:`ppssl.PPSSL`, ``(B, 3, H, W) -> (B, D)``, or the path of a checkpoint.
         data: The data set; its ``label_fraction`` is the part of the labels used.
+        feature: Which embedding, see :func:`~ppssl.downstream.features.feature_encoder`.
         device: Where the encoder runs; ``"auto"``: a GPU if there is one.
 
     Returns:
@@ -52,31 +58,23 @@ def evaluate(
         (:func:`~ppssl.downstream.nuisance.nuisance_probe`).
 
     Raises:
-        UserError: No labels, or the checkpoint cannot be read.
+        UserError: No labels, the checkpoint cannot be read, or it has no such feature.
     """
-    encoder = (
-        load_encoder(model) if isinstance(model, str | Path) else getattr(model, "encoder", model)
-    )
-    timm_model: Any = getattr(encoder, "model", encoder)
+    encoder = feature_encoder(model, feature)
     data.setup()
     if not data.has_labels():
         raise UserError(
             "Nothing to evaluate against: no training image has a label. Put images into class folders."
         )
-    cfg = timm_model.pretrained_cfg
+    cfg = encoder.pretrained_cfg
     data.normalise_with(tuple(cfg["mean"]), tuple(cfg["std"]))
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    was_on = next(timm_model.parameters()).device
-    timm_model.to(chosen)
     split, items = ("test", None) if "test" in data.sources else ("train", data.train_val)
     gallery_items = data.train_labelled if split == "test" else data.train_fit
-    queries = embed(
-        timm_model, data.eval_loader(split, items), data, description=f"Embedding {split}"
-    )
-    gallery = embed(
-        timm_model, data.eval_loader("train", gallery_items), data, description="Embedding train"
-    )
-    timm_model.to(was_on)
+    with on_device(encoder, device):
+        queries, gallery = (
+            embed(encoder, data.eval_loader(part, rows), data, description=f"Embedding {part}")
+            for part, rows in ((split, items), ("train", gallery_items))
+        )
     seed = resolve_seed(data.seed)
     metrics, hits = measure(gallery, queries, seed=seed)
     metrics |= _nuisances(gallery, queries, data, split)
@@ -85,7 +83,7 @@ def evaluate(
         units={name: "dimensions" if name == "rankme" else "fraction" for name in metrics},
         protocol=PROTOCOL,
         seed=seed,
-        config=_config(model, data),
+        config=_config(model, data, feature),
         per_image={name: pack_bits(values) for name, values in hits.items()},
     )
 
@@ -136,8 +134,9 @@ def _nuisances(
     return found | {"nuisance": float(np.mean(list(skill.values())))}
 
 
-def _config(model: Any, data: FineGrainedDataModule) -> dict[str, Any]:
+def _config(model: Any, data: FineGrainedDataModule, feature: Feature) -> dict[str, Any]:
     described: Any = str(model) if isinstance(model, str | Path) else type(model).__name__
     if isinstance(model, Configurable):
         described = model.config()
-    return {"model": described, "data": data.config()}
+    chosen = {} if feature == "gap" else {"feature": feature}
+    return {"model": described, "data": data.config(), **chosen}

@@ -20,7 +20,8 @@ from ppssl.data.base import IMAGENET_MEAN, IMAGENET_STD
 from ppssl.data.files import FileSource
 from ppssl.data.folder import FolderSource
 from ppssl.data.source import UNKNOWN
-from ppssl.encoder import Encoder, as_map
+from ppssl.device import on_device
+from ppssl.encoder import Encoder, as_map, evaluation_mode
 from ppssl.errors import UserError
 from ppssl.functional import Reference, image_gradcam, saliency_target
 
@@ -125,18 +126,15 @@ def explain(
         view = View.of(model) if view is None else view
         model = restore(nn.Module, model, {})
     view = View() if view is None else view
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    was_training, was_on = model.training, next(model.parameters()).device
-    model.to(chosen).eval()
     parts = []
-    for rows in torch.arange(len(source)).split(BATCH):
-        views = [center_view(source.read(i), view.size, view.crop) for i in rows.tolist()]
-        batch = torch.stack(views)
-        x = _normalise(batch.to(chosen), _timm_model(model))
-        score = _score(model, x, objective, class_index)
-        maps = _maps(model, score, x, layer, reference)
-        parts.append((batch, {title: values.cpu() for title, values in maps.items()}))
-    model.to(was_on).train(was_training)
+    with on_device(model, device) as chosen, evaluation_mode(model):
+        for rows in torch.arange(len(source)).split(BATCH):
+            views = [center_view(source.read(i), view.size, view.crop) for i in rows.tolist()]
+            batch = torch.stack(views)
+            x = _normalise(batch.to(chosen), _timm_model(model))
+            score = _score(model, x, objective, class_index)
+            maps = _maps(model, score, x, layer, reference)
+            parts.append((batch, {title: values.cpu() for title, values in maps.items()}))
     return Explanation(
         names=[source.name(i) for i in range(len(source))],
         images=torch.cat([batch for batch, _ in parts]),

@@ -11,9 +11,10 @@ from torchvision.transforms.functional import pil_to_tensor
 from ppssl.data.augment import center_view
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.images import read_image
+from ppssl.downstream.features import feature_encoder
 from ppssl.downstream.retrieval import cosine_similarity, unit_rows
 from ppssl.downstream.store import fingerprint, read_description, read_embeddings
-from ppssl.encoder import evaluation_mode, load_encoder
+from ppssl.encoder import evaluation_mode
 from ppssl.errors import UserError
 from ppssl.viz.neighbours import neighbour_panel
 
@@ -55,7 +56,7 @@ def neighbours(
     Args:
         image: An image file. It is not looked for itself: an image of the file finds itself.
         embeddings: A file of :func:`~ppssl.downstream.store.write_embeddings`.
-        model: The encoder that wrote it: a timm model, or the path of a checkpoint.
+        model: The encoder that wrote it: a timm model, a model of ppssl, or the path of a checkpoint.
         k: How many, >= 1; fewer where the file has fewer.
         out: Draw them to this file (its ending tells the format).
         data: Where the images come from that have no files of their own (synthetic ones, Parquet).
@@ -91,13 +92,13 @@ def neighbours(
 @torch.inference_mode()
 def _embed(image: Image.Image, embeddings: str | Path, model: nn.Module | str | Path) -> Tensor:
     """``(1, D)`` float64, of unit length."""
-    encoder = load_encoder(model) if isinstance(model, str | Path) else model
     description = read_description(embeddings)
+    encoder = feature_encoder(model, description.feature)
     if fingerprint(encoder) != description.encoder:
         raise UserError(
             f"The embeddings in {embeddings} were made by another encoder: give its checkpoint, or embed again."
         )
-    cfg: dict[str, tuple[float, ...]] = encoder.pretrained_cfg  # type: ignore[assignment]  # of timm
+    cfg = encoder.pretrained_cfg
     mean, std = (torch.tensor(cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     view = center_view(image, description.image_size, description.eval_crop)[None].float() / 255
     with evaluation_mode(encoder):

@@ -19,8 +19,9 @@ from torch import nn
 
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.source import digest
+from ppssl.device import on_device
 from ppssl.downstream.embed import Embeddings, embed
-from ppssl.encoder import load_encoder
+from ppssl.downstream.features import Feature, feature_encoder
 from ppssl.errors import UserError
 
 __all__ = ["Description", "fingerprint", "read_description", "read_embeddings", "write_embeddings"]
@@ -40,6 +41,7 @@ class Description:
         image_size: Height and width of the encoder's input in pixels.
         eval_crop: The centre crop, as a fraction of the short side.
         dim: D.
+        feature: Which embedding, see :func:`~ppssl.downstream.features.feature_encoder`.
     """
 
     encoder: str
@@ -47,6 +49,7 @@ class Description:
     image_size: int
     eval_crop: float
     dim: int
+    feature: Feature = "gap"
 
 
 def write_embeddings(
@@ -54,6 +57,7 @@ def write_embeddings(
     data: FineGrainedDataModule,
     out: str | Path,
     *,
+    feature: Feature = "gap",
     device: str = "auto",
     part_size: int = PART,
 ) -> Path:
@@ -66,32 +70,31 @@ def write_embeddings(
         model: A timm model or a model of ppssl, or the path of a checkpoint.
         data: The data set.
         out: The ``.parquet`` to write.
+        feature: Which embedding, see :func:`~ppssl.downstream.features.feature_encoder`.
         device: Where the encoder runs; ``"auto"``: a GPU if there is one.
         part_size: Images a part.
 
     Raises:
-        UserError: The checkpoint cannot be read, or ``out`` cannot be written.
+        UserError: The checkpoint cannot be read, has no such feature, or ``out`` cannot be written.
     """
     import pyarrow.parquet as pq
 
     out = Path(out)
-    encoder = load_encoder(model) if isinstance(model, str | Path) else _timm_model(model)
+    encoder = feature_encoder(model, feature)
     data.setup()
-    cfg: Any = encoder.pretrained_cfg
+    cfg = encoder.pretrained_cfg
     data.normalise_with(tuple(cfg["mean"]), tuple(cfg["std"]))
-    description = _describe(encoder, data)
+    description = _describe(encoder, data, feature)
     if out.is_file() and _try_description(out) == description:
         return out
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    was_on = next(encoder.parameters()).device
     parts = out.with_name(f".{out.name}.parts")
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        encoder.to(chosen)
-        files = [
-            _part(parts, encoder, data, split, items, description)
-            for split, items in _parts(data, part_size)
-        ]
+        with on_device(encoder, device):
+            files = [
+                _part(parts, encoder, data, split, items, description)
+                for split, items in _parts(data, part_size)
+            ]
         whole = parts / "whole"
         with pq.ParquetWriter(whole, pq.read_schema(files[0])) as writer:
             for file in files:
@@ -99,8 +102,6 @@ def write_embeddings(
         whole.replace(out)
     except OSError as error:
         raise UserError(f"Cannot write {out}: {error}.") from error
-    finally:
-        encoder.to(was_on)
     shutil.rmtree(parts)
     return out
 
@@ -147,15 +148,10 @@ def fingerprint(encoder: nn.Module) -> str:
     return sha.hexdigest()[:16]
 
 
-def _timm_model(model: nn.Module) -> Any:
-    encoder: Any = getattr(model, "encoder", model)
-    return getattr(encoder, "model", encoder)
-
-
-def _describe(encoder: Any, data: FineGrainedDataModule) -> Description:
+def _describe(encoder: Any, data: FineGrainedDataModule, feature: Feature) -> Description:
     images = digest(f"{name} {source.fingerprint()}" for name, source in data.sources.items())
     dim = getattr(encoder, "head_hidden_size", None) or encoder.num_features
-    return Description(fingerprint(encoder), images, data.image_size, data.eval_crop, dim)
+    return Description(fingerprint(encoder), images, data.image_size, data.eval_crop, dim, feature)
 
 
 def _try_description(path: Path) -> Description | None:

@@ -7,21 +7,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ppssl.contrastive.distributed import gather
 from ppssl.errors import UserError
 from ppssl.functional import Reference, image_gradcam, saliency_kl, saliency_target
 from ppssl.iadm.branch import SaliencyBranch
-from ppssl.plugin import LossPlugin, LossTerm, TrainingStep
+from ppssl.plugin import LossPlugin, LossTerm, TrainingStep, attend
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
     from ppssl.encoder import EncoderInfo
 
-__all__ = ["IADM", "attend"]
+__all__ = ["IADM"]
 
 _MEMORY = 0.99
 """Of the running mean map, a step."""
@@ -159,7 +158,13 @@ class IADM(LossPlugin):
         return kl, self._logs(kl, target)
 
     def attention(self, feature_map: Tensor) -> Tensor:
-        """A, what the branch predicts of A*: ``(B, gh, gw)``, sums to 1."""
+        """A, what the branch predicts of A*: ``(B, gh, gw)``, sums to 1.
+
+        Raises:
+            UserError: There is no branch yet.
+        """
+        if not hasattr(self, "branch"):
+            raise UserError("IADM attends to nothing before it is trained: fit the model first.")
         return self.branch(feature_map).exp()
 
     def saliency(self, step: TrainingStep, grid: tuple[int, int]) -> Tensor:
@@ -197,19 +202,3 @@ class IADM(LossPlugin):
         entropy = torch.special.entr(target).sum(dim=(1, 2)).mean()
         skill = 1 - kl.detach().mean() / (most - entropy).clamp(min=1e-6)
         return {"entropy": entropy / most, "skill": skill}
-
-
-def attend(feature_map: Tensor, weights: Tensor) -> Tensor:
-    """Features pooled with a map: ``sum over places of A * F`` (METHOD D13).
-
-    Args:
-        feature_map: F, ``(B, C, h, w)``; receives gradient.
-        weights: A, ``(B, h * u, w * u)``, sums to 1; of a place's u x u cells the sum counts.
-
-    Returns:
-        ``(B, C)``.
-    """
-    places = (feature_map.shape[-2], feature_map.shape[-1])
-    cells = weights.shape[-1] * weights.shape[-2] / (places[0] * places[1])
-    coarse = F.adaptive_avg_pool2d(weights[:, None].to(feature_map.dtype), places)[:, 0] * cells
-    return torch.einsum("bchw,bhw->bc", feature_map, coarse)

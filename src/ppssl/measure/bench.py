@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from ppssl.ais.bank import TextBank
 from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.plugin import AIS
+from ppssl.device import resolve_device
 from ppssl.iadm.plugin import IADM
 from ppssl.module import PPSSL
 from ppssl.plugin import LossPlugin
@@ -123,7 +124,7 @@ def _stepper(
     variant: str, *, backbone: str, batch_size: int, image_size: int
 ) -> Callable[[], float]:
     """A function that takes an optimizer step, or as many as A* is made once in, and returns the seconds of one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = resolve_device("auto")
     torch.manual_seed(0)
     plugins = VARIANTS[variant]()
     model = PPSSL(backbone=backbone, image_size=image_size, plugins=plugins)

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ppssl.downstream.evaluate import evaluate
+from ppssl.downstream.features import attends
 from ppssl.recipes import build_recipe
-from ppssl.results import write_json
+from ppssl.results import Results, write_json
 
 __all__ = ["main", "run_cell", "without_local"]
 
+BRANCH = ("knn-1", "knn-5", "knn-20", "linear", "rank-1", "mAP")
+"""What is measured of the embeddings pooled with A."""
 QUIET = (
     "--trainer.logger=false",
     "--trainer.enable_progress_bar=false",
@@ -21,7 +24,7 @@ QUIET = (
 
 
 def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> None:
-    """Train, evaluate, write.
+    """Train, evaluate, write; of a model with IADM the embeddings pooled with its A too, as ``branch-<metric>``.
 
     Args:
         cell: ``recipe``, ``overrides`` (dotted names and values), ``seed`` and what identifies the cell.
@@ -34,10 +37,19 @@ def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> N
     )
     built.trainer.fit(built.model, built.datamodule)
     results = evaluate(built.model, built.datamodule).to_dict()
-    results["config"] = without_local(results["config"], local)
     usage = resource.getrusage(resource.RUSAGE_SELF)
+    if attends(built.model):
+        _add_branch(results, evaluate(built.model, built.datamodule, feature="branch"))
+    results["config"] = without_local(results["config"], local)
     cost = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "max_rss_kib": usage.ru_maxrss}
     write_json(path, results | {"seed": cell["seed"], "cell": cell, "cost": cost})
+
+
+def _add_branch(results: dict[str, Any], found: Results) -> None:
+    """Put the metrics of the embeddings pooled with IADM's A beside those of p (METHOD D13), as ``branch-<metric>``."""
+    for part in ("metrics", "units", "per_image"):
+        of = getattr(found, part)
+        results[part] |= {f"branch-{name}": of[name] for name in BRANCH if name in of}
 
 
 def without_local(config: Mapping[str, Any], local: Sequence[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from ppssl.checkpoint import read_checkpoint
 from ppssl.config import instantiate
 from ppssl.data.base import FineGrainedDataModule
+from ppssl.device import resolve_device
 from ppssl.errors import UserError
 from ppssl.functional import saliency_target
 from ppssl.measure.attributions import (
@@ -104,7 +105,7 @@ def bench_saliency(
         raise UserError("The checkpoint does not name its data set: give `--data RECIPE`.")
     data.setup()
     probes = draw_probes(data, images)
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    chosen = resolve_device(device)
     random = {json.dumps(s["ppssl"]["model"], sort_keys=True): s for s in saved}
     models: list[tuple[str, dict[str, Any], str | Path | None]]
     models = [("before", s, None) for s in random.values()]

@@ -1,0 +1,30 @@
+"""Where a model runs while it is looked at. The meta device stands for one that is not the CPU."""
+
+import pytest
+import torch
+from torch import nn
+
+from ppssl.device import on_device, resolve_device
+
+
+def test_auto_is_a_gpu_where_there_is_one() -> None:
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+
+
+def test_a_model_goes_back_to_where_it_was() -> None:
+    model = nn.Linear(2, 2, device="meta")
+    with on_device(model, "meta") as device:
+        assert model.weight.device == device == torch.device("meta")
+    assert model.weight.device == torch.device("meta")
+    moved: list[str] = []
+
+    class Noted(nn.Linear):
+        def to(self, device: torch.device) -> "Noted":  # type: ignore[override]
+            moved.append(torch.device(device).type)
+            return self
+
+    with pytest.raises(KeyboardInterrupt), on_device(Noted(2, 2), "meta"):
+        raise KeyboardInterrupt
+    assert moved == ["meta", "cpu"]
