@@ -302,14 +302,23 @@ def test_a_cell_with_iadm_is_measured_by_its_branch_too(tmp_path):
     for cell, name in ((plain, "base.json"), (other, "iadm.json")):
         run_cell(cell, str(tmp_path / name), [f"--trainer.default_root_dir={tmp_path / name}.work"])
     base, iadm = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("base", "iadm"))
-    own = {"knn-1", "knn-5", "knn-20", "linear", "rank-1", "mAP"}
+    own = {"knn-1", "knn-5", "knn-20", "linear", "rank-1", "rank-5", "mAP"}
     added = {f"branch-{name}" for name in own}
-    assert not any("branch" in name for name in base["metrics"])
-    assert set(iadm["metrics"]) == set(base["metrics"]) | added
+    assert not any("branch" in name or "health" in name for name in base["metrics"])
+    health = {name for name in iadm["metrics"] if name.startswith("health-")}
+    assert {"health-skill", "health-part_energy", "health-branch_part_energy"} <= health
+    assert set(iadm["metrics"]) == set(base["metrics"]) | added | health
     assert set(iadm["units"]) == set(iadm["metrics"])
-    assert set(iadm["per_image"]) == set(base["per_image"]) | added - {"branch-mAP"}
+    assert set(iadm["per_image"]) == set(base["per_image"]) | added - {
+        "branch-mAP",
+        "branch-rank-5",
+    }
     assert set(iadm["config"]) == set(base["config"]) == {"model", "data"}
-    for name in own - {"mAP", "rank-1"}:  # rank-1 counts the images only that others are like
+    for name in own - {
+        "mAP",
+        "rank-1",
+        "rank-5",
+    }:  # rank-1 counts the images only that others are like
         hits = unpack_bits(iadm["per_image"][f"branch-{name}"])
         assert len(hits) == TINY["data.test_size"]
         assert iadm["metrics"][f"branch-{name}"] == pytest.approx(hits.mean())

@@ -196,6 +196,24 @@ def test_without_results_there_is_nothing_to_summarise():
     assert summarise([], metrics=["acc"]) == {}
 
 
+def test_pooled_with_the_map_is_compared_with_the_own_embedding_of_a_run_without_map():
+    base, iadm = _result(hits=[1, 0, 0, 1]), _result("iadm", hits=[1, 1, 0, 1])
+    iadm["metrics"]["branch-acc"] = 1.0
+    iadm["per_image"]["branch-acc"] = pack_bits(np.ones(4, bool))
+    summary = summarise([base, iadm], metrics=["acc", "branch-acc"])
+    assert "branch-acc" not in summary["base"]
+    assert summary["iadm"]["acc"]["difference"].mean == pytest.approx(0.25)
+    assert summary["iadm"]["branch-acc"]["difference"].mean == pytest.approx(0.5)
+    assert markdown_table(summary, ["acc", "branch-acc"]).splitlines()[2].endswith("| 50.0 | - |")
+    other = _result("other", hits=[1, 1, 1, 1]) | {"cell": {"variant": "other", "seed": 0}}
+    other["metrics"]["branch-acc"] = 0.75
+    other["per_image"]["branch-acc"] = pack_bits(np.array([1, 1, 1, 0], bool))
+    both = summarise([iadm, other], metrics=["branch-acc"])
+    assert both["other"]["branch-acc"]["difference"].mean == pytest.approx(
+        -0.25
+    )  # branch with branch
+
+
 def test_the_table_is_markdown_in_percent():
     summary = {
         "base": {

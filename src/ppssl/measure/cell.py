@@ -6,15 +6,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ppssl.downstream.evaluate import evaluate
+from ppssl.data.base import FineGrainedDataModule
+from ppssl.downstream.evaluate import HEADLINES, evaluate
 from ppssl.downstream.features import attends
+from ppssl.encoder import evaluation_mode
+from ppssl.iadm.callback import measure_health
+from ppssl.iadm.plugin import IADM
+from ppssl.measure.compare import BRANCH
 from ppssl.recipes import build_recipe
 from ppssl.results import Results, write_json
 
 __all__ = ["main", "run_cell", "without_local"]
 
-BRANCH = ("knn-1", "knn-5", "knn-20", "linear", "rank-1", "mAP")
-"""What is measured of the embeddings pooled with A."""
+PROBES = 256
+"""Training images whose maps are measured."""
+HEALTH_UNITS = {"kl_uniform": "nats", "correlation": "correlation"}
 QUIET = (
     "--trainer.logger=false",
     "--trainer.enable_progress_bar=false",
@@ -24,7 +30,10 @@ QUIET = (
 
 
 def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> None:
-    """Train, evaluate, write; of a model with IADM the embeddings pooled with its A too, as ``branch-<metric>``.
+    """Train, evaluate, write.
+
+    Of a model with IADM also the embeddings pooled with its A (METHOD D13), as ``branch-<metric>``, and the health of
+    its maps, as ``health-<metric>``.
 
     Args:
         cell: ``recipe``, ``overrides`` (dotted names and values), ``seed`` and what identifies the cell.
@@ -40,16 +49,28 @@ def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> N
     usage = resource.getrusage(resource.RUSAGE_SELF)
     if attends(built.model):
         _add_branch(results, evaluate(built.model, built.datamodule, feature="branch"))
+    _add_health(results, built.model, built.datamodule)
     results["config"] = without_local(results["config"], local)
     cost = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "max_rss_kib": usage.ru_maxrss}
     write_json(path, results | {"seed": cell["seed"], "cell": cell, "cost": cost})
 
 
 def _add_branch(results: dict[str, Any], found: Results) -> None:
-    """Put the metrics of the embeddings pooled with IADM's A beside those of p (METHOD D13), as ``branch-<metric>``."""
     for part in ("metrics", "units", "per_image"):
         of = getattr(found, part)
-        results[part] |= {f"branch-{name}": of[name] for name in BRANCH if name in of}
+        results[part] |= {BRANCH + name: of[name] for name in HEADLINES if name in of}
+
+
+def _add_health(results: dict[str, Any], model: Any, data: FineGrainedDataModule) -> None:
+    """Of the first IADM, on un-augmented training images (:func:`ppssl.iadm.health.saliency_health`)."""
+    plugins = dict(getattr(model, "plugins", {})).values()
+    iadm = next((plugin for plugin in plugins if isinstance(plugin, IADM)), None)
+    if iadm is None:
+        return
+    with evaluation_mode(model):
+        health = measure_health(model, iadm, data, PROBES)
+    results["metrics"] |= {f"health-{name}": value for name, value in health.items()}
+    results["units"] |= {f"health-{name}": HEALTH_UNITS.get(name, "fraction") for name in health}
 
 
 def without_local(config: Mapping[str, Any], local: Sequence[str]) -> dict[str, Any]:

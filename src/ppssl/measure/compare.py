@@ -10,9 +10,11 @@ from ppssl import randomness
 from ppssl.errors import UserError
 from ppssl.results import unpack_bits
 
-__all__ = ["Difference", "group", "markdown_table", "paired_difference", "summarise"]
+__all__ = ["BRANCH", "Difference", "group", "markdown_table", "paired_difference", "summarise"]
 
 RESAMPLES = 2000
+BRANCH = "branch-"
+"""Before the name of a metric: of the embeddings pooled with IADM's A; compared with p's where a run has no such."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,20 @@ def paired_difference(
 
 
 def _difference(left: Mapping[str, Any], right: Mapping[str, Any], metric: str) -> np.ndarray:
-    if metric in left["per_image"] and metric in right["per_image"]:
-        a, b = (unpack_bits(side["per_image"][metric]).astype(float) for side in (left, right))
+    other = metric if metric in right["metrics"] else metric.removeprefix(BRANCH)
+    if metric in left["per_image"] and other in right["per_image"]:
+        a, b = unpack_bits(left["per_image"][metric]), unpack_bits(right["per_image"][other])
         if len(a) == len(b):
-            return a - b
-    return np.array([left["metrics"][metric] - right["metrics"][metric]])
+            return a.astype(float) - b.astype(float)
+    return np.array([left["metrics"][metric] - right["metrics"][other]])
 
 
 def summarise(
     results: Sequence[Mapping[str, Any]], *, baseline: str | None = None, metrics: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """By variant and metric: ``mean``, ``std`` (over seeds, ddof 1), ``seeds``, and ``difference`` to the baseline.
+
+    A metric that a variant's runs do not have is left out of its row.
 
     Raises:
         UserError: No such baseline.
@@ -84,6 +89,8 @@ def summarise(
     for name, runs in grouped.items():
         summary[name] = {}
         for metric in metrics:
+            if any(metric not in run["metrics"] for run in runs.values()):
+                continue
             values = np.array([run["metrics"][metric] for run in runs.values()])
             entry: dict[str, Any] = {"mean": values.mean(), "seeds": len(values)}
             entry["std"] = values.std(ddof=1) if len(values) > 1 else None
@@ -101,7 +108,11 @@ def markdown_table(summary: Mapping[str, Mapping[str, Any]], metrics: Sequence[s
     ]
     for name, row in summary.items():
         seeds = next(iter(row.values()))["seeds"]
-        lines.append(f"| {name} | {seeds} | " + " | ".join(_text(row[m]) for m in metrics) + " |")
+        lines.append(
+            f"| {name} | {seeds} | "
+            + " | ".join(_text(row[m]) if m in row else "-" for m in metrics)
+            + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
