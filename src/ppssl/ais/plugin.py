@@ -42,7 +42,7 @@ class AIS(LossPlugin):
             else :meth:`~ppssl.ais.corpus.TextCorpus.load` knows (``class-names``, ``cub-attributes``).
         corpus_column: Of a ``.csv`` or ``.jsonl``.
         teacher: A CLIP or SigLIP, as hub id or local folder; or ``synthetic-clip``, the embedded one.
-        loss_weight: lambda_A.
+        loss_weight: lambda_A; on birds more filters more (experiments/RESULTS.md), with a teacher that knows them well.
         warmup_fraction: Part of the training in which lambda_A rises from 0.
         teacher_temperature: tau_T (D5): a number, ``"own"`` for the teacher's, or ``"auto"``, by the perplexity.
         perplexity: The mean perplexity of P for ``"auto"``, as a fraction of the corpus.
@@ -63,7 +63,7 @@ class AIS(LossPlugin):
         corpus: str,
         corpus_column: str | None = None,
         teacher: str = "openai/clip-vit-base-patch16",
-        loss_weight: float = 1.0,
+        loss_weight: float = 3.0,
         warmup_fraction: float = 0.0,
         teacher_temperature: float | Literal["auto", "own"] = "auto",
         perplexity: float = 0.1,
