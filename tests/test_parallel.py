@@ -17,8 +17,9 @@ from lightning.pytorch.strategies import (
     SingleDeviceStrategy,
 )
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from ppssl import PPSSL, FolderDataModule, UserError
+from ppssl import PPSSL, FineTune, FolderDataModule, LinearProbe, UserError
 from ppssl.contrastive import MoCo
 from ppssl.parallel import SyncBatchNorm, check_strategy, prepare
 
@@ -37,6 +38,13 @@ def _with(strategy: Any) -> PPSSL:
     trainer: Any = SimpleNamespace(strategy=strategy, datamodule=None, train_dataloader=None)
     trainer.fit_loop = SimpleNamespace(setup_data=lambda: None)
     trainer.train_dataloader = SimpleNamespace(dataset=range(20))
+    model._trainer = trainer
+    return model
+
+
+def _classifier_with(strategy: Any) -> FineTune:
+    model = FineTune(**TINY, num_classes=3)
+    trainer: Any = SimpleNamespace(strategy=strategy)
     model._trainer = trainer
     return model
 
@@ -91,11 +99,62 @@ def test_synchronised_batch_norm_keeps_the_activations() -> None:
     torch.testing.assert_close(back.encoder(images), model.encoder(images))
 
 
-def test_lightnings_option_uses_it() -> None:
-    strategy = DDPStrategy()
+def test_a_classifier_and_its_moving_average_are_converted_alike() -> None:
+    """Lightning copies the model for the average first, and synchronises after that."""
+    images = torch.randn(6, 3, 32, 32)
+    model = FineTune(**TINY, num_classes=3, ema_decay=0.5)
+    nn.init.normal_(model.head.weight)
+    expected, frozen = model(images), model.frozen_embedding(images)
+    average = AveragedModel(model, use_buffers=True)
+    sync: Any = SyncBatchNorm().apply(copy.deepcopy(model))
+    norms = [m for m in sync.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    sync.load_state_dict(model.state_dict())
+    torch.testing.assert_close(sync(images), expected)
+    for parameter in sync.parameters():
+        parameter.data.add_(1)
+    average.update_parameters(sync)  # the first one copies
+    for name, value in average.module.state_dict().items():
+        torch.testing.assert_close(value, sync.state_dict()[name], msg=name)
+    back: Any = SyncBatchNorm().revert(sync)
+    back.load_state_dict(model.state_dict())
+    torch.testing.assert_close(back.frozen_embedding(images), frozen)
+
+
+@pytest.mark.parametrize("model", [_with, _classifier_with])
+def test_lightnings_option_uses_it(model: Any) -> None:
+    strategy = DDPStrategy(parallel_devices=[torch.device("cuda", 0)])
     strategy._layer_sync = TorchSyncBatchNorm()
-    prepare(_with(strategy))
+    prepare(model(strategy))
     assert type(strategy._layer_sync) is SyncBatchNorm
+    prepare(model(strategy))  # a second call changes nothing
+
+
+def test_synchronised_batch_norm_over_processes_needs_gpus() -> None:
+    strategy = DDPStrategy(parallel_devices=[torch.device("cpu")] * 2)
+    strategy._layer_sync = TorchSyncBatchNorm()
+    with pytest.raises(UserError, match=r"`trainer\.sync_batchnorm` needs GPUs"):
+        prepare(_with(strategy))
+
+
+@pytest.mark.parametrize("model", [PPSSL, FineTune, LinearProbe])
+def test_one_process_on_the_cpu_takes_the_option(
+    model: Any, image_folder: Path, tmp_path: Path
+) -> None:
+    data = FolderDataModule(str(image_folder), image_size=32, batch_size=6, num_workers=0, seed=0)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        sync_batchnorm=True,
+        max_steps=1,
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+        **quiet,
+    )
+    trainer.fit(model(**TINY), data)
+    assert trainer.global_step == 1
 
 
 @pytest.mark.gpu

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
@@ -15,8 +14,6 @@ from ppssl.ais.plugin import AIS
 from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.callbacks.resume import ResumeState
 from ppssl.callbacks.throughput import Throughput
-from ppssl.checkpoint import SCHEMA_VERSION, check_schema, restore
-from ppssl.config import Configurable
 from ppssl.contrastive import ContrastiveObjective, MoCo
 from ppssl.contrastive.prefill import fill
 from ppssl.encoder import Encoder
@@ -26,11 +23,12 @@ from ppssl.optimization import clip_gradient_norm, loss_scale, make_optimizer, w
 from ppssl.parallel import prepare
 from ppssl.plugin import LossPlugin, LossTerm, merge_requests, training_step
 from ppssl.randomness import first_weights, resolve_seed, seed_step, torch_seed
+from ppssl.training import TrainingModule
 
 __all__ = ["PPSSL"]
 
 
-class PPSSL(LightningModule, Configurable):
+class PPSSL(TrainingModule):
     """Priority-perception self-supervised learning (arXiv 2412.00134) of an encoder.
 
     ``L = L_con + sum of weight(progress) * L_plugin``. As a function it is its encoder: ``model(images)`` gives the
@@ -141,16 +139,12 @@ class PPSSL(LightningModule, Configurable):
     def _plugins(self) -> dict[str, LossPlugin]:
         return dict(self.plugins.items())  # type: ignore[arg-type]  # ModuleDict's values are Modules
 
-    def _data_module(self) -> Any:
-        return getattr(self.trainer, "datamodule", None)
-
-    def configure_callbacks(self) -> list[Callback]:
-        """The monitors' and the plugins' callbacks, without those that the Trainer has already, or a subclass of."""
+    def wanted_callbacks(self) -> list[Callback]:
+        """The monitors, what resuming needs, and the plugins' own."""
         wanted: list[Callback] = [RepresentationMonitor(), Throughput(), ResumeState()]
         for plugin in self._plugins().values():
             wanted += plugin.callbacks()
-        present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [c for c in wanted if not any(isinstance(own, type(c)) for own in present)]
+        return wanted
 
     def on_train_start(self) -> None:
         """Fill the queue with keys of training images."""
@@ -254,46 +248,21 @@ class PPSSL(LightningModule, Configurable):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to rebuild the model, in plain types."""
-        data = self._data_module()
-        checkpoint["ppssl"] = {
-            "schema_version": SCHEMA_VERSION,
-            "model": self.config(),
-            "encoder": self.encoder.spec,
+    def checkpoint_entry(self) -> dict[str, Any]:
+        """The number of training images, and the plugins' sizes."""
+        return {
             "num_images": self._num_images,
             "sizes": {name: plugin.sizes() for name, plugin in self._plugins().items()},
-            "data": data.config() if isinstance(data, Configurable) else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make what the checkpoint has weights for."""
-        check_schema(checkpoint)
+        super().on_load_checkpoint(checkpoint)
         for name, sizes in checkpoint["ppssl"].get("sizes", {}).items():
             if name in self.plugins and sizes:
                 self._plugins()[name].restore_sizes(sizes)
         if checkpoint["ppssl"]["num_images"] is not None:
             self.build(checkpoint["ppssl"]["num_images"])
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes file objects and hparams files too
-        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **overrides: Any
-    ) -> PPSSL:
-        """The model of a checkpoint, with its plugins. Only classes of ppssl or already imported ones are made.
-
-        Args:
-            checkpoint_path: A checkpoint written by a Trainer.
-            map_location: The device to put it on.
-            overrides: Constructor arguments in place of the saved ones, such as ``plugins={...}``.
-
-        Raises:
-            UserError: It cannot be read, names foreign classes, or does not fit.
-        """
-        return restore(cls, checkpoint_path, overrides).to(map_location)
-
-    @property
-    def _total_steps(self) -> int:
-        return max(1, int(self.trainer.estimated_stepping_batches))
 
     @property
     def _seed(self) -> int:

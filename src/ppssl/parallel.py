@@ -27,11 +27,15 @@ def prepare(model: LightningModule) -> None:
     enqueues the same gathered keys, and a queue is by far the largest buffer.
 
     Raises:
-        UserError: See :func:`check_strategy`.
+        UserError: See :func:`check_strategy`; or ``trainer.sync_batchnorm`` over processes without GPUs.
     """
     strategy = model.trainer.strategy
     check_strategy(strategy)
     if type(getattr(strategy, "_layer_sync", None)) is TorchSyncBatchNorm:
+        if strategy.root_device.type == "cpu":
+            raise UserError(
+                "`trainer.sync_batchnorm` needs GPUs: PyTorch's synchronised batch norm has no version for the CPU."
+            )
         strategy._layer_sync = SyncBatchNorm()  # type: ignore[attr-defined]  # of ParallelStrategy
     queues = {
         f"{prefix}.{name}"

@@ -17,12 +17,14 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from ppssl.callbacks.checkpoint import RunCheckpoint
 from ppssl.checkpoint_io import AtomicCheckpointIO, newest_checkpoint
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.errors import UserError
+from ppssl.log_io import keep_metrics
 
 __all__ = [
     "PLUGINS",
@@ -96,10 +98,15 @@ class PPSSLCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Choose the checkpoint to go on from."""
+        """Choose the checkpoint to go on from, and keep the log of before."""
         resume = self.config_init["fit"]["resume"]
-        if resume is None:
-            return
+        if resume is not None:
+            self.config_init["fit"]["ckpt_path"] = self._checkpoint(resume)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, CSVLogger) and self.trainer.is_global_zero:
+                keep_metrics(logger, resuming=self.config_init["fit"]["ckpt_path"] is not None)
+
+    def _checkpoint(self, resume: str) -> str | None:
         root = Path(self.trainer.default_root_dir)
         path = newest_checkpoint(root) if resume == "auto" else Path(resume)
         if path is not None and not path.is_file():
@@ -109,7 +116,7 @@ class PPSSLCLI(LightningCLI):
         rank_zero_info(
             f"Resuming from {path}." if path else f"Nothing to resume in {root}: starting anew."
         )
-        self.config_init["fit"]["ckpt_path"] = None if path is None else str(path)
+        return None if path is None else str(path)
 
     def after_fit(self) -> None:
         """Say where the result lies."""

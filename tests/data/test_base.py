@@ -102,6 +102,19 @@ def test_a_batch_for_evaluation_keeps_the_contract():
     assert batch["index"].dtype == batch["label"].dtype == torch.int64
 
 
+def test_what_is_kept_of_a_batch_holds_no_file_of_a_worker():
+    """Linux gives a shared tensor an open file until the last reference to it is gone."""
+    data = _data(num_workers=1)
+    for loader in (data.train_dataloader(0), data.eval_loader("train")):
+        batch = next(iter(loader))
+        assert batch["index"].is_shared()
+        assert batch["label"].is_shared()
+        kept = data.on_before_batch_transfer(dict(batch), 0)
+        for name in ("index", "label"):
+            assert not kept[name].is_shared()
+            assert kept[name].equal(batch[name])
+
+
 def test_what_was_requested_comes_with_the_training_batch_alone():
     data = _data()
     data.request({"corner": lambda image: torch.tensor(image.getpixel((0, 0)))})

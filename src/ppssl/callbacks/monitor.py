@@ -51,9 +51,7 @@ class RepresentationMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect a batch."""
-        # Copies: a tensor from a worker holds an open file.
-        own = (outputs, batch["label"].clone(), batch["index"].clone())
-        self._embeddings[dataloader_idx].append(own)
+        self._embeddings[dataloader_idx].append((outputs, batch["label"], batch["index"]))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log, over all processes."""

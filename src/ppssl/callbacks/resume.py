@@ -21,12 +21,14 @@ from ppssl.randomness import resolve_seed
 
 __all__ = ["ResumeState"]
 
+_REDUCE = {"mean": torch.sum, "sum": torch.sum, "max": torch.max, "min": torch.min}
+"""What becomes of several parts of an epoch's statistic."""
+
 
 class ResumeState(Callback):
     """Adds to every checkpoint of a run what Lightning leaves out; :class:`ppssl.PPSSL` and the classifiers have it.
 
-    - Epoch means (``self.log(..., on_epoch=True)`` of numbers): their sums so far, of every process. What is not logged
-      again in the rest of its epoch has no mean of that epoch.
+    - Epoch means (``self.log(..., on_epoch=True)`` of numbers): their sums so far, of every process.
     - The log's line of this step or epoch: Lightning writes it after the checkpoint, and a run killed in between had
       lost it. The resumed run writes it, perhaps for the second time.
     - At an epoch's end the epoch counts as complete, so that with ``max_steps`` too the next one begins.
@@ -36,7 +38,7 @@ class ResumeState(Callback):
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, dict[str, Tensor]] = {}
+        self._sums: dict[str, dict[str, Any]] = {}
         self._line: dict[str, Any] | None = None
         self._settings: dict[str, Any] = {}
         self._before: dict[str, Any] = {}
@@ -144,20 +146,20 @@ class ResumeState(Callback):
         self._add_sums(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing of an epoch is for the next one."""
+        """Log what the rest of the epoch has not logged again; nothing of an epoch is for the next one."""
+        for saved in self._sums.values():
+            parts = saved["parts"] if saved["together"] else _own_parts(trainer, saved["parts"])
+            if len(parts["value"]):
+                value = _REDUCE[saved["reduce"]](parts["value"])
+                size = parts["size"].sum() if "size" in parts else 1
+                pl_module.log(saved["name"], value / size, logger=saved["logger"], batch_size=1)
         self._sums = {}
 
     def _add_sums(self, trainer: Trainer) -> None:
         """To what was logged once since: with addition in this order the mean is the same to the last bit."""
         results = trainer.fit_loop.epoch_loop._results
         for key in [key for key in self._sums if key in results and not results[key].has_reset]:
-            metric, saved = results[key], self._sums.pop(key)
-            mine = {
-                name: values[trainer.global_rank :: trainer.world_size].to(
-                    trainer.strategy.root_device
-                )
-                for name, values in saved.items()
-            }
+            metric, mine = results[key], _own_parts(trainer, self._sums.pop(key)["parts"])
             if not len(mine["value"]):  # more processes than before
                 continue
             if metric.meta.is_max_reduction or metric.meta.is_min_reduction:
@@ -170,22 +172,33 @@ class ResumeState(Callback):
             metric._computed = None
 
 
-def _epoch_sums(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
-    """The state of every epoch mean (sum, maximum, minimum): ``(processes,)`` each."""
+def _epoch_sums(trainer: Trainer) -> dict[str, dict[str, Any]]:
+    """Every epoch mean by Lightning's key: name, kind and ``parts`` (sum or extreme), ``(processes,)`` each."""
 
     def everywhere(tensor: Tensor) -> Tensor:
         return trainer.strategy.all_gather(tensor).reshape(-1).cpu()
 
-    return {
-        key: {"value": everywhere(metric.value)}
-        | (
-            {"size": everywhere(metric.cumulated_batch_size)}
-            if metric.meta.is_mean_reduction
-            else {}
-        )
-        for key, metric in trainer.fit_loop.epoch_loop._results.items()
-        if metric.is_tensor and metric.meta.on_epoch and not metric.has_reset
-    }
+    sums: dict[str, dict[str, Any]] = {}
+    for key, metric in trainer.fit_loop.epoch_loop._results.items():
+        meta = metric.meta
+        if not metric.is_tensor or not meta.on_epoch or metric.has_reset:
+            continue
+        sums[key] = {
+            "name": meta.forked_name(on_step=False),
+            "reduce": meta.reduce_fx.__name__,
+            "logger": meta.logger,
+            "together": meta.sync.should,
+            "parts": {"value": everywhere(metric.value)},
+        }
+        if meta.is_mean_reduction:
+            sums[key]["parts"]["size"] = everywhere(metric.cumulated_batch_size)
+    return sums
+
+
+def _own_parts(trainer: Trainer, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """This process's; of several where there were more processes before."""
+    rank, world, device = trainer.global_rank, trainer.world_size, trainer.strategy.root_device
+    return {name: values[rank::world].to(device) for name, values in parts.items()}
 
 
 def _check_same_step(trainer: Trainer) -> None:

@@ -1,5 +1,9 @@
 """``ppssl fit | validate | test | predict``: the Trainer's commands, by LightningCLI."""
 
+import threading
+from typing import Any
+
+from ppssl.checkpoint_io import is_full
 from ppssl.recipes import PPSSLCLI
 
 __all__ = ["main"]
@@ -15,5 +19,16 @@ EXAMPLES = {
 
 def main(argv: list[str]) -> int:
     """Run one of the Trainer's commands; returns the exit code."""
-    PPSSLCLI(argv, EXAMPLES)
+    before = threading.excepthook
+
+    def unless_full(args: Any) -> None:
+        """TensorBoard writes in a thread: the run ends with its error, which one line says."""
+        if not is_full(args.exc_value):
+            before(args)
+
+    threading.excepthook = unless_full
+    try:
+        PPSSLCLI(argv, EXAMPLES)
+    finally:
+        threading.excepthook = before
     return 0

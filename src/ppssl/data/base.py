@@ -269,6 +269,8 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Broken images come back from the workers by name; here, in the main process, they are dealt with."""
+        for name in batch.keys() & {"index", "label"}:  # metrics keep them, and a worker's tensor
+            batch[name] = batch[name].clone()  # holds an open file for as long as it is kept
         for name, reason in batch.pop("broken", []):
             if self.on_error == "raise":
                 raise UserError(

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
-from ppssl.checkpoint import SCHEMA_VERSION, check_schema, read_checkpoint, restore
-from ppssl.config import Configurable
+from ppssl.checkpoint import read_checkpoint
 from ppssl.data.labelled import LabelledAugmentation
 from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.errors import UserError
 from ppssl.parallel import prepare
 from ppssl.randomness import first_weights, resolve_seed, seed_step
+from ppssl.training import TrainingModule
 
 __all__ = ["Classifier"]
 
 ClassWeights = Literal["balanced"] | list[float] | None
 
 
-class Classifier(LightningModule, Configurable):
+class Classifier(TrainingModule):
     """Base of :class:`~ppssl.downstream.finetune.FineTune` and :class:`~ppssl.downstream.linear_probe.LinearProbe`.
 
     As a function it is the classifier: ``model(images)`` gives logits ``(B, K)`` of normalised images
@@ -117,7 +116,7 @@ class Classifier(LightningModule, Configurable):
     def setup(self, stage: str) -> None:
         """Tell the data module what is needed; make what depends on the classes."""
         self.config()  # raises now, not after an epoch
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = self._data_module()
         if not hasattr(data, "request_labelled"):
             raise UserError(
                 "A classifier is trained on one of ppssl's data modules: "
@@ -165,16 +164,14 @@ class Classifier(LightningModule, Configurable):
             )
         return torch.tensor(self.class_weights, dtype=weight.dtype, device=self.device)
 
-    def configure_callbacks(self) -> list[Callback]:
-        """The monitors and what resuming needs, without those that the Trainer has already, or a subclass of."""
+    def wanted_callbacks(self) -> list[Callback]:
+        """The monitors and what resuming needs."""
         # Callbacks look at what is here, so their room is above this one: known only when a Trainer asks.
         from ppssl.callbacks.classification import ClassificationMonitor
         from ppssl.callbacks.resume import ResumeState
         from ppssl.callbacks.throughput import Throughput
 
-        wanted: list[Callback] = [ClassificationMonitor(), Throughput(), ResumeState()]
-        present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [c for c in wanted if not any(isinstance(own, type(c)) for own in present)]
+        return [ClassificationMonitor(), Throughput(), ResumeState()]
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """The loss of one batch; its random numbers depend on seed, step and process alone."""
@@ -212,47 +209,19 @@ class Classifier(LightningModule, Configurable):
     test_step = validation_step
     predict_step = validation_step
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to rebuild the model, in plain types."""
-        data = getattr(self.trainer, "datamodule", None)
-        checkpoint["ppssl"] = {
-            "schema_version": SCHEMA_VERSION,
-            "model": self.config(),
-            "encoder": self.encoder.spec,
-            "classes": self.classes,
-            "data": data.config() if isinstance(data, Configurable) else None,
-        }
+    def checkpoint_entry(self) -> dict[str, Any]:
+        """The names of the classes."""
+        return {"classes": self.classes}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make what the checkpoint has weights for."""
-        check_schema(checkpoint)
+        super().on_load_checkpoint(checkpoint)
         self.build(checkpoint["ppssl"]["classes"])
 
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes file objects and hparams files too
-        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **overrides: Any
-    ) -> Self:
-        """The classifier of a checkpoint. Only classes of ppssl or already imported ones are made.
-
-        Args:
-            checkpoint_path: A checkpoint written by a Trainer.
-            map_location: The device to put it on.
-            overrides: Constructor arguments in place of the saved ones.
-
-        Raises:
-            UserError: It cannot be read, holds no such classifier, names foreign classes, or does not fit.
-        """
-        return restore(cls, checkpoint_path, overrides).to(map_location)
-
-    @property
-    def _total_steps(self) -> int:
-        return max(1, int(self.trainer.estimated_stepping_batches))
-
     def _announce(self, lr: float) -> None:
-        data: Any = getattr(self.trainer, "datamodule", None)
+        images = len(self._data_module().train_fit)
         rank_zero_info(
-            f"{len(data.train_fit)} labelled images, {len(self.classes)} classes; learning rate {lr:.3g}, "
-            f"{self._total_steps} steps."
+            f"{images} labelled images, {len(self.classes)} classes; learning rate {lr:.3g}, {self._total_steps} steps."
         )
 
 

@@ -52,9 +52,7 @@ def embed(
         for raw in track(loader, description=description, transient=True):
             batch = data.on_before_batch_transfer(raw, 0)
             image = data.normalise(batch["image"].to(device))
-            # Copies: a tensor from a worker holds an open file.
-            own = (batch["label"].clone(), batch["index"].clone())
-            rows.append((model(image).float().cpu(), *own))
+            rows.append((model(image).float().cpu(), batch["label"], batch["index"]))
     features, labels, index = (torch.cat(column) for column in zip(*rows, strict=True))
     _, once = np.unique(index, return_index=True)  # a broken image's substitute occurs twice
     return Embeddings(features[once], labels[once], index[once])

@@ -249,9 +249,8 @@ class EmbeddingMetric(Metric):
                 f"got {embeddings.shape[1]}."
             )
         kept.append(embeddings.detach().to(self.device, torch.float32))
-        # Copies: a tensor from a data loader's worker holds an open file.
         for name, rows in (("labels", labels), ("index", index)):
-            getattr(self, prefix + name).append(rows.to(self.device, torch.int64, copy=True))
+            getattr(self, prefix + name).append(rows.to(self.device, torch.int64))
 
     def _rows(self, prefix: str = "") -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings ``(N, D)``, labels ``(N,)`` and index ``(N,)``, one row for each index."""
