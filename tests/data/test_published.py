@@ -188,7 +188,10 @@ def test_sources_travel_to_workers(layout: str, tmp_path: Path) -> None:
     [
         (CUBDataModule, "CUB-200-2011 is not in .*: extract CUB_200_2011.tgz .*`download: true`"),
         (CarsDataModule, "Stanford Cars is not in .*pytorch/vision/issues/7545.*cars_train"),
-        (AircraftDataModule, "FGVC-Aircraft is not in .*: extract fgvc-aircraft-2013b.tar.gz"),
+        (
+            AircraftDataModule,
+            "FGVC-Aircraft is not in .*: extract fgvc-aircraft-2013b.tar.gz .*`download: true`",
+        ),
         (
             lambda root: TorchvisionDataModule("Food101", root),
             "Food101 is not in .*: torchvision lays it out as food-101/; `download: true`",
@@ -203,10 +206,9 @@ def test_where_nothing_is_one_line_says_what_to_do(make: Any, words: str, tmp_pa
         make(str(tmp_path / "none")).setup()
 
 
-@pytest.mark.parametrize("make", [CarsDataModule, AircraftDataModule])
-def test_what_cannot_be_downloaded_says_so(make: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="ppssl cannot download it: "):
-        make(str(tmp_path / "new"), download=True).prepare_data()
+def test_what_cannot_be_downloaded_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ppssl cannot download it: .*pytorch/vision/issues/7545"):
+        CarsDataModule(str(tmp_path / "new"), download=True).prepare_data()
     assert not (tmp_path / "new").exists()
 
 
