@@ -111,13 +111,18 @@ def test_classifiers_of_the_published_sets_are_the_literatures(name: str, kind: 
 
 @pytest.mark.parametrize("kind", ["moco_v2", "pretrain", "linear", "finetune"])
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_steps_that_a_recipe_tells_are_those_it_takes(name: str, kind: str) -> None:
-    """Of a whole data set, the last and partial batch left out."""
-    text = (EXPERIMENTS / name / f"{kind}.yaml").read_text()
-    told = re.findall(r"(\d+) steps\s+each", text.replace("\n# ", " "))
+def test_the_steps_that_are_told_are_those_of_the_whole_set(name: str, kind: str) -> None:
+    """In the recipe's header and in LITERATURE.md; the last and partial batch is left out."""
     overrides = ["--model.pretrained=false", "--trainer.logger=false", "--data.root=unused"]
-    data = build_recipe(f"ppssl:{name}/{kind}", overrides).datamodule
-    assert told == ([] if kind == "pretrain" else [str(data.sizes.train // data.batch_size)])
+    built = build_recipe(f"ppssl:{name}/{kind}", overrides)
+    steps, epochs = built.datamodule.sizes.train // built.datamodule.batch_size, 100
+    assert built.trainer.max_epochs == epochs
+    text = (EXPERIMENTS / name / f"{kind}.yaml").read_text().replace("\n# ", " ")
+    assert re.findall(r"(\d+) steps each", text) == ([] if kind == "pretrain" else [str(steps)])
+    table = (EXPERIMENTS / "LITERATURE.md").read_text()
+    (row,) = [line for line in table.splitlines() if line.startswith("| `") and f"`{kind}`" in line]
+    cell = row.split("|")[4 + list(PUBLISHED).index(name)].strip()
+    assert cell == f"{steps} x {epochs} = {steps * epochs:,}"
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
