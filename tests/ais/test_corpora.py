@@ -30,7 +30,7 @@ PLAIN = {
     "cars": """
         and c cab car cargo convertible coupe flying grand hatchback model passenger pickup roadster sedan van wagon
         """,
-    "aircraft": "a air aircraft an jet v",
+    "aircraft": "a air aircraft an de jet v",
 }
 
 # And what the classes are called besides: related kinds, shorter and further names.

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
 import layouts
+from damage import damaged
 from ppssl import (
     IADM,
     PPSSL,
@@ -253,6 +256,45 @@ def test_torchvisions_own_complaints_are_one_line(tmp_path: Path) -> None:
         ValueError, match="`name` must be one of Flowers102, OxfordIIITPet, Food101"
     ):
         TorchvisionDataModule("MNIST", str(tmp_path))  # type: ignore[arg-type]
+
+
+LISTS = {
+    "OxfordIIITPet": (layouts.pets, "oxford-iiit-pet/annotations/{}.txt", ("trainval", "test")),
+    "Food101": (layouts.food, "food-101/meta/{}.json", ("train", "test")),
+}
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), name=st.sampled_from(sorted(LISTS)), which=st.integers(0, 1))
+def test_damaged_lists_of_torchvisions_sets_never_give_a_wrong_label(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str, which: int
+) -> None:
+    lay_out, place, splits = LISTS[name]
+    root = tmp_path_factory.getbasetemp() / f"damaged-{name}"
+    if not root.exists():
+        lay_out(root)
+    file = root / place.format(splits[which])
+    original = file.read_bytes()
+    file.write_bytes(data.draw(damaged(original.decode())))
+    module = TorchvisionDataModule(name, str(root), **OPEN)  # type: ignore[arg-type]
+    message = ""
+    try:
+        module.setup()
+    except UserError as error:
+        message = str(error)
+    finally:
+        file.write_bytes(original)
+    assert module.sources or str(root) in message
+    for source in module.sources.values():
+        groups = {(layouts.class_of(source.load(i)), int(k)) for i, k in enumerate(source.labels)}
+        assert len({colour for colour, _ in groups}) == len({k for _, k in groups}) == len(groups)
+
+
+def test_a_label_that_another_breed_has_is_named(tmp_path: Path) -> None:
+    listed = layouts.pets(tmp_path) / "oxford-iiit-pet" / "annotations" / "trainval.txt"
+    listed.write_text(listed.read_text().replace("Bengal_1 3 ", "Bengal_1 1 "))
+    with pytest.raises(UserError, match=r"its train list gives 'Bengal' the label 0, .*label 2"):
+        TorchvisionDataModule("OxfordIIITPet", str(tmp_path), **OPEN).setup()
 
 
 def test_validation_images_are_training_images(tmp_path: Path) -> None:
