@@ -89,7 +89,11 @@ def cub(root: Path) -> Path:
     write(home / "bounding_boxes.txt", boxes)
     write(home / "parts" / "parts.txt", [f"{k + 1} {name}" for k, name in enumerate(PARTS)])
     write(home / "parts" / "part_locs.txt", points)
-    names = ("has_bill_shape::curved_(up_or_down)", "has_bill_shape::dagger", "has_size::small")
+    names = (
+        "has_bill_shape::curved_(up_or_down)",
+        "has_bill_shape::dagger",
+        "has_size::small_(5_-_9_in)",
+    )
     write(root / "attributes.txt", [f"{k + 1} {name}" for k, name in enumerate(names)])
     write(
         home / "attributes" / "class_attribute_labels_continuous.txt",

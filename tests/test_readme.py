@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,8 +53,9 @@ def test_sets_become_class_folders(
 ) -> None:
     from lightning.pytorch import Trainer
 
-    from ppssl import PPSSL, FolderDataModule, evaluate
+    from ppssl import IADM, PPSSL, FolderDataModule, evaluate
     from ppssl.contrastive import MoCo
+    from ppssl.iadm.callback import IADMCallback
 
     root, out = make(tmp_path / "original"), tmp_path / "split"
     code = code.replace(f"path/to/{name}-split", str(out)).replace(f"path/to/{name}", str(root))
@@ -66,7 +68,15 @@ def test_sets_become_class_folders(
             list(range(classes)) * count
         )
         assert source.labels.tolist() == sorted(list(range(classes)) * count)
-    model = PPSSL(backbone="resnet_small", backbone_kwargs={"width": 4}, contrastive=MoCo(dim=8))
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    Trainer(default_root_dir=tmp_path, max_steps=1, **quiet).fit(model, data)  # type: ignore[arg-type]
+    model = PPSSL(
+        backbone="resnet_small",
+        backbone_kwargs={"width": 4},
+        contrastive=MoCo(dim=8),
+        plugins={"iadm": IADM(start=0.0, full=0.0)},
+    )
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
+    quiet |= {"logger": False, "callbacks": [IADMCallback(every_n_epochs=0, num_probes=4)]}
+    trainer = Trainer(default_root_dir=tmp_path, max_epochs=1, limit_train_batches=1, **quiet)
+    trainer.fit(model, data)
+    assert 0 < trainer.callback_metrics["train/iadm_health_entropy"] <= 1
     assert 0 <= evaluate(model, data).metrics["linear"] <= 1

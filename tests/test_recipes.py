@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,9 @@ def test_every_recipe_takes_a_step(path: Path, image_folder: Path, tmp_path: Pat
     after = {name: p.detach() for name, p in built.model.named_parameters()}
     moved = {name for name, p in before.items() if not torch.equal(after[name], p)}
     assert bool(moved) == (path.stem not in ("linear", "finetune"))  # frozen, at first
+    if path.parent.name in PUBLISHED and path.stem in ("linear", "finetune"):
+        (tested,) = built.trainer.test(built.model, built.datamodule, verbose=False)
+        assert 0 <= tested["test/top1"] <= tested["test/top5"] <= 1
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -82,6 +86,43 @@ def test_recipes_of_the_published_sets_are_the_literatures(name: str) -> None:
     assert yaml.safe_load((EXPERIMENTS / "base.yaml").read_text())["model"]["init_args"][
         "pretrained"
     ]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("kind", ["linear", "finetune"])
+def test_classifiers_of_the_published_sets_are_the_literatures(name: str, kind: str) -> None:
+    """METHOD F9 for the linear probe, F7 as far as it goes for fine-tuning; nothing of the labels is held out."""
+    overrides = ["--model.pretrained=false", "--trainer.logger=false", "--data.root=unused"]
+    built = build_recipe(f"ppssl:{name}/{kind}", overrides)
+    model, data = built.model, built.datamodule
+    assert type(data).__name__.lower() == f"{name}datamodule"
+    assert (model.backbone, model.sgd_momentum) == ("resnet50", 0.9)
+    assert (data.image_size, data.val_fraction, data.label_fraction) == (224, 0, 1)
+    assert built.trainer.max_epochs == 100
+    if kind == "finetune":
+        assert (model.optimizer, model.weight_decay, data.batch_size) == ("sgd", 1e-4, 64)
+        return
+    assert (model.lr, model.weight_decay, data.batch_size) == (30, 0, 256)
+    assert model.augmentation is None  # crops and mirroring
+    steps_an_epoch = data.sizes.train // 256
+    ends = [round(part * 100 * steps_an_epoch) for part in model.milestones]
+    assert ends == [60 * steps_an_epoch, 80 * steps_an_epoch]
+
+
+@pytest.mark.parametrize("kind", ["moco_v2", "pretrain", "linear", "finetune"])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_steps_that_are_told_are_those_of_the_whole_set(name: str, kind: str) -> None:
+    """In the recipe's header and in LITERATURE.md; the last and partial batch is left out."""
+    overrides = ["--model.pretrained=false", "--trainer.logger=false", "--data.root=unused"]
+    built = build_recipe(f"ppssl:{name}/{kind}", overrides)
+    steps, epochs = built.datamodule.sizes.train // built.datamodule.batch_size, 100
+    assert built.trainer.max_epochs == epochs
+    text = (EXPERIMENTS / name / f"{kind}.yaml").read_text().replace("\n# ", " ")
+    assert re.findall(r"(\d+) steps each", text) == ([] if kind == "pretrain" else [str(steps)])
+    table = (EXPERIMENTS / "LITERATURE.md").read_text()
+    (row,) = [line for line in table.splitlines() if line.startswith("| `") and f"`{kind}`" in line]
+    cell = row.split("|")[4 + list(PUBLISHED).index(name)].strip()
+    assert cell == f"{steps} x {epochs} = {steps * epochs:,}"
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)

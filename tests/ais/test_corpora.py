@@ -15,8 +15,25 @@ from ppssl.data import FolderDataModule
 
 CORPORA = ("birds", "cars", "aircraft")
 
-# What tells the classes' names apart: kinds and persons of CUB, makes and models of Stanford Cars, manufacturers,
-# families and variants of FGVC-Aircraft. Adjectives ("hooded"), body types ("sedan") and units are none.
+# Every class of the three sets, as they name them: 200 species, 196 models, 100 variants, 30 manufacturers and those
+# families that are named otherwise.
+CLASS_NAMES = {
+    name: (Path(__file__).parent / "class_names" / f"{name}.txt").read_text().splitlines()
+    for name in CORPORA
+}
+# Words of class names that tell what can be seen, or kinds of vehicle, and so may stand in a sentence.
+PLAIN = {
+    "birds": """
+        and black blue brown chestnut dark glossy golden green grey ivory long olive orange purple red ring rose ruby
+        rusty sharp sooty spotted tree white yellow
+        """,
+    "cars": """
+        and c cab car cargo convertible coupe flying grand hatchback model passenger pickup roadster sedan van wagon
+        """,
+    "aircraft": "a air aircraft an de jet v",
+}
+
+# And what the classes are called besides: related kinds, shorter and further names.
 CLASS_WORDS = {
     "birds": """
         albatross auklet blackbird bobolink bunting cardinal catbird chat towhee widow will cormorant cowbird creeper
@@ -81,6 +98,19 @@ class TestPackaged:
         assert max(len(line.replace(" ", "")) for line in _lines(name)) <= 75
         assert all(line.isascii() for line in _lines(name))
 
+    def test_has_no_word_of_a_class_name(self, name: str) -> None:
+        plain = set(PLAIN[name].split())
+        of_names = [set(_words(n)) - plain for n in CLASS_NAMES[name]]
+        assert all(of_names)  # there is no class whose name could be made of plain words
+        forbidden = set.union(*of_names)
+        for line in _lines(name):
+            stems = {
+                stem
+                for w in _words(line)
+                for stem in (w, w.removesuffix("s"), w.removesuffix("es"))
+            }
+            assert not stems & forbidden, line
+
     def test_names_no_class(self, name: str) -> None:
         words = CLASS_WORDS[name].split()
         forbidden = re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})(?:e?s|'s)?\b", re.I)
@@ -123,6 +153,15 @@ def test_ais_finds_them_by_name(image_folder: Path, clip_folder: Path) -> None:
     ):  # it has 16 positions
         plugin.prepare(data)
     assert plugin.targets.titles == _lines("birds")
+
+
+def test_the_class_names_are_all_of_them() -> None:
+    counts = {name: len(set(names)) for name, names in CLASS_NAMES.items()}
+    assert counts == {"birds": 200, "cars": 196, "aircraft": 134}
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.casefold())
 
 
 def _lines(name: str) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -169,6 +170,47 @@ def test_command(writer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["corpus", "generate", *options, "--out", str(out)]) == 0
     assert len(_rows(out)) == 4
     assert "Red_Tail" in capsys.readouterr().out
+
+
+def test_the_command_goes_on_where_it_was_interrupted(
+    writer: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ctrl-C while the second class is written: 130 and one line; the same command ends as one that ran through."""
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(CLASSES))
+    command = ["corpus", "generate", "--model", writer, "--classes", str(names), "--per-class", "3"]
+    command += ["--device", "cpu", "--seed", "4", "--kind", "bird"]
+    assert main([*command, "--out", str(tmp_path / "straight.jsonl")]) == 0
+    out = tmp_path / "stopped.jsonl"
+    original = LanguageModel.answer
+
+    def interrupted(self: LanguageModel, question: str, **kwargs: Any) -> str:
+        if CLASSES[1].replace("_", " ") in question:
+            raise KeyboardInterrupt
+        return original(self, question, **kwargs)
+
+    monkeypatch.setattr(LanguageModel, "answer", interrupted)
+    capsys.readouterr()
+    assert main([*command, "--out", str(out)]) == 130
+    said = capsys.readouterr().err
+    assert "Interrupted; the same command goes on" in said
+    assert "Traceback" not in said
+    written = _rows(out)
+    assert {row["class"] for row in written} == {CLASSES[0]}
+    asked = []
+
+    def counted(self: LanguageModel, question: str, **kwargs: Any) -> str:
+        asked.append(question)
+        return original(self, question, **kwargs)
+
+    monkeypatch.setattr(LanguageModel, "answer", counted)
+    assert main([*command, "--out", str(out)]) == 0
+    assert not any(f'"{CLASSES[0]}"' in question for question in asked)
+    assert _rows(out)[: len(written)] == written
+    assert out.read_text() == (tmp_path / "straight.jsonl").read_text()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from damage import damaged
 from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.metadata.aircraft import aircraft_hierarchy
 from ppssl.ais.metadata.cars import CarName, cars_names
@@ -171,6 +172,19 @@ def test_cars_names_are_taken_apart(
     assert car.sentences()[0].endswith(sentence)
 
 
+def test_every_name_of_the_published_set_is_taken_apart() -> None:
+    """49 makes, as the authors count them; what a name has none of is not made up."""
+    names = (Path(__file__).parent / "class_names" / "cars.txt").read_text().splitlines()
+    cars = [CarName.parse(name) for name in names]
+    assert len({car.make for car in cars}) == 49
+    assert sum(car.body is None for car in cars) == 14
+    for name, car in zip(names, cars, strict=True):
+        rest = name.removeprefix(f"{car.make} {car.model}").removesuffix(str(car.year)).strip()
+        assert rest == ("" if car.body is None or car.body in car.model else car.body)
+    descriptions = cars_names(names)
+    assert len({phrasings[0] for phrasings in descriptions}) == len(descriptions) > 196
+
+
 def test_cars_corpus() -> None:
     names = ["Acura RL Sedan 2012", "Acura TL Sedan 2012", "Dodge Challenger SRT8 2011"]
     assert TextCorpus.load("cars-names", classes=names).titles == [
@@ -202,6 +216,9 @@ AIRCRAFT = [
     ("0217953", "Cessna 172", "Cessna 172", "Cessna"),
     ("1025794", "C-130", "C-130", "Lockheed Corporation"),
 ]
+
+
+FIXED = "a an aircraft photo of the type family made by"
 
 
 def _aircraft(root: Path, edit: tuple[str, str, str] = ("", "", "")) -> Path:
@@ -262,6 +279,56 @@ def test_aircraft_lists_that_disagree(
 ) -> None:
     with pytest.raises(UserError, match=message):
         aircraft_hierarchy(_aircraft(tmp_path, edit))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), level=st.sampled_from(["variant", "family", "manufacturer"]))
+def test_damaged_aircraft_lists_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, level: str
+) -> None:
+    """What is said of a variant is what its lines say, or an error names one of the lists."""
+    root = tmp_path_factory.getbasetemp() / "damaged-hierarchy"
+    if not root.exists():
+        _aircraft(root)
+    file = root / f"fgvc-aircraft-2013b/data/images_{level}_trainval.txt"
+    original = file.read_bytes()
+    content = data.draw(damaged(original.decode()))
+    file.write_bytes(content)
+    descriptions, message = [], ""
+    try:
+        descriptions = aircraft_hierarchy(root)
+    except UserError as error:
+        message = str(error)
+    finally:
+        file.write_bytes(original)
+    assert descriptions or re.search(r"images_\w+_trainval\.txt(, line [0-9]+)?: ", message)
+    known = {word for row in AIRCRAFT for name in row[1:] for word in name.split()}
+    written = set(re.split(r"[\s\ufeff]+", content.decode("utf-8", "replace")))
+    for phrasings in descriptions:
+        names = " ".join(phrasings).replace(",", " ").split()
+        assert set(names) <= known | written | set(FIXED.split())
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.text(max_size=40)
+    | st.from_regex(r"[A-Z][a-z]+ [\w/. -]{0,20}(19|20)[0-9]{2}", fullmatch=True)
+)
+def test_any_class_name_is_taken_apart_whole_or_refused(name: str) -> None:
+    car, message = None, ""
+    try:
+        car = CarName.parse(name)
+    except UserError as error:
+        message = str(error)
+    if car is None:
+        assert repr(name) in message
+        return
+    words = " ".join(name.replace("_", " ").split())
+    assert words.startswith(f"{car.make} {car.model}")
+    assert words.endswith(f" {car.year}")
+    assert car.make
+    assert car.model
+    assert car.body is None or car.body in words
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

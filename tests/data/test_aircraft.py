@@ -18,7 +18,11 @@ from ppssl.data.files import FileSource
 from ppssl.errors import UserError
 
 LEVELS: tuple[Level, ...] = ("variant", "family", "manufacturer")
-FILES = ("variants.txt", *(f"images_variant_{s}.txt" for s in ("trainval", "test", "train")))
+FILES = (
+    "variants.txt",
+    *(f"images_variant_{split}.txt" for split in ("trainval", "test", "train", "val")),
+    "images_box.txt",
+)
 
 
 @pytest.fixture
@@ -169,7 +173,7 @@ def test_damaged_metadata_never_give_a_wrong_label(
         message = str(error)
     finally:
         (home / file).write_text(original)
-    where = r"data/(variants|images_variant_\w+)\.txt(, line [0-9]+)?: "
+    where = r"data/(variants|images_variant_\w+|images_box)\.txt(, line [0-9]+)?: "
     assert sources or re.search(where, message)
     for source in sources.values():
         for i, label in enumerate(source.labels):

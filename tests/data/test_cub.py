@@ -17,6 +17,7 @@ from ppssl.data.files import FileSource
 from ppssl.errors import UserError
 
 FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
+PLACES = ("bounding_boxes.txt", "parts/parts.txt", "parts/part_locs.txt")
 
 
 @pytest.fixture
@@ -80,8 +81,8 @@ def test_what_means_the_same_is_read_the_same(home: Path, file: str, change) -> 
         assert source.classes == before[name].classes
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data(), file=st.sampled_from(FILES))
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), file=st.sampled_from(FILES + PLACES))
 def test_damaged_metadata_never_give_a_wrong_label(shared: Path, data, file: str) -> None:  # type: ignore[no-untyped-def]
     original = (shared / file).read_text()
     (shared / file).write_bytes(data.draw(damaged(original)))
@@ -92,11 +93,16 @@ def test_damaged_metadata_never_give_a_wrong_label(shared: Path, data, file: str
         message = str(error)
     finally:
         (shared / file).write_text(original)
-    names = "|".join(re.escape(name) for name in FILES)
+    names = "|".join(re.escape(name) for name in FILES + PLACES)
     assert sources or re.search(rf"CUB_200_2011/({names})(, line [0-9]+)?: ", message)
     for source in sources.values():
         for path, label in zip(source.paths, source.labels, strict=True):
             assert source.classes[label] == path.parent.name == layouts.SPECIES[label]
+        for i in range(len(source)):  # a place that a line has lost is not made up
+            known = source.annotations(i)
+            assert known["box"].isfinite().all()
+            assert known["points"].shape[1] == 2
+            assert ((known["points"] >= 0) & (known["points"] <= 1) | known["points"].isnan()).all()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import socket
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 
 import layouts
-from ppssl import CUBDataModule
+from ppssl import AircraftDataModule, CUBDataModule
 from ppssl.data import download
 from ppssl.data.download import Archive, extract, fetch, obtain
+from ppssl.data.published import PublishedDataModule
 from ppssl.errors import UserError
 
 OPEN: dict[str, Any] = {"image_size": 16, "batch_size": 4, "num_workers": 0, "check_counts": False}
@@ -328,30 +330,67 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- a data set
 
 
-def test_cub_is_downloaded_where_it_is_not_there(
-    mirrors: list[Mirror], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layouts.cub(tmp_path / "original")
+ORIGINALS = {
+    "cub": (CUBDataModule, "CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78"),
+    "aircraft": (
+        AircraftDataModule,
+        "fgvc-aircraft-2013b.tar.gz",
+        "d4acdd33327262359767eeaa97a4f732",
+    ),
+}
+
+
+@pytest.fixture(params=ORIGINALS)
+def original(
+    request: pytest.FixtureRequest,
+    mirrors: list[Mirror],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[type[PublishedDataModule], Archive]:
+    """A data set whose archive is a miniature copy on the first mirror; and the archive that it names itself."""
+    make, own = ORIGINALS[request.param][0], ORIGINALS[request.param][0].archive
+    assert own is not None
+    getattr(layouts, request.param)(tmp_path / "original")
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as tar:
-        for name in ("attributes.txt", "CUB_200_2011"):
-            tar.add(tmp_path / "original" / name, name)
+        for path in sorted((tmp_path / "original").iterdir()):
+            tar.add(path, path.name)
     mirrors[0].content = content.getvalue()
-    archive = Archive(
-        file="CUB_200_2011.tgz",
-        md5=hashlib.md5(content.getvalue(), usedforsecurity=False).hexdigest(),
-        folder="CUB_200_2011",
-        urls=(mirrors[0].url(),),
-    )
-    assert CUBDataModule.archive is not None
-    assert CUBDataModule.archive.md5 == "97eceeb196236b17998738112f37df78"
-    monkeypatch.setattr(CUBDataModule, "archive", archive)
-    data = CUBDataModule(str(tmp_path / "new"), download=True, **OPEN)
+    md5 = hashlib.md5(mirrors[0].content, usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(make, "archive", replace(own, md5=md5, urls=(mirrors[0].url(),)))
+    return make, own
+
+
+def test_a_set_is_downloaded_where_it_is_not_there(
+    original: tuple[type[PublishedDataModule], Archive], mirrors: list[Mirror], tmp_path: Path
+) -> None:
+    make, own = original
+    assert (make, own.file, own.md5) in ORIGINALS.values()
+    assert all(url.endswith(f"/{own.file}") for url in own.urls)
+    mirrors[0].breaks = [3000]  # the transfer breaks off once
+    data = make(str(tmp_path / "new"), download=True, **OPEN)
     data.prepare_data()
     data.setup()
-    assert (data.num_train, len(mirrors[0].asked)) == (9, 1)
-    assert len(data.attributes()[0]) == 3
-    CUBDataModule(str(tmp_path / "new" / "CUB_200_2011"), download=True, **OPEN).setup()
-    layouts.class_folders(tmp_path / "folders", layouts.SPECIES)
-    CUBDataModule(str(tmp_path / "folders"), download=True, **OPEN).setup()
-    assert len(mirrors[0].asked) == 1
+    assert data.num_train == (12 if make is AircraftDataModule else 9)
+    assert mirrors[0].asked == [0, 3000]
+    if isinstance(data, CUBDataModule):
+        assert len(data.attributes()[0]) == 3
+    make(str(tmp_path / "new" / own.folder), download=True, **OPEN).setup()
+    layouts.class_folders(tmp_path / "folders", ("a", "b", "c"), banner=20)
+    make(str(tmp_path / "folders"), download=True, **OPEN).setup()
+    assert len(mirrors[0].asked) == 2  # what is there is not fetched, nor is anything written there
+    assert {path.name for path in (tmp_path / "folders").iterdir()} == {"train", "test"}
+
+
+def test_a_set_whose_archive_is_wrong_leaves_nothing(
+    original: tuple[type[PublishedDataModule], Archive], mirrors: list[Mirror], tmp_path: Path
+) -> None:
+    make, own = original
+    mirrors[0].content = GOOD
+    data = make(str(tmp_path / "new"), download=True, **OPEN)
+    with (
+        pytest.raises(UserError, match=rf"Cannot download {own.file}: .*its MD5 is not"),
+        pytest.warns(UserWarning, match="its MD5 is not"),
+    ):
+        data.prepare_data()
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {f".{own.file}.lock"}

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import layouts
 from command_line import error_line, fit_arguments
+from ppssl import PPSSL
+from ppssl.ais.corpus import TextCorpus
 from ppssl.cli import main
 from tiny import tiny_clip
 
@@ -58,3 +62,59 @@ def test_what_goes_wrong_is_one_line(
     for arguments, message in cases:
         assert main(fit_arguments(image_folder, tmp_path / "run", *arguments)) == 2, arguments
         assert message in error_line(capsys)
+
+
+OWN_CORPORA = {
+    "cub-attributes": ("cub", layouts.cub, "", 3),
+    "cub-attributes, the set's own folder": ("cub", layouts.cub, "CUB_200_2011", 3),
+    # 3 models, 2 makes, 2 body types, 2 years
+    "cars-names": ("cars", layouts.cars, "", 9),
+    "cars-names, parquet": ("cars", layouts.parquet, "", 9),
+    # 3 variants, 3 families, 2 manufacturers
+    "aircraft-hierarchy": ("aircraft", layouts.aircraft, "", 8),
+    "aircraft-hierarchy, its lists": ("aircraft", layouts.aircraft, "fgvc-aircraft-2013b/data", 8),
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if "," in case else ()) for case in OWN_CORPORA],
+)
+def test_a_data_sets_own_corpus(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """By its name alone, added to a recipe that has no plugin: the bank holds its descriptions and all images."""
+    name, (folder, lay_out, below, descriptions) = case.split(",")[0], OWN_CORPORA[case]
+    monkeypatch.setenv("PPSSL_CACHE", str(tmp_path / "cache"))
+    root = lay_out(tmp_path / "data") / below
+    small = {
+        "model.backbone": "resnet_small",
+        "model.backbone_kwargs": "{width: 4}",
+        "model.pretrained": "false",
+        "data.check_counts": "false",
+        "data.image_size": "32",
+        "data.batch_size": "4",
+        "data.num_workers": "0",
+        "trainer.max_steps": "1",
+        "trainer.limit_val_batches": "0",
+        "trainer.enable_progress_bar": "false",
+        "trainer.enable_model_summary": "false",
+        "trainer.default_root_dir": str(tmp_path / "run"),
+        "data.root": str(root),
+        "model.plugins.ais.corpus": name,
+        "model.plugins.ais.teacher": str(tiny_clip(tmp_path / "clip")),
+    }
+    options = [f"--{option}={value}" for option, value in small.items()]
+    assert main(["fit", "--config", f"ppssl:{folder}/moco_v2", *options]) == 0
+    assert f"AIS: {descriptions} descriptions" in caplog.text
+    corpus = TextCorpus.load(name, classes=layouts.MODELS, root=root)
+    (texts,) = (tmp_path / "cache" / "banks").rglob(f"texts-{corpus.fingerprint()}*.safetensors")
+    (images,) = (tmp_path / "cache" / "banks").rglob("images-*.safetensors")
+    assert len(load_file(texts)["rows"]) == descriptions
+    seen = load_file(images)["rows"].float()
+    assert len(seen) == (12 if folder == "aircraft" else 9)
+    assert seen.norm(dim=-1).min() > 0.99  # each image was looked at; one left out is zero
+    (checkpoint,) = (tmp_path / "run").rglob("last.ckpt")
+    trained = torch.load(checkpoint, weights_only=True)
+    assert trained["global_step"] == 1
+    assert PPSSL.load_from_checkpoint(checkpoint).plugins["ais"].corpus == name

@@ -24,7 +24,7 @@ def test_wheel_runs_help_and_a_recipe_elsewhere(tmp_path: Path) -> None:
         *(
             f"ppssl/experiments/{name}/{recipe}.yaml"
             for name in ("aircraft", "cars", "cub")
-            for recipe in ("moco_v2", "pretrain")
+            for recipe in ("moco_v2", "pretrain", "linear", "finetune")
         ),
         "ppssl/experiments/synthetic/pretrain.yaml",
     } <= set(names)

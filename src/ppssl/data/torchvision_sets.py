@@ -1,5 +1,6 @@
 """Sets that torchvision reads and downloads: Flowers102, OxfordIIITPet, Food101."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,13 @@ _SIZES = {
     "OxfordIIITPet": Sizes(train=3680, test=3669, classes=37),
     "Food101": Sizes(train=75_750, test=25_250, classes=101),
 }
+
+
+_OWN_NAME: dict[str, Callable[[Path], str]] = {
+    "OxfordIIITPet": lambda path: path.stem.rpartition("_")[0],
+    "Food101": lambda path: path.parent.name,
+}
+"""The class that an image's path names, where it does."""
 
 
 class TorchvisionDataModule(PublishedDataModule):
@@ -106,6 +114,8 @@ class TorchvisionDataModule(PublishedDataModule):
                     f"{home}: its {split} labels are not those of {len(classes)} classes."
                 )
             check_files(home, paths)
+            if self.name in _OWN_NAME:
+                _check_labels(home, [_OWN_NAME[self.name](path) for path in paths], labels, split)
             sources[split] = FileSource(home, paths, labels, classes)
         if sources["train"].classes != sources["test"].classes:
             raise UserError(f"{home}: the classes of its test images are not those of training.")
@@ -119,3 +129,15 @@ class TorchvisionDataModule(PublishedDataModule):
                 f"torchvision cannot read {self.name} in {root}: {error}. Remove what is there, and fetch it anew with "
                 "`download: true`."
             ) from error
+
+
+def _check_labels(home: Path, names: list[str], labels: np.ndarray, split: str) -> None:
+    """Images that are named after one class must have one label, and no other class's images that one."""
+    label_of: dict[str, int] = {}
+    name_of: dict[int, str] = {}
+    for name, label in zip(names, labels.tolist(), strict=True):
+        if label_of.setdefault(name, label) != label or name_of.setdefault(label, name) != name:
+            raise UserError(
+                f"{home}: its {split} list gives {name!r} the label {label}, and elsewhere label {label_of[name]} or "
+                f"to {name_of.get(label, name)!r}: fetch it anew."
+            )
