@@ -102,8 +102,12 @@ def test_evaluate_prints_and_writes(
     written = tmp_path / "results.json"
     own_data = ["evaluate", str(_last(run)), "--json", str(written)]
     assert main(own_data) == 0
-    assert "knn-1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
     first = json.loads(written.read_text())
+    low, high = (f"{100 * end:.1f}" for end in first["intervals"]["mAP"])
+    (row,) = (line for line in printed.splitlines() if "mAP" in line)
+    assert f"{100 * first['metrics']['mAP']:.1f} %" in row
+    assert f"{low} to {high}" in row
     recipe = [
         "--data",
         str(RECIPE),
@@ -118,6 +122,7 @@ def test_evaluate_prints_and_writes(
     assert set(first["metrics"]) == {
         "knn-1",
         "knn-5",
+        "knn-10",
         "knn-20",
         "linear",
         "rank-1",

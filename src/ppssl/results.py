@@ -39,6 +39,7 @@ class Results:
         protocol: Name and version of how it was measured.
         seed: The seed of the measured run.
         config: What was measured: model and data, as plain data.
+        intervals: Low and high end of the 95 % bootstrap interval over test images, by metric, where there is one.
         per_image: Right (1) or wrong (0) for each test image in order of its index, packed by :func:`pack_bits`.
         provenance: See :func:`provenance`.
         schema_version: Of this layout.
@@ -49,6 +50,7 @@ class Results:
     protocol: str
     seed: int
     config: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     per_image: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=lambda: provenance())
     schema_version: int = 1

@@ -307,6 +307,7 @@ def test_a_cell_with_iadm_is_measured_by_its_branch_too(tmp_path):
     assert not any("branch" in name for name in base["metrics"])
     assert set(iadm["metrics"]) == set(base["metrics"]) | added
     assert set(iadm["units"]) == set(iadm["metrics"])
+    assert set(iadm["intervals"]) == set(base["intervals"]) | added
     assert set(iadm["per_image"]) == set(base["per_image"]) | added - {"branch-mAP"}
     assert set(iadm["config"]) == set(base["config"]) == {"model", "data"}
     for name in own - {"mAP", "rank-1"}:  # rank-1 counts the images only that others are like

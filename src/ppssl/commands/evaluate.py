@@ -13,7 +13,7 @@ from ppssl.commands.arguments import (
     given_data,
 )
 from ppssl.downstream.evaluate import evaluate
-from ppssl.results import show_table, write_json
+from ppssl.results import Results, show_table, write_json
 
 __all__ = ["main"]
 
@@ -40,11 +40,14 @@ def main(argv: list[str]) -> int:
     results = evaluate(args.checkpoint, data, feature=args.feature, device=args.device)
     if args.json is not None:
         write_json(args.json, results.to_dict())
-    rows = [[name, _text(value, results.units[name])] for name, value in results.metrics.items()]
+    rows = [_row(results, name) for name in results.metrics]
     title = results.protocol + (", feature branch" if args.feature == "branch" else "")
-    show_table(title, ["metric", "value"], rows, caption=args.checkpoint)
+    show_table(title, ["metric", "value", "95 % interval"], rows, caption=args.checkpoint)
     return 0
 
 
-def _text(value: float, unit: str) -> str:
-    return f"{100 * value:.1f} %" if unit == "fraction" else f"{value:.1f} {unit}"
+def _row(results: Results, name: str) -> list[str]:
+    value, unit = results.metrics[name], results.units[name]
+    text = f"{100 * value:.1f} %" if unit == "fraction" else f"{value:.1f} {unit}"
+    low, high = results.intervals.get(name, (None, None))
+    return [name, text, "" if low is None else f"{100 * low:.1f} to {100 * high:.1f}"]

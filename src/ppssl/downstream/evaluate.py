@@ -5,6 +5,7 @@ the test split (the held-out part of the training images where there is none). N
 the logistic regression is chosen on a held-out part of the labelled training images.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,41 @@ from ppssl.config import Configurable
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.labels import held_out
 from ppssl.device import on_device
+from ppssl.downstream.bootstrap import image_intervals
 from ppssl.downstream.embed import Embeddings, embed
 from ppssl.downstream.features import Feature, feature_encoder
 from ppssl.downstream.knn import knn_neighbours, knn_vote
 from ppssl.downstream.linear import logistic_regression_probe
 from ppssl.downstream.nuisance import nuisance_probe
 from ppssl.downstream.rankme import rankme
-from ppssl.downstream.retrieval import per_query_retrieval
+from ppssl.downstream.retrieval import RANKS, per_query_retrieval
 from ppssl.errors import UserError
 from ppssl.randomness import resolve_seed
 from ppssl.results import Results, pack_bits
 
-__all__ = ["HEADLINES", "PROTOCOL", "evaluate", "measure"]
+__all__ = ["HEADLINES", "PROTOCOL", "Measured", "evaluate", "measure"]
 
 PROTOCOL = "clean-1"
-NEIGHBOURS = (1, 5, 20)
+NEIGHBOURS = (1, 5, 10, 20)
 HEADLINES = ("knn-1", "knn-5", "knn-20", "linear", "rank-1", "rank-5", "mAP")
 """The metrics that tables show."""
 VAL_FRACTION = 0.2
 """Part of each class of the labelled training images on which C is chosen."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of some embeddings.
+
+    Attributes:
+        metrics: By name.
+        hits: Whether each query was right, ``(Q,)`` bool; of a query that does not count False.
+        per_image: What the metrics are means of, ``(Q,)``; NaN for queries that do not count.
+    """
+
+    metrics: dict[str, float]
+    hits: dict[str, np.ndarray]
+    per_image: dict[str, np.ndarray]
 
 
 def evaluate(
@@ -53,9 +70,9 @@ def evaluate(
         device: Where the encoder runs; ``"auto"``: a GPU if there is one.
 
     Returns:
-        ``knn-1``, ``knn-5``, ``knn-20``, ``linear`` (top-1), ``rank-1``, ``rank-5``, ``mAP`` in [0, 1], and ``rankme``;
-        where the data set knows nuisances, ``nuisance-<name>`` of each and their mean ``nuisance``
-        (:func:`~ppssl.downstream.nuisance.nuisance_probe`).
+        ``knn-1``, ``knn-5``, ``knn-10``, ``knn-20``, ``linear`` (top-1), ``rank-1``, ``rank-5`` and ``mAP`` in [0, 1],
+        with bootstrap intervals over the test images; ``rankme``; where the data set knows nuisances,
+        ``nuisance-<name>`` of each and their mean ``nuisance`` (:func:`~ppssl.downstream.nuisance.nuisance_probe`).
 
     Raises:
         UserError: No labels, the checkpoint cannot be read, or it has no such feature.
@@ -76,22 +93,21 @@ def evaluate(
             for part, rows in ((split, items), ("train", gallery_items))
         )
     seed = resolve_seed(data.seed)
-    metrics, hits = measure(gallery, queries, seed=seed)
-    metrics |= _nuisances(gallery, queries, data, split)
+    measured = measure(gallery, queries, seed=seed)
+    metrics = measured.metrics | _nuisances(gallery, queries, data, split)
     return Results(
         metrics=metrics,
         units={name: "dimensions" if name == "rankme" else "fraction" for name in metrics},
         protocol=PROTOCOL,
         seed=seed,
         config=_config(model, data, feature),
-        per_image={name: pack_bits(values) for name, values in hits.items()},
+        intervals=image_intervals(measured.per_image),
+        per_image={name: pack_bits(values) for name, values in measured.hits.items()},
     )
 
 
-def measure(
-    gallery: Embeddings, queries: Embeddings, *, seed: int
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """All metrics of the protocol, and for each query whether it was right, ``(Q,)`` bool by metric."""
+def measure(gallery: Embeddings, queries: Embeddings, *, seed: int) -> Measured:
+    """All metrics of the protocol; raises :class:`UserError` where no query has a label."""
     known = queries.labels >= 0
     features, labels = queries.features[known], queries.labels[known]
     if not len(labels):
@@ -105,8 +121,12 @@ def measure(
     retrieval = per_query_retrieval(features, labels)
     metrics = {name: float(value.float().mean()) for name, value in hits.items()}
     metrics |= retrieval.means() | {"rankme": float(rankme(features))}
-    hits["rank-1"] = retrieval.hits(1)
-    return metrics, {name: value.numpy() for name, value in hits.items()}
+    found = {name: value.numpy() for name, value in hits.items()}
+    ranks = {f"rank-{k}": retrieval.hits(k).numpy() for k in RANKS}
+    valid = retrieval.valid.numpy()
+    per_image = found | {name: np.where(valid, row, np.nan) for name, row in ranks.items()}
+    per_image |= {"mAP": retrieval.average_precision.numpy()}
+    return Measured(metrics, found | {"rank-1": ranks["rank-1"]}, per_image)
 
 
 def _linear(gallery: Embeddings, features: Tensor, *, seed: int) -> Tensor:

@@ -47,7 +47,7 @@ def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> N
 
 def _add_branch(results: dict[str, Any], found: Results) -> None:
     """Put the metrics of the embeddings pooled with IADM's A beside those of p (METHOD D13), as ``branch-<metric>``."""
-    for part in ("metrics", "units", "per_image"):
+    for part in ("metrics", "units", "intervals", "per_image"):
         of = getattr(found, part)
         results[part] |= {f"branch-{name}": of[name] for name in BRANCH if name in of}
 
