@@ -102,8 +102,12 @@ def test_evaluate_prints_and_writes(
     written = tmp_path / "results.json"
     own_data = ["evaluate", str(_last(run)), "--json", str(written)]
     assert main(own_data) == 0
-    assert "knn-1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
     first = json.loads(written.read_text())
+    low, high = (f"{100 * end:.1f}" for end in first["intervals"]["mAP"])
+    (row,) = (line for line in printed.splitlines() if "mAP" in line)
+    assert f"{100 * first['metrics']['mAP']:.1f} %" in row
+    assert f"{low} to {high}" in row
     recipe = [
         "--data",
         str(RECIPE),
@@ -118,6 +122,7 @@ def test_evaluate_prints_and_writes(
     assert set(first["metrics"]) == {
         "knn-1",
         "knn-5",
+        "knn-10",
         "knn-20",
         "linear",
         "rank-1",
@@ -238,6 +243,54 @@ def test_a_classifier_is_trained_and_tested_by_its_recipe(
     assert main(["test", *own, "--ckpt_path", str(last)]) == 0
     assert list(tmp_path.rglob("figures/test-confusion-*.png"))
     assert any("test/macro" in path.read_text() for path in tmp_path.rglob("metrics.csv"))
+
+
+def test_evaluate_prints_rows(trained: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    images, run = trained
+    written, file = tmp_path / "results.json", tmp_path / "e.parquet"
+    rows = ["--label-fraction", "1", "0.5", "--json", str(written)]
+    assert main(["evaluate", str(_last(run)), *rows, "--random"]) == 0
+    own = json.loads(written.read_text())["rows"]
+    assert [(row["encoder"], row["label_fraction"]) for row in own] == [
+        ("checkpoint", 1.0),
+        ("checkpoint", 0.5),
+        ("random", 1.0),
+        ("random", 0.5),
+    ]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    for row, line in zip(own, lines, strict=True):
+        assert row["encoder"] in line
+        assert f"{100 * row['metrics']['mAP']:.1f}" in line
+    assert main(["embed", str(_last(run)), "--out", str(file)]) == 0
+    assert main(["evaluate", str(file), *rows]) == 0
+    found = json.loads(written.read_text())["rows"]
+    assert [r["metrics"] for r in found] == [pytest.approx(r["metrics"]) for r in own[:2]]
+    capsys.readouterr()
+    for wrong, message in (
+        (["--random"], "Untrained encoders need a checkpoint and images"),
+        (["--data", str(RECIPE), "--data.root", str(images)], "leave out `--data`"),
+        (["--feature", "branch"], "holds `gap` embeddings"),
+    ):
+        assert main(["evaluate", str(file), *wrong]) == 2
+        assert message in error_line(capsys)
+
+
+def test_evaluate_follows_lcr(trained: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    _, run = trained
+    written, lcr = tmp_path / "results.json", ["--protocol", "lcr-2023"]
+    assert main(["evaluate", str(_last(run).parent), *lcr, "--json", str(written)]) == 0
+    content = json.loads(written.read_text())
+    assert content["protocol"] == "lcr-2023"
+    printed = capsys.readouterr().out
+    assert "best-on-test-linear" in printed
+    assert content["metrics"]["linear"] <= content["metrics"]["best-on-test-linear"]
+    for wrong, message in (
+        ([str(_last(run)), "--random"], "`lcr-2023` has one row"),
+        ([str(tmp_path)], "No checkpoint (*.ckpt) in the folder"),
+        ([str(_last(run)), "--feature", "branch"], "was not trained with it"),
+    ):
+        assert main(["evaluate", *wrong, *lcr]) == 2
+        assert message in error_line(capsys)
 
 
 def test_embed_then_neighbours(trained: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:

@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppssl import results
-from ppssl.results import Results, pack_bits, provenance, show_table, unpack_bits, write_json
+from ppssl.results import (
+    Results,
+    pack_bits,
+    provenance,
+    show_table,
+    unpack_bits,
+    without_local,
+    without_paths,
+    write_json,
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -117,3 +126,38 @@ def test_a_table_shows_every_cell(capsys):
     out = capsys.readouterr().out
     for text in ("Title", "name", "value", "a", "1.5", "b", "2.5"):
         assert text in out
+
+
+def test_what_this_machine_alone_has_set_is_not_written_down():
+    data = {
+        "class_path": "FolderDataModule",
+        "init_args": {"root": "/home/me/images", "seed": None},
+    }
+    plugin = {"class_path": "ppssl.AIS", "init_args": {"bank_dir": "/home/me/banks", "corpus": "x"}}
+    model = {"class_path": "ppssl.PPSSL", "init_args": {"lr": 0.1, "plugins": {"ais": plugin}}}
+    config = {"data": data, "model": model}
+    local = [
+        "--data.root=/home/me/images",
+        "--model.plugins.ais.bank_dir=/home/me/banks",
+        "--trainer.devices=1",
+    ]
+    written = without_local(config, local)
+    assert "/home/me" not in json.dumps(written)
+    assert written["data"]["init_args"] == {"root": None, "seed": None}
+    assert written["model"]["init_args"]["plugins"]["ais"]["init_args"] == {
+        "bank_dir": None,
+        "corpus": "x",
+    }
+    assert written["model"]["init_args"]["lr"] == 0.1
+    assert without_local(config, []) == config
+
+
+def test_absolute_paths_of_any_machine_are_not_written_down():
+    config = {
+        "model": {"class_path": "ppssl.PPSSL", "init_args": {"pretrained": "/models/a.ckpt"}},
+        "data": {"init_args": {"root": "C:\\images", "extra": ["~/more", "images/here"], "n": 3}},
+    }
+    assert without_paths(config) == {
+        "model": {"class_path": "ppssl.PPSSL", "init_args": {"pretrained": None}},
+        "data": {"init_args": {"root": None, "extra": [None, "images/here"], "n": 3}},
+    }

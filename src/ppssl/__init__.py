@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ppssl.downstream.finetune import FineTune
     from ppssl.downstream.linear_probe import LinearProbe
     from ppssl.downstream.neighbours import neighbours
+    from ppssl.downstream.rows import evaluate_rows
     from ppssl.downstream.store import write_embeddings
     from ppssl.encoder import load_encoder
     from ppssl.errors import UserError
@@ -49,6 +50,7 @@ _HOMES = {
     "UserError": "ppssl.errors",
     "embed": "ppssl.downstream.embed",
     "evaluate": "ppssl.downstream.evaluate",
+    "evaluate_rows": "ppssl.downstream.rows",
     "export": "ppssl.downstream.export",
     "explain": "ppssl.downstream.explain",
     "load_encoder": "ppssl.encoder",
@@ -75,6 +77,7 @@ __all__ = [  # imported when first used, see __getattr__
     "UserError",
     "embed",
     "evaluate",
+    "evaluate_rows",
     "explain",
     "export",
     "load_encoder",

@@ -5,17 +5,26 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Results", "pack_bits", "provenance", "show_table", "unpack_bits", "write_json"]
+__all__ = [
+    "Results",
+    "pack_bits",
+    "provenance",
+    "show_table",
+    "unpack_bits",
+    "without_local",
+    "without_paths",
+    "write_json",
+]
 
 LIBRARIES = (
     "ppssl",
@@ -39,6 +48,7 @@ class Results:
         protocol: Name and version of how it was measured.
         seed: The seed of the measured run.
         config: What was measured: model and data, as plain data.
+        intervals: Low and high end of the 95 % bootstrap interval over test images, by metric, where there is one.
         per_image: Right (1) or wrong (0) for each test image in order of its index, packed by :func:`pack_bits`.
         provenance: See :func:`provenance`.
         schema_version: Of this layout.
@@ -49,6 +59,7 @@ class Results:
     protocol: str
     seed: int
     config: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     per_image: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=lambda: provenance())
     schema_version: int = 1
@@ -113,6 +124,40 @@ def unpack_bits(text: str) -> np.ndarray:
     return np.unpackbits(
         np.frombuffer(base64.b64decode(bits), dtype=np.uint8), count=int(count)
     ).astype(bool)
+
+
+def without_local(config: Mapping[str, Any], local: Sequence[str]) -> dict[str, Any]:
+    """A configuration, where what this machine alone has set (``--data.root=...``) is left open: ``None``."""
+    dropped = {override.removeprefix("--").partition("=")[0] for override in local}
+    return _left_open(config, lambda name, value: name in dropped)
+
+
+def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, where absolute paths, which are some machine's own, are left open: ``None``."""
+    return _left_open(config, lambda name, value: isinstance(value, str) and _is_absolute(value))
+
+
+def _is_absolute(text: str) -> bool:
+    kinds = (PurePosixPath, PureWindowsPath)
+    return text.startswith("~") or any(kind(text).is_absolute() for kind in kinds)
+
+
+def _left_open(config: Mapping[str, Any], drop: Callable[[str, Any], bool]) -> dict[str, Any]:
+    """The configuration with ``None`` for what is to be dropped, by dotted name (without ``init_args``) and value."""
+
+    def walk(value: Any, name: str) -> Any:
+        if drop(name, value):
+            return None
+        if isinstance(value, (list, tuple)):
+            return [walk(item, name) for item in value]
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            key: walk(item, name if key == "init_args" else f"{name}.{key}".lstrip("."))
+            for key, item in value.items()
+        }
+
+    return walk(config, "")
 
 
 def show_table(title: str, columns: list[str], rows: list[list[str]], *, caption: str = "") -> None:

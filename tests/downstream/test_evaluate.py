@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from ppssl import PPSSL, FolderDataModule, SyntheticDataModule, UserError
 from ppssl.data.bird_scene import NUISANCES
-from ppssl.downstream.embed import embed
-from ppssl.downstream.evaluate import evaluate
+from ppssl.downstream.bootstrap import image_intervals
+from ppssl.downstream.embed import Embeddings, embed
+from ppssl.downstream.evaluate import evaluate, measure
 from ppssl.results import unpack_bits
 
 
@@ -40,6 +42,40 @@ def test_knn_is_scikit_learns_and_hits_are_per_image(image_folder: Path) -> None
         unpack_bits(results.per_image["linear"]).mean()
     )
     json.dumps(results.to_dict())
+
+
+def test_intervals_are_of_the_means_over_test_images(image_folder: Path) -> None:
+    data = _data(image_folder)
+    results = evaluate(_model(), data)
+    per_image = {"knn-1", "knn-5", "knn-10", "knn-20", "linear", "rank-1", "rank-5", "mAP"}
+    assert set(results.intervals) == per_image == set(results.metrics) - {"rankme"}
+    for name, (low, high) in results.intervals.items():
+        assert 0 <= low <= results.metrics[name] <= high <= 1, name
+    queries = embed(_model().encoder, data.eval_loader("test"), data)
+    unit = torch.nn.functional.normalize(queries.features.double(), dim=1)
+    precision = []
+    for i, label in enumerate(queries.labels):
+        others = np.arange(len(unit)) != i
+        relevant = (queries.labels == label).numpy()[others]
+        precision.append(average_precision_score(relevant, (unit @ unit[i]).numpy()[others]))
+    expected = image_intervals({"mAP": np.array(precision)})["mAP"]
+    assert results.intervals["mAP"] == pytest.approx(expected, abs=1e-9)
+    hits = unpack_bits(results.per_image["knn-10"])
+    assert results.intervals["knn-10"] == image_intervals({"": hits})[""]
+
+
+def test_images_that_are_alone_in_their_class_count_in_no_interval_of_retrieval() -> None:
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 0, 1, 2, -1, 0, 1])
+    queries = Embeddings(torch.randn(7, 4, generator=rng), labels, torch.arange(7))
+    gallery = Embeddings(
+        torch.randn(12, 4, generator=rng), torch.arange(12) % 3, torch.arange(7, 19)
+    )
+    found = measure(gallery, queries, seed=0)
+    for name in ("rank-1", "rank-5", "mAP"):
+        assert np.isnan(found.per_image[name]).tolist() == [0, 0, 0, 1, 0, 0]
+        assert np.nanmean(found.per_image[name]) == pytest.approx(found.metrics[name])
+    assert not found.hits["rank-1"][3]
 
 
 @pytest.mark.parametrize("change", [{"batch_size": 3}, {"num_workers": 2}])

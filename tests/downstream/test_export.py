@@ -1,6 +1,7 @@
 """What is written is read by the other library alone, in a process of its own."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from ppssl import PPSSL, FolderDataModule, UserError, export, load_encoder
+from ppssl.downstream.card import Preprocessing, model_card
 
 RESNET = {"backbone": "resnet18"}
 VIT = {
@@ -57,6 +59,7 @@ def test_others_read_the_same_features(
     assert "CenterCrop(32)" in card
     assert "Resize(37)" in card
     assert '"sha256"' in card
+    assert str(image_folder) not in card
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
     # The card's own code, in this process.
     code = card.split("```python\n")[1].split("```")[0]
@@ -69,6 +72,22 @@ def test_others_read_the_same_features(
         torch.testing.assert_close(names["embed"](images), load_encoder(path)(images))
     with pytest.raises(UserError, match="is there and not empty"):
         export(path, to, out)
+
+
+def test_the_card_names_no_path_of_the_machine() -> None:
+    content = {
+        "encoder": {"backbone": "resnet18", "image_size": None, "kwargs": {}},
+        "model": {"class_path": "ppssl.PPSSL", "init_args": {"pretrained": "/models/x", "lr": 0.1}},
+        "data": {"class_path": "ppssl.FolderDataModule", "init_args": {"root": "/home/me/birds"}},
+    }
+    prepared = Preprocessing(32, 0.875, (0.5,) * 3, (0.5,) * 3)
+    card = model_card(content, "timm", "embed = None", prepared, {"commit": "abc"}, 0.0, 1.0)
+    told = json.loads(card.split("```json")[1].split("```")[0])
+    assert told["data"]["init_args"] == {"root": None}
+    assert told["model"]["init_args"] == {"pretrained": None, "lr": 0.1}
+    assert told["exported"] == {"commit": "abc"}
+    assert "/home" not in card
+    assert "/models" not in card
 
 
 def test_what_the_others_do_not_have_is_refused(image_folder: Path, tmp_path: Path) -> None:

@@ -94,10 +94,11 @@ def test_evaluate_measures_the_branch_features(checkpoint: Path, image_folder: P
     results = evaluate(checkpoint, data, feature="branch")
     encoder = feature_encoder(checkpoint, "branch")
     gallery, queries = (embed(encoder, loader, data) for loader in data.test_dataloader())
-    metrics, hits = measure(gallery, queries, seed=0)
+    measured = measure(gallery, queries, seed=0)
+    metrics = measured.metrics
     assert results.metrics == pytest.approx(metrics)
     assert results.metrics["mAP"] != own.metrics["mAP"]
-    assert (unpack_bits(results.per_image["linear"]) == hits["linear"]).all()
+    assert (unpack_bits(results.per_image["linear"]) == measured.hits["linear"]).all()
     assert results.config["feature"] == "branch"
     assert set(own.config) == {"model", "data"}  # as in results that are older than this choice
     model = PPSSL.load_from_checkpoint(checkpoint).train()

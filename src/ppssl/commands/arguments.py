@@ -27,9 +27,9 @@ __all__ = [
 _OVERRIDE = re.compile(r"--(data|model|trainer)\.[\w.]+=")
 
 
-def add_checkpoint(parser: ArgumentParser) -> None:
-    """``CHECKPOINT``."""
-    parser.add_argument("checkpoint", type=str, help="A checkpoint of `ppssl fit`.")
+def add_checkpoint(parser: ArgumentParser, text: str = "A checkpoint of `ppssl fit`.") -> None:
+    """``CHECKPOINT``; ``text`` is its help."""
+    parser.add_argument("checkpoint", type=str, help=text)
 
 
 def add_data(

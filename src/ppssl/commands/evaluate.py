@@ -1,6 +1,9 @@
-"""``ppssl evaluate CKPT``: kNN, retrieval and linear probe of a checkpoint."""
+"""``ppssl evaluate CKPT``: kNN, retrieval and linear probe of a checkpoint, or of a file of embeddings."""
 
-from jsonargparse import ArgumentParser
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import seed_everything
 
 from ppssl.commands.arguments import (
@@ -12,39 +15,117 @@ from ppssl.commands.arguments import (
     data_section,
     given_data,
 )
-from ppssl.downstream.evaluate import evaluate
-from ppssl.results import show_table, write_json
+from ppssl.downstream import evaluate as clean
+from ppssl.downstream import lcr
+from ppssl.downstream.rows import Row, evaluate_rows
+from ppssl.errors import UserError
+from ppssl.results import Results, show_table, write_json
 
 __all__ = ["main"]
+
+Protocol = Literal["clean-1", "lcr-2023"]
+COLUMNS = ("knn-1", "knn-5", "knn-20", "linear", "rank-1", "mAP")
+"""Of a table with several rows, which fits 80 characters."""
 
 
 def main(argv: list[str]) -> int:
     """Parse, measure, print a table, write JSON."""
+    parser = _parser()
+    args = parser.parse_args(data_section(argv))
+    seed_everything(args.seed, verbose=False)
+    options = {"feature": args.feature, "device": args.device}
+    table = args.label_fraction or args.random or args.imagenet
+    if args.protocol == lcr.PROTOCOL:
+        if table:
+            raise UserError(f"`{lcr.PROTOCOL}` has one row: leave out the options of other rows.")
+        paths = lcr.checkpoints_of(args.checkpoint)
+        data = given_data(parser, args, str(paths[-1]))
+        _show(lcr.evaluate_lcr(paths, data, **options), args)
+    elif table:
+        others = {"random": args.random, "imagenet": args.imagenet}
+        fractions = args.label_fraction or [1.0]
+        data = _data(parser, args)
+        rows = evaluate_rows(args.checkpoint, data, label_fractions=fractions, **others, **options)
+        _show_rows(rows, args)
+    else:
+        _show(clean.evaluate(args.checkpoint, _data(parser, args), **options), args)
+    return 0
+
+
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="ppssl evaluate",
         description="Measure a checkpoint's encoder: kNN, linear probe and retrieval on the test images. "
         "Example: ppssl evaluate last.ckpt --data experiments/folder/pretrain.yaml --data.root path/to/images",
         exit_on_error=False,
     )
-    add_checkpoint(parser)
+    add_checkpoint(
+        parser,
+        "A checkpoint of `ppssl fit`, or a .parquet of `ppssl embed`; with lcr-2023 a folder of checkpoints too.",
+    )
     add_data(parser)
+    parser.add_argument(
+        "--label-fraction",
+        type=float,
+        nargs="+",
+        default=[],
+        help="Rows with these parts of the labels, such as 1 0.5 0.2.",
+    )
+    parser.add_argument(
+        "--random", action="store_true", help="A row of the same architecture with random weights."
+    )
+    parser.add_argument(
+        "--imagenet",
+        type=bool | str,
+        default=False,
+        help="A row of the same architecture with timm's weights: `true`, or a local file of them.",
+    )
+    parser.add_argument(
+        "--protocol",
+        type=Protocol,
+        default=clean.PROTOCOL,
+        help="`lcr-2023`: as LCR reports, with what is best on the test images, marked so.",
+    )
     parser.add_argument(
         "--json", type=str | None, default=None, help="Write the results to this file."
     )
     add_feature(parser)
     add_device(parser)
     add_seed(parser)
-    args = parser.parse_args(data_section(argv))
-    seed_everything(args.seed, verbose=False)
-    data = given_data(parser, args, args.checkpoint)
-    results = evaluate(args.checkpoint, data, feature=args.feature, device=args.device)
+    return parser
+
+
+def _data(parser: ArgumentParser, args: Namespace) -> Any:
+    """The data set; ``None`` for a file of embeddings."""
+    if Path(args.checkpoint).suffix != ".parquet":
+        return given_data(parser, args, args.checkpoint)
+    if args.get("data"):
+        raise UserError("A file of embeddings holds its labels: leave out `--data`.")
+    return None
+
+
+def _show(results: Results, args: Namespace) -> None:
     if args.json is not None:
         write_json(args.json, results.to_dict())
-    rows = [[name, _text(value, results.units[name])] for name, value in results.metrics.items()]
+    rows = [_row(results, name) for name in results.metrics]
     title = results.protocol + (", feature branch" if args.feature == "branch" else "")
-    show_table(title, ["metric", "value"], rows, caption=args.checkpoint)
-    return 0
+    show_table(title, ["metric", "value", "95 % interval"], rows, caption=args.checkpoint)
 
 
-def _text(value: float, unit: str) -> str:
-    return f"{100 * value:.1f} %" if unit == "fraction" else f"{value:.1f} {unit}"
+def _row(results: Results, name: str) -> list[str]:
+    value, unit = results.metrics[name], results.units[name]
+    text = f"{100 * value:.1f} %" if unit == "fraction" else f"{value:.1f} {unit}"
+    low, high = results.intervals.get(name, (None, None))
+    return [name, text, "" if low is None else f"{100 * low:.1f} to {100 * high:.1f}"]
+
+
+def _show_rows(rows: list[Row], args: Namespace) -> None:
+    if args.json is not None:
+        write_json(args.json, {"rows": [row.to_dict() for row in rows]})
+    cells = [
+        [row.encoder, f"{100 * row.label_fraction:g} %"]
+        + [f"{100 * row.results.metrics[name]:.1f}" for name in COLUMNS]
+        for row in rows
+    ]
+    title = f"{clean.PROTOCOL}, percent" + (", feature branch" if args.feature == "branch" else "")
+    show_table(title, ["encoder", "labels", *COLUMNS], cells, caption=args.checkpoint)

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ppssl.results import without_paths
+
 __all__ = ["READERS", "Preprocessing", "model_card"]
 
 READERS = {
@@ -90,7 +92,7 @@ def model_card(
     difference: float,
     largest: float,
 ) -> str:
-    """Markdown.
+    """Markdown; paths of the machine that it was trained on are left out.
 
     Args:
         content: The ``ppssl`` entry of the checkpoint.
@@ -103,6 +105,7 @@ def model_card(
     """
     spec, model = content["encoder"], content["model"]
     tag = {"hf": "transformers", "torchvision": "torchvision"}.get(library, library)
+    trained = without_paths({"model": model, "data": content["data"]})
     imports = "import torch\n" if "torch." in reader else ""
     return f"""\
 ---
@@ -134,6 +137,6 @@ most {difference:.3g}; the largest feature is {largest:.3g}.
 Trained as `{model["class_path"]}`. Nothing is said here of how good it is: `ppssl evaluate` measures that.
 
 ```json
-{json.dumps({"model": model, "data": content["data"], "exported": origin}, indent=1, sort_keys=True)}
+{json.dumps({**trained, "exported": origin}, indent=1, sort_keys=True)}
 ```
 """

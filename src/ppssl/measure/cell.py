@@ -14,9 +14,9 @@ from ppssl.iadm.callback import measure_health
 from ppssl.iadm.plugin import IADM
 from ppssl.measure.compare import BRANCH
 from ppssl.recipes import build_recipe
-from ppssl.results import Results, write_json
+from ppssl.results import Results, without_local, write_json
 
-__all__ = ["main", "run_cell", "without_local"]
+__all__ = ["main", "run_cell"]
 
 PROBES = 256
 """Training images whose maps are measured."""
@@ -38,7 +38,7 @@ def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> N
     Args:
         cell: ``recipe``, ``overrides`` (dotted names and values), ``seed`` and what identifies the cell.
         path: The JSON to write.
-        local: Overrides of this machine; their values are not written down (:func:`without_local`).
+        local: Overrides of this machine; their values are not written down (:func:`~ppssl.results.without_local`).
     """
     overrides = [f"--{name}={_text(value)}" for name, value in cell["overrides"].items()]
     built = build_recipe(
@@ -56,7 +56,7 @@ def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> N
 
 
 def _add_branch(results: dict[str, Any], found: Results) -> None:
-    for part in ("metrics", "units", "per_image"):
+    for part in ("metrics", "units", "intervals", "per_image"):
         of = getattr(found, part)
         results[part] |= {BRANCH + name: of[name] for name in HEADLINES if name in of}
 
@@ -71,23 +71,6 @@ def _add_health(results: dict[str, Any], model: Any, data: FineGrainedDataModule
         health = measure_health(model, iadm, data, PROBES)
     results["metrics"] |= {f"health-{name}": value for name, value in health.items()}
     results["units"] |= {f"health-{name}": HEALTH_UNITS.get(name, "fraction") for name in health}
-
-
-def without_local(config: Mapping[str, Any], local: Sequence[str]) -> dict[str, Any]:
-    """A result's configuration, where what this machine alone has set (``--data.root=...``) is left open: ``None``."""
-    dropped = {override.removeprefix("--").partition("=")[0] for override in local}
-
-    def walk(value: Any, name: str) -> Any:
-        if name in dropped:
-            return None
-        if not isinstance(value, Mapping):
-            return value
-        return {
-            key: walk(item, name if key == "init_args" else f"{name}.{key}".lstrip("."))
-            for key, item in value.items()
-        }
-
-    return walk(config, "")
 
 
 def _text(value: Any) -> str:

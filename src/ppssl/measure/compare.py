@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ppssl import randomness
+from ppssl.downstream.bootstrap import LEVELS, resamples
 from ppssl.errors import UserError
 from ppssl.results import unpack_bits
 
 __all__ = ["BRANCH", "Difference", "group", "markdown_table", "paired_difference", "summarise"]
 
-RESAMPLES = 2000
 BRANCH = "branch-"
 """Before the name of a metric: of the embeddings pooled with IADM's A; compared with p's where a run has no such."""
 
@@ -50,15 +49,11 @@ def paired_difference(
     if len({len(row) for row in rows}) > 1:  # the seeds hold different images: compare their means
         rows = [row.mean(keepdims=True) for row in rows]
     differences = np.stack(rows)  # (S, Q) or (S, 1)
-    rng = randomness.generator(0, "bootstrap")
-    means = np.empty(RESAMPLES)
-    for r in range(RESAMPLES):
-        drawn = rng.integers(len(differences), size=len(differences))
-        weights = rng.multinomial(
-            differences.shape[1], np.full(differences.shape[1], 1 / differences.shape[1])
-        )
-        means[r] = (differences[drawn].mean(axis=0) * weights).sum() / weights.sum()
-    low, high = np.quantile(means, [0.025, 0.975])
+    means = [
+        (differences[drawn].mean(axis=0) * weights).sum() / weights.sum()
+        for drawn, weights in resamples(*differences.shape)
+    ]
+    low, high = np.quantile(means, LEVELS)
     return Difference(float(differences.mean()), float(low), float(high), len(seeds))
 
 
