@@ -1,7 +1,7 @@
 """Sentences about procedural birds: random subsets of what is known of a picture, in random order and words.
 
-That is the six attributes, and on request values of the scene too. A sentence carries the values that it states, so that
-of any picture it is known whether the sentence is true.
+That is the six attributes, and on request values of the scene too. A sentence carries the values that it states, so
+that of any picture it is known whether the sentence is true.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,10 @@ class Captions:
         return Sentence(text, tuple(c if k in chosen else -1 for k, c in enumerate(codes)))
 
     def scene_codes(self, nuisances: np.ndarray) -> np.ndarray:
-        """``(N, s)`` int64 of nuisance values ``(N, K)`` in the order of ``NUISANCES``, which are indices, or hues in turns."""
+        """The codes of nuisance values: ``(N, K)`` in the order of ``NUISANCES`` to ``(N, s)`` int64.
+
+        A hue in turns becomes its number among the evenly spaced ones; other values are numbers already.
+        """
         codes = np.empty((len(nuisances), len(self.names) - len(NAMES)), dtype=np.int64)
         for k, name in enumerate(self.names[len(NAMES) :]):
             steps = self.sizes[len(NAMES) + k] if name.endswith("_hue") else 1

@@ -3,7 +3,8 @@
     python experiments/teacher/train.py --config experiments/teacher/synthetic-clip.yaml --work runs/teacher \
         --out src/ppssl/ais/weights/synthetic-clip.safetensors --figures experiments/teacher/figures.json
 
-With worldly.yaml: another teacher, whose captions name the scene as well, as a real CLIP's do; a file, not in the package.
+With worldly.yaml: another teacher, which is not in the package. Its captions name background and body colour as well,
+so that its image embedding holds them, as a real CLIP's does.
 
 The birds are random combinations of the attributes; the combinations that the data set uses as classes are left out,
 so the teacher meets no class before its test. The loss is a sigmoid for each pair of bird and sentence (Zhai et al.,
@@ -98,7 +99,7 @@ def draw_codes(seed: int, count: int) -> np.ndarray:
 def draw_ambiguous(
     rng: np.random.Generator, count: int, share: float, sizes: Sequence[int]
 ) -> np.ndarray:
-    """``(count, s)`` codes, ``sizes`` values of each; in about ``share`` of the rows two parts have values of the same two names.
+    """``(count, s)`` codes; in about ``share`` of the rows two parts have values of the same two names.
 
     "A pointed crest and a fan tail" is the same words as another bird's description, and rare among random birds: a
     text tower would not learn to tell the two.
