@@ -6,11 +6,12 @@ What AIS could reach at best, and how much of the nuisances the teacher itself k
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ppssl.ais.teacher import Teacher, load_teacher
+from ppssl.ais.teacher import Teacher, load_teacher, teacher_fingerprint
 from ppssl.downstream.evaluate import evaluate
 from ppssl.recipes import build_recipe
 from ppssl.results import write_json
@@ -41,7 +42,10 @@ def main() -> None:
     whole = ["--data.eval_crop=1.0", f"--data.image_size={teacher.input_size}"]
     built = build_recipe(args.recipe, [*whole, "--data.num_workers=0", "--trainer.logger=false"])
     results = evaluate(TeacherEncoder(teacher), built.datamodule, device="cpu")
-    write_json(args.out, results.to_dict() | {"teacher": args.teacher})
+    path = Path(args.teacher)  # where it lies is this machine's affair
+    facts = {"teacher": path.name if path.exists() else args.teacher}
+    facts |= {"teacher_hash": teacher_fingerprint(args.teacher)}
+    write_json(args.out, results.to_dict() | facts)
 
 
 if __name__ == "__main__":

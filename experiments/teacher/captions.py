@@ -1,6 +1,7 @@
-"""Sentences about procedural birds: random subsets of the attributes, in random order and words.
+"""Sentences about procedural birds: random subsets of what is known of a picture, in random order and words.
 
-A sentence carries the attribute values that it states, so that of any bird it is known whether the sentence is true.
+That is the six attributes, and on request values of the scene too. A sentence carries the values that it states, so
+that of any picture it is known whether the sentence is true.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import yaml
 
 from ppssl.ais.towers import WordTokenizer
-from ppssl.data.birds import ATTRIBUTES, BirdClass
+from ppssl.data.birds import ATTRIBUTES, NUISANCES, BirdClass
 
 __all__ = ["Captions", "Sentence", "bird_of"]
 
@@ -24,7 +25,7 @@ CLAUSE, CANONICAL, JOINT = 0.3, 0.15, 0.7
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence, and what it states: a code of each attribute, or -1 where it says nothing."""
+    """A sentence, and what it states: a code of each of :attr:`Captions.names`, or -1 where it says nothing."""
 
     text: str
     codes: tuple[int, ...]
@@ -40,21 +41,32 @@ class Captions:
 
     Args:
         path: The YAML file.
-        subset: Weight of each number of attributes in a sentence, six numbers.
+        subset: Weight of each number of statements in a sentence, six numbers.
+        scene: Another such file, of phrases for nuisance values, which are then stated as often as the attributes.
+
+    Attributes:
+        names: What is stated: the attributes, then the nuisance values of ``scene``.
+        sizes: How many values each of them has.
     """
 
-    def __init__(self, path: Path, subset: Sequence[float]) -> None:
+    def __init__(self, path: Path, subset: Sequence[float], scene: Path | None = None) -> None:
         content = yaml.safe_load(path.read_text())
         self._phrases: dict[str, Any] = content.pop("values")
         self._lists: dict[str, list[str]] = content
+        about = {} if scene is None else yaml.safe_load(scene.read_text())["values"]
+        self._phrases |= about
+        self._values = (*VALUES, *(tuple(phrases) for phrases in about.values()))
+        self.names = (*NAMES, *about)
+        self.sizes = [len(values) for values in self._values]
         self._sizes = np.array(subset) / sum(subset)
 
     def sentence(self, codes: Sequence[int], rng: np.random.Generator) -> Sentence:
-        """A random true sentence about the bird with these codes."""
-        chosen = rng.permutation(len(NAMES))[: 1 + rng.choice(len(NAMES), p=self._sizes)].tolist()
+        """A random true sentence about a picture with these codes."""
+        order = rng.permutation(len(self.names))
+        chosen = order[: 1 + rng.choice(len(self._sizes), p=self._sizes)].tolist()
         kind = rng.random()
-        if kind < CANONICAL:
-            text = self._canonical(bird_of(codes), chosen)
+        if kind < CANONICAL and max(chosen) < len(NAMES):
+            text = self._canonical(bird_of(codes[: len(NAMES)]), chosen)
         elif kind < CANONICAL + CLAUSE:
             text = self._join([self._clause(k, codes[k], rng) for k in chosen], rng)
         else:
@@ -62,11 +74,24 @@ class Captions:
             text = str(rng.choice(self._lists["frames"])).format(listed)
         return Sentence(text, tuple(c if k in chosen else -1 for k, c in enumerate(codes)))
 
-    def prompts(self, attribute: int, code: int) -> list[str]:
+    def scene_codes(self, nuisances: np.ndarray) -> np.ndarray:
+        """The codes of nuisance values: ``(N, K)`` in the order of ``NUISANCES`` to ``(N, s)`` int64.
+
+        A hue in turns becomes its number among the evenly spaced ones; other values are numbers already.
+        """
+        codes = np.empty((len(nuisances), len(self.names) - len(NAMES)), dtype=np.int64)
+        for k, name in enumerate(self.names[len(NAMES) :]):
+            steps = self.sizes[len(NAMES) + k] if name.endswith("_hue") else 1
+            codes[:, k] = np.rint(nuisances[:, NUISANCES.index(name)] * steps)
+        return codes
+
+    def prompts(self, stated: int, code: int) -> list[str]:
         """Three plain sentences about one value, for zero-shot recognition."""
-        phrase = self._canonical(
-            bird_of([code if k == attribute else 0 for k in range(6)]), [attribute]
-        )
+        if stated < len(NAMES):
+            codes = [code if k == stated else 0 for k in range(len(NAMES))]
+            phrase = self._canonical(bird_of(codes), [stated])
+        else:
+            phrase = f"a bird with {self._of(stated, code)['nouns'][0]}"
         return [
             phrase,
             f"this bird has {phrase.removeprefix('a bird with ')}",
@@ -103,7 +128,7 @@ class Captions:
     def _nouns(
         self, chosen: list[int], codes: Sequence[int], rng: np.random.Generator
     ) -> list[str]:
-        """One phrase for each attribute, both of a beak often in one."""
+        """One phrase for each statement, both of a beak often in one."""
         joint = {0, 1} <= set(chosen) and rng.random() < JOINT
         phrases = [self._noun(k, codes[k], rng) for k in chosen if not (joint and k == 1)]
         if joint:
@@ -114,8 +139,8 @@ class Captions:
             phrases[place] = self._beak(" ".join(adjectives), rng)
         return phrases
 
-    def _noun(self, attribute: int, code: int, rng: np.random.Generator) -> str:
-        phrases = self._of(attribute, code)
+    def _noun(self, stated: int, code: int, rng: np.random.Generator) -> str:
+        phrases = self._of(stated, code)
         if "adjectives" in phrases and rng.random() < 0.7:
             return self._beak(str(rng.choice(phrases["adjectives"])), rng)
         return str(rng.choice(phrases["nouns"]))
@@ -124,15 +149,15 @@ class Captions:
         frame = rng.choice(self._lists["beak_frames"])
         return str(frame).format(adjectives, rng.choice(self._lists["beaks"]))
 
-    def _clause(self, attribute: int, code: int, rng: np.random.Generator) -> str:
-        phrases = self._of(attribute, code)
+    def _clause(self, stated: int, code: int, rng: np.random.Generator) -> str:
+        phrases = self._of(stated, code)
         if "adjectives" in phrases and rng.random() < 0.7:
             adjective, beak = rng.choice(phrases["adjectives"]), rng.choice(self._lists["beaks"])
             return str(rng.choice(self._lists["beak_clauses"])).format(adjective, beak)
         return str(rng.choice(phrases["clauses"]))
 
-    def _of(self, attribute: int, code: int) -> dict[str, list[str]]:
-        return self._phrases[NAMES[attribute]][VALUES[attribute][code]]
+    def _of(self, stated: int, code: int) -> dict[str, list[str]]:
+        return self._phrases[self.names[stated]][self._values[stated][code]]
 
     @staticmethod
     def _join(phrases: list[str], rng: np.random.Generator) -> str:

@@ -37,7 +37,10 @@ def figures(weights: Path, captions: Captions, seed: int) -> dict[str, Any]:
     teacher = SyntheticCLIP(weights)
     birds = SyntheticBirds(IMAGES, num_classes=MAX_CLASSES, seed=seed, split="test")
     images = embed(teacher, birds)
-    hits = attribute_hits(teacher, images, birds.attributes(), captions)
+    codes = np.concatenate([birds.attributes(), captions.scene_codes(birds.nuisances())], 1)
+    right = hits(teacher, images, codes, captions)
+    table, parts = accuracies(right, codes, captions), right[:, : len(ATTRIBUTES)]
+    scene = {name: table.pop(name) for name in captions.names if name not in ATTRIBUTES}
     return {
         "weights": {
             "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
@@ -45,10 +48,11 @@ def figures(weights: Path, captions: Captions, seed: int) -> dict[str, Any]:
             "temperature": teacher.temperature,
         },
         "test": {"seed": seed, "images": IMAGES, "classes": MAX_CLASSES, "split": "test"},
-        "attributes": attribute_table(hits, birds.attributes()),
-        "mean attribute accuracy": float(hits.mean()),
-        "all six attributes right": float(hits.all(1).mean()),
-        "accuracy without twigs": _without_twigs(hits, birds),
+        "attributes": table,
+        **({"scene": scene} if scene else {}),
+        "mean attribute accuracy": float(parts.mean()),
+        "all six attributes right": float(parts.all(1).mean()),
+        "accuracy without twigs": _without_twigs(parts, birds),
         "retrieval": retrieval(teacher, images, birds),
         "nuisance probe": nuisance_probe(images, birds),
     }
@@ -65,27 +69,29 @@ def embed(teacher: SyntheticCLIP, birds: SyntheticBirds) -> Tensor:
     return torch.cat(rows)
 
 
-def attribute_hits(
+def hits(
     teacher: SyntheticCLIP, images: Tensor, codes: np.ndarray, captions: Captions
 ) -> np.ndarray:
-    """``(N, 6)`` bool: zero-shot right or wrong, the value whose prompts' mean embedding is nearest."""
+    """``(N, s)`` bool: zero-shot right or wrong, the value whose prompts' mean embedding is nearest."""
     columns = []
-    for attribute, values in enumerate(ATTRIBUTES.values()):
-        prompts = [teacher.embed_texts(captions.prompts(attribute, k)) for k in range(len(values))]
+    for stated, size in enumerate(captions.sizes):
+        prompts = [teacher.embed_texts(captions.prompts(stated, k)) for k in range(size)]
         texts = F.normalize(torch.stack([rows.mean(0) for rows in prompts]), dim=-1)
-        columns.append((images @ texts.T).argmax(1).numpy() == codes[:, attribute])
+        columns.append((images @ texts.T).argmax(1).numpy() == codes[:, stated])
     return np.stack(columns, 1)
 
 
-def attribute_table(hits: np.ndarray, codes: np.ndarray) -> dict[str, dict[str, float]]:
-    """Accuracy of each attribute beside chance and the most frequent value's share."""
+def accuracies(
+    right: np.ndarray, codes: np.ndarray, captions: Captions
+) -> dict[str, dict[str, float]]:
+    """Accuracy of each thing that captions state beside chance and the most frequent value's share."""
     return {
         name: {
-            "accuracy": float(hits[:, k].mean()),
-            "chance": 1 / len(values),
+            "accuracy": float(right[:, k].mean()),
+            "chance": 1 / size,
             "majority": float(np.bincount(codes[:, k]).max() / len(codes)),
         }
-        for k, (name, values) in enumerate(ATTRIBUTES.items())
+        for k, (name, size) in enumerate(zip(captions.names, captions.sizes, strict=True))
     }
 
 
@@ -120,9 +126,9 @@ def nuisance_probe(images: Tensor, birds: SyntheticBirds) -> dict[str, dict[str,
     return table
 
 
-def _without_twigs(hits: np.ndarray, birds: SyntheticBirds) -> float:
+def _without_twigs(right: np.ndarray, birds: SyntheticBirds) -> float:
     free = birds.nuisances()[:, NUISANCES.index("twigs")] == 0
-    return float(hits[free].mean())
+    return float(right[free].mean())
 
 
 def main() -> None:
@@ -130,10 +136,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=2_000_001)
+    parser.add_argument("--scene", type=Path, help="phrases for the scene, captions-worldly.yaml")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    captions = Captions(Path(__file__).with_name("captions.yaml"), [1.0] * 6)
+    captions = Captions(Path(__file__).with_name("captions.yaml"), [1.0] * 6, args.scene)
     measured = figures(args.weights, captions, args.seed)
     if args.json is not None:
         write_json(args.json, measured)

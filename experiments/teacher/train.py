@@ -3,6 +3,9 @@
     python experiments/teacher/train.py --config experiments/teacher/synthetic-clip.yaml --work runs/teacher \
         --out src/ppssl/ais/weights/synthetic-clip.safetensors --figures experiments/teacher/figures.json
 
+With worldly.yaml: another teacher, which is not in the package. Its captions name background and body colour as well,
+so that its image embedding holds them, as a real CLIP's does.
+
 The birds are random combinations of the attributes; the combinations that the data set uses as classes are left out,
 so the teacher meets no class before its test. The loss is a sigmoid for each pair of bird and sentence (Zhai et al.,
 "Sigmoid loss for language image pre-training", 2023) whose target says whether the sentence is true: a partial
@@ -17,7 +20,7 @@ A run that was cut off goes on after its last whole epoch.
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -68,12 +71,17 @@ class Config:
     weight_decay: float
     warmup_fraction: float
     towers: TowerConfig
+    scene: str | None = None
 
     @staticmethod
     def read(path: Path) -> "Config":
         """From a YAML file."""
         content = yaml.safe_load(path.read_text())
         return Config(**{**content, "towers": TowerConfig(**content["towers"])})
+
+    def settings(self) -> dict[str, Any]:
+        """What the file says."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def steps(self) -> int:
@@ -88,19 +96,27 @@ def draw_codes(seed: int, count: int) -> np.ndarray:
     return np.array(grid)[generator(seed, "teacher-birds").integers(0, len(grid), count)]
 
 
-def draw_ambiguous(rng: np.random.Generator, count: int, share: float) -> np.ndarray:
-    """``(count, 6)`` attribute codes; in about ``share`` of the rows two parts have values of the same two names.
+def draw_ambiguous(
+    rng: np.random.Generator, count: int, share: float, sizes: Sequence[int]
+) -> np.ndarray:
+    """``(count, s)`` codes; in about ``share`` of the rows two parts have values of the same two names.
 
     "A pointed crest and a fan tail" is the same words as another bird's description, and rare among random birds: a
     text tower would not learn to tell the two.
     """
-    codes = rng.integers(0, SIZES, (count, len(SIZES)))
+    codes = rng.integers(0, sizes, (count, len(sizes)))
     crest, tail = NAMES.index("crest"), NAMES.index("tail")
     shared = sorted(set(VALUES[crest]) & set(VALUES[tail]))
     for row in np.flatnonzero(rng.random(count) < share):
         for part in (crest, tail):
             codes[row, part] = VALUES[part].index(str(rng.choice(shared)))
     return codes
+
+
+def draw_scenes(seed: int, count: int) -> np.ndarray:
+    """``(count, K)`` nuisance values of the training pictures."""
+    rngs = (generator(seed, "teacher-nuisance", i) for i in range(count))
+    return np.array([draw_nuisance(rng).values() for rng in rngs])
 
 
 def draw_image(config: Config, i: int, codes: np.ndarray) -> Tensor:
@@ -149,11 +165,11 @@ def truth(codes: Tensor, stated: Tensor) -> Tensor:
 
 
 class BirdTable(nn.Module):
-    """Stands in for the image tower while the text tower learns: ``(B, 6)`` codes to ``(B, e)``, L2-normalised."""
+    """Stands in for the image tower while the text tower learns: ``(B, s)`` codes to ``(B, e)``, L2-normalised."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, sizes: Sequence[int]) -> None:
         super().__init__()
-        self.values = nn.ModuleList(nn.Embedding(size, dim) for size in SIZES)
+        self.values = nn.ModuleList(nn.Embedding(size, dim) for size in sizes)
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -197,13 +213,15 @@ class Trainer:
     def fit_texts(self) -> float:
         """Train the text tower beside a table of the attributes; the mean loss of the last tenth."""
         config, losses = self.config, []
-        table = BirdTable(config.towers.dim)
+        table = BirdTable(config.towers.dim, self.captions.sizes)
         optimizer, schedule = self._optimizer(
             [self.model.text, table], config.text_lr, config.text_steps
         )
         for step in track(range(config.text_steps), description="Text tower"):
             rng = generator(config.seed, "teacher-texts", step)
-            codes = draw_ambiguous(rng, config.text_batch_size, config.ambiguous)
+            codes = draw_ambiguous(
+                rng, config.text_batch_size, config.ambiguous, self.captions.sizes
+            )
             sentences = self._describe(codes, rng)
             texts = self._embed([sentence.text for sentence in sentences])
             logits = self.model.logits(table(torch.from_numpy(codes)), texts)
@@ -253,7 +271,7 @@ class Trainer:
         return sorted(sentences, key=lambda sentence: len(sentence.text))
 
     def _caption_all(self, codes: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """A new caption of each picture: its embedding ``(N, e)`` and what it states ``(N, 6)``."""
+        """A new caption of each picture: its embedding ``(N, e)`` and what it states ``(N, s)``."""
         sentences = [self.captions.sentence(row, rng) for row in codes.tolist()]
         order = np.argsort([len(sentence.text) for sentence in sentences])
         self.model.text.eval()
@@ -298,7 +316,7 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "config": asdict(self.config),
+            "config": self.config.settings(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -307,7 +325,7 @@ class Trainer:
         }
 
     def _resume(self, state: dict[str, Any]) -> None:
-        if state["config"] != asdict(self.config):
+        if state["config"] != self.config.settings():
             raise SystemExit("The checkpoint is of another configuration: give another --work.")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -339,12 +357,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     console, config = Console(), Config.read(args.config)
-    captions = Captions(PHRASES, config.subset)
-    codes = draw_codes(config.seed, config.images)
-    images = draw_images(config, codes, args.work / "images.pt")
+    scene = None if config.scene is None else PHRASES.with_name(config.scene)
+    captions = Captions(PHRASES, config.subset, scene)
+    birds = draw_codes(config.seed, config.images)
+    images = draw_images(config, birds, args.work / "images.pt")
+    scenes = captions.scene_codes(draw_scenes(config.seed, config.images))
+    codes = np.concatenate([birds, scenes], 1)
     trainer = Trainer(config, captions)
     trainer.fit(images, torch.from_numpy(codes), args.work / "checkpoint.pt", console)
-    origin = {"seed": config.seed, "commit": provenance()["commit"], "training": asdict(config)}
+    origin = {"seed": config.seed, "commit": provenance()["commit"], "training": config.settings()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_bytes(pack(trainer.model, config.towers, trainer.tokenizer.vocabulary, origin))
     measured = figures(args.out, captions, config.test_seed)

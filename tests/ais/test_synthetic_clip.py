@@ -8,17 +8,22 @@ import sys
 import warnings
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from ppssl.ais.bank import open_bank
+from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.synthetic_clip import SyntheticCLIP
 from ppssl.ais.teacher import Teacher, load_teacher, teacher_fingerprint
+from ppssl.ais.towers import TowerConfig, Towers, pack
 from ppssl.data.birds import ATTRIBUTES, SyntheticBirds, bird_classes
 from ppssl.errors import UserError
 
@@ -318,6 +323,71 @@ def test_loads_without_transformers_and_without_a_network() -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(UserError, match="no such file of weights: nowhere"):
         SyntheticCLIP("nowhere.safetensors")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A file as experiments/teacher/train.py writes it: a teacher of its own sizes, words and weights."""
+    torch.manual_seed(0)
+    config = TowerConfig(image_size=32, width=4, dim=8, text_width=8, text_layers=1, text_heads=2)
+    path = tmp_path / "worldly.safetensors"
+    path.write_bytes(pack(Towers(config, 2), config, ["leaves", "red"], {"seed": 0}))
+    return path
+
+
+def test_a_file_is_a_teacher_by_its_path(other: Path) -> None:
+    found = load_teacher(str(other))
+    assert isinstance(found, SyntheticCLIP)
+    assert (found.name, found.dim, found.input_size) == (str(other), 8, 32)
+    assert torch.equal(found.embed_texts(["red"]), SyntheticCLIP(other).embed_texts(["red"]))
+    with pytest.raises(UserError, match=f"`{other}` knows no word of 'beak'"):
+        found.embed_texts(["beak"])
+
+
+def test_fingerprint_of_a_file_follows_its_content(other: Path) -> None:
+    content = other.read_bytes()
+    assert teacher_fingerprint(str(other)) == hashlib.sha256(content).hexdigest()
+    other.write_bytes(content[:-1])
+    assert teacher_fingerprint(str(other)) == hashlib.sha256(content[:-1]).hexdigest()
+    other.unlink()
+    assert teacher_fingerprint(str(other)) is None
+    with pytest.raises(UserError, match="no such file of weights"):
+        load_teacher(str(other))
+
+
+def test_banks_of_two_teachers_are_kept_apart(other: Path, tmp_path: Path) -> None:
+    corpus, folder = TextCorpus([["red"], ["red leaves"]]), str(tmp_path / "banks")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the embedded one knows no leaves
+        embedded = open_bank("synthetic-clip", corpus, None, folder=folder)
+    own = open_bank(str(other), corpus, None, folder=folder)
+    assert (embedded.texts.shape[1], own.texts.shape[1]) == (128, 8)
+    assert torch.equal(open_bank(str(other), corpus, None, folder=folder).texts, own.texts)
+    assert len(list((tmp_path / "banks").glob("*/texts-*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no safetensors",
+        save({"a": torch.zeros(2)}),
+        save({"a": torch.zeros(2)}, {"format": "pt"}),
+        save({"a": torch.zeros(2)}, {"schema": "0"}),
+    ],
+    ids=["empty", "text", "no metadata", "of transformers", "another layout"],
+)
+def test_a_file_of_another_layout_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors` have layout .*this version reads 1"):
+        load_teacher(str(path))
+
+
+def test_a_file_that_was_cut_off_is_refused(other: Path) -> None:
+    other.write_bytes(other.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"worldly\.safetensors` are not whole"):
+        load_teacher(str(other))
 
 
 def test_views_go_through_its_normalisation() -> None:

@@ -41,7 +41,7 @@ class AIS(LossPlugin):
         corpus: The descriptions: a ``.txt``, ``.csv`` or ``.jsonl`` file, a packaged corpus (``birds``), or what
             else :meth:`~ppssl.ais.corpus.TextCorpus.load` knows (``class-names``, ``cub-attributes``).
         corpus_column: Of a ``.csv`` or ``.jsonl``.
-        teacher: A CLIP or SigLIP, as hub id or local folder; or ``synthetic-clip``, the embedded one.
+        teacher: A CLIP or SigLIP, as hub id or local folder; ``synthetic-clip``, the embedded one; a file like it.
         loss_weight: lambda_A; on birds more filters more (experiments/RESULTS.md), with a teacher that knows them well.
         warmup_fraction: Part of the training in which lambda_A rises from 0.
         teacher_temperature: tau_T (D5): a number, ``"own"`` for the teacher's, or ``"auto"``, by the perplexity.

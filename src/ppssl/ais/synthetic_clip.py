@@ -1,7 +1,7 @@
 """``synthetic-clip``: the teacher inside the wheel, an image-text model of procedural birds.
 
 It was trained from scratch on drawn birds with captions by ``experiments/teacher/train.py``; neither transformers nor a
-network is needed to run it. What it is made of: :mod:`ppssl.ais.towers`.
+network is needed to run it. What it is made of: :mod:`ppssl.ais.towers`. Other files of that script are teachers too.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ class _Transform:
 
 
 class SyntheticCLIP(Teacher):
-    """The embedded teacher of procedural birds.
+    """The embedded teacher of procedural birds, or another one of its kind.
 
     Args:
-        path: A file of :func:`ppssl.ais.towers.pack`; by default the one in the package.
+        path: A file of :func:`ppssl.ais.towers.pack`, whose path becomes its name; by default the one in the package.
 
     Raises:
-        UserError: No such file, or one of another layout.
+        UserError: No such file, one of another layout, or one that is not whole.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        content = embedded_weights() if path is None else _read(Path(path))
-        self._model, self._config, self.tokenizer = unpack(content)
+        self.name = SYNTHETIC if path is None else str(path)
+        content = embedded_weights() if path is None else _read(Path(path).expanduser())
+        self._model, self._config, self.tokenizer = unpack(content, self.name)
         self._device = torch.device("cpu")
-        self.name = SYNTHETIC
         self.dim = self._config.dim
         self.temperature = float(1 / self._model.logit_scale.exp())
         self.transform = _Transform(self._config.image_size)
@@ -100,7 +100,7 @@ class SyntheticCLIP(Teacher):
         for text in texts:
             if len(self.tokenizer.encode(text)) == 1:
                 raise UserError(
-                    f"`synthetic-clip` knows no word of {text!r}: it reads descriptions of synthetic birds only."
+                    f"`{self.name}` knows no word of {text!r}: it reads descriptions of synthetic birds only."
                 )
             if not self.fits(text):
                 most = self._config.context - 1
@@ -110,10 +110,10 @@ class SyntheticCLIP(Teacher):
             from lightning.pytorch.utilities import rank_zero_warn  # seconds, and transformers
 
             listed = ", ".join(unknown[:20]) + " ..." * (len(unknown) > 20)
-            rank_zero_warn(f"`synthetic-clip` ignores words that it does not know: {listed}.")
+            rank_zero_warn(f"`{self.name}` ignores words that it does not know: {listed}.")
 
 
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        raise UserError(f"`synthetic-clip`: no such file of weights: {path}.")
+        raise UserError(f"Teacher: no such file of weights: {path}.")
     return path.read_bytes()

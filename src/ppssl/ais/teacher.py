@@ -34,7 +34,7 @@ class Teacher(ABC):
     """An image-text model, frozen, that is gone from memory when the bank is made (D7).
 
     Attributes:
-        name: What a bank is found again by: a hub id, a folder, or ``"synthetic-clip"``.
+        name: What a bank is found again by: a hub id, a folder, a file, or ``"synthetic-clip"``.
         dim: e, the length of its embeddings.
         temperature: The model's own, 1 / exp(logit_scale).
         transform: Makes the model's input ``(3, H, W)`` float32 of an original RGB image, by the model's own
@@ -84,15 +84,16 @@ def load_teacher(name: str) -> Teacher:
     """The teacher of that name.
 
     Args:
-        name: ``"synthetic-clip"``, the embedded one; or a CLIP or SigLIP of transformers: a local folder or a hub id.
+        name: ``"synthetic-clip"``, the embedded one; another of its kind: a ``.safetensors`` file that
+            experiments/teacher/train.py wrote; or a CLIP or SigLIP of transformers: a local folder or a hub id.
 
     Raises:
         UserError: There is none, or it cannot be read.
     """
-    if name == SYNTHETIC:
+    if name == SYNTHETIC or _is_file(name):
         from ppssl.ais.synthetic_clip import SyntheticCLIP
 
-        return SyntheticCLIP()
+        return SyntheticCLIP(None if name == SYNTHETIC else name)
     from ppssl.ais.clip import CLIPTeacher
 
     return CLIPTeacher(name)
@@ -102,6 +103,9 @@ def teacher_fingerprint(name: str) -> str | None:
     """The hash of a teacher's files without loading it; ``None`` where they are not on this machine."""
     if name == SYNTHETIC:
         return hashlib.sha256(embedded_weights()).hexdigest()
+    if _is_file(name):
+        path = Path(name).expanduser()
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
     folder = local_folder(name)
     return None if folder is None else hash_folder(folder)
 
@@ -109,6 +113,10 @@ def teacher_fingerprint(name: str) -> str | None:
 def embedded_weights() -> bytes:
     """The file in the package that holds the embedded teacher: weights, sizes and vocabulary."""
     return resources.files("ppssl.ais").joinpath(f"weights/{SYNTHETIC}.safetensors").read_bytes()
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".safetensors") and not Path(name).expanduser().is_dir()
 
 
 def local_folder(name: str) -> Path | None:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -168,26 +169,43 @@ def pack(
     return save(tensors, {key: json.dumps(value, sort_keys=True) for key, value in content.items()})
 
 
-def unpack(content: bytes) -> tuple[Towers, TowerConfig, WordTokenizer]:
+def unpack(
+    content: bytes, name: str = "synthetic-clip"
+) -> tuple[Towers, TowerConfig, WordTokenizer]:
     """The model in evaluation mode, in float32, its sizes and its tokenizer, of what :func:`pack` made.
 
+    Args:
+        content: The file.
+        name: What errors call it.
+
     Raises:
-        UserError: The file is of another layout.
+        UserError: The file is of another layout, or not whole.
     """
     metadata = _metadata(content)
     if metadata.get("schema") != _SCHEMA:
         raise UserError(
-            f"The weights of `synthetic-clip` have layout {metadata.get('schema')}, this version reads {_SCHEMA}: "
+            f"The weights of `{name}` have layout {metadata.get('schema')}, this version reads {_SCHEMA}: "
             "make them anew with experiments/teacher/train.py."
         )
     config, tokenizer = TowerConfig(**metadata["config"]), WordTokenizer(metadata["vocabulary"])
     model = Towers(config, len(tokenizer.vocabulary))
-    model.load_state_dict(load(content))  # strict; copies fp16 into float32
+    try:
+        model.load_state_dict(load(content))  # strict; copies fp16 into float32
+    except SafetensorError as error:
+        raise UserError(
+            f"The weights of `{name}` are not whole ({error}): copy them again."
+        ) from error
     return model.eval().requires_grad_(False), config, tokenizer
 
 
 def _metadata(content: bytes) -> dict[str, Any]:
-    """What :func:`pack` wrote beside the tensors: a safetensors file opens with its header's length and the header."""
+    """What :func:`pack` wrote beside the tensors: a safetensors file opens with its header's length and the header.
+
+    Empty, where another program wrote the file.
+    """
     length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    return {key: json.loads(value) for key, value in header.get("__metadata__", {}).items()}
+    try:
+        header = json.loads(content[8 : 8 + length])
+        return {key: json.loads(value) for key, value in header.get("__metadata__", {}).items()}
+    except (ValueError, AttributeError):
+        return {}
