@@ -329,6 +329,32 @@ def test_other_commands_fail_as_clearly(args: list[str], message: str, capsys: A
     assert re.search(message, line), line
 
 
+def test_what_is_no_checkpoint_or_no_image_is_said(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: Any
+) -> None:
+    images, run = trained
+    image, out = str(images / "test" / "class1" / "2.jpg"), str(tmp_path / "out")
+    own, file = str(_last(run)), str(tmp_path / "e.parquet")
+    assert main(["embed", own, "--out", file]) == 0
+    where = ["--embeddings", file, "--checkpoint", own]
+    for args, message in (
+        (["evaluate", image], "cannot be read as a checkpoint"),
+        (["embed", image, "--out", out], "cannot be read as a checkpoint"),
+        (["export", image, "--to", "timm", "--out", out], "cannot be read as a checkpoint"),
+        (["evaluate", own, "--device", "graphics"], "`device` graphics cannot be used"),
+        (["neighbours", file, *where], "Give an image file"),
+        (["neighbours", str(images / "no.jpg"), *where], "Give an image file"),
+        (["neighbours", image, "--embeddings", image, *where[2:]], "`ppssl embed` writes one"),
+        (["explain", file, "--out", out], "images"),
+        (["explain", own, file, "--out", out], "Cannot read"),
+        (["evaluate", own, "--imagenet", image], "cannot be read as weights"),
+        (["evaluate", own, "--imagenet", "nowhere.pth"], "no such file: nowhere.pth"),
+    ):
+        assert main(args) == 2, args
+        assert message in error_line(capsys), args
+    assert not Path(out).exists()
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     from ppssl import UserError
 

@@ -5,12 +5,18 @@ import torch
 from torch import nn
 
 from ppssl.device import on_device, resolve_device
+from ppssl.errors import UserError
 
 
 def test_auto_is_a_gpu_where_there_is_one() -> None:
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert resolve_device("cpu") == torch.device("cpu")
-    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "graphics"])
+def test_a_device_that_is_not_there_is_said(name: str) -> None:
+    with pytest.raises(UserError, match=f"`device` {name} cannot be used .*: give `cpu`, or none"):
+        resolve_device(name)
 
 
 def test_a_model_goes_back_to_where_it_was() -> None:

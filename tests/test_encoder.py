@@ -88,7 +88,9 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"missing: conv1.weight; unexpected: stray.weight"):
         Encoder("resnet18", pretrained=str(path))
     torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), path)
-    with pytest.raises(UserError, match="do not fit the backbone: missing: layer1"):
+    with pytest.raises(
+        UserError, match=r"do not fit the backbone: missing: layer1.* Give the `backbone`"
+    ):
         Encoder("resnet34", pretrained=str(path))
 
 

@@ -23,7 +23,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"No such checkpoint: {path}.")
+        raise UserError(
+            f"No such checkpoint: {path}. `ppssl fit` leaves `last.ckpt` below `trainer.default_root_dir`."
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types on torn or foreign files

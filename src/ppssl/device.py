@@ -6,14 +6,28 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ppssl.errors import UserError
+
 __all__ = ["on_device", "resolve_device"]
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of that name; ``"auto"``: a GPU if there is one, else the CPU."""
+    """The device of that name; ``"auto"``: a GPU if there is one, else the CPU.
+
+    Raises:
+        UserError: There is no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError) as error:  # torch built without it raises the former
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise UserError(
+            f"`device` {name} cannot be used ({reason}): give `cpu`, or none."
+        ) from error
+    return device
 
 
 @contextmanager

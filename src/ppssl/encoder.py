@@ -251,16 +251,19 @@ def _create(
 
 def _encoder_weights(path: Path) -> dict[str, Tensor]:
     """Encoder weights from a ppssl checkpoint or a timm file, without classifier."""
+    from safetensors.torch import load_file
+
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"`pretrained`: no such file: {path}.")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        weights = load_file(path)
-    else:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        safe = path.suffix == ".safetensors"
+        content = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
         weights = content.get("state_dict", content)
+    except Exception as error:  # of many types on torn or foreign files
+        raise UserError(
+            f"{path} cannot be read as weights ({type(error).__name__}): give a checkpoint or a timm weight file."
+        ) from error
     weights = _strip(weights) or weights
     heads = ("head.fc.", "fc.", "classifier.", "head.")
     classifier = next(
@@ -289,5 +292,8 @@ def _load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) 
             for kind, keys in wrong.items()
             if keys
         )
-        raise UserError(f"The encoder weights in {where} do not fit the backbone: {listed}.")
+        raise UserError(
+            f"The encoder weights in {where} do not fit the backbone: {listed}. Give the `backbone` and the "
+            "`backbone_kwargs` that they were trained with."
+        )
     model.load_state_dict(weights)

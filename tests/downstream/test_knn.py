@@ -154,6 +154,30 @@ def test_batches_and_order_do_not_matter(ties: bool) -> None:
     assert knn_predict(gallery[g], labels[g], queries[q], k=5).equal(straight[q])
 
 
+def test_what_another_process_has_seen_counts_on_both_sides() -> None:
+    """The gallery and the queries are shared out differently, and padded."""
+    gallery, labels, queries, truth = random_sets(40, 30, 3, 4, ties=True)
+    g, q = torch.arange(40), torch.arange(30)
+    other = {
+        "gallery_embeddings": gallery[13:],
+        "gallery_labels": labels[13:],
+        "gallery_index": g[13:],
+        "query_embeddings": torch.cat([queries[22:], queries[:1]]),
+        "query_labels": torch.cat([truth[22:], truth[:1]]),
+        "query_index": torch.cat([q[22:], q[:1]]),
+    }
+    sent = iter(other.values())
+    metric = KNNClassifier(
+        (1, 3),
+        dist_sync_fn=lambda rows, group: [rows, next(sent)],
+        distributed_available_fn=lambda: True,
+    )
+    assert list(metric._reductions) == list(other)  # the order in which they are gathered
+    metric.update(gallery[:13], labels[:13], g[:13], gallery=True)
+    metric.update(queries[:22], truth[:22], q[:22])
+    assert computed(metric) == computed(filled(gallery, labels, queries, truth))
+
+
 @pytest.mark.parametrize("chunk_size", [1, 6, 30, 99])
 def test_chunks_do_not_matter(chunk_size: int) -> None:
     gallery, labels, queries, _ = random_sets(40, 30, 3, 4, ties=True)

@@ -109,7 +109,7 @@ def _read(path: Path) -> Image.Image:
     try:
         return read_image(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"Cannot read the image {path}: {error}.") from error
+        raise UserError(f"Cannot read the image {path}: {error}. Give an image file.") from error
 
 
 def _original(neighbour: Neighbour, data: FineGrainedDataModule | None) -> Image.Image:

@@ -110,7 +110,10 @@ def read_splits(path: Any, feature: Feature = "gap", *, seed: int) -> Splits:
     whole = {name: _joined(rows) for name, rows in parts.items()}
     train = whole.get("train")
     if train is None or not (train.labels != UNKNOWN).any():
-        raise UserError(f"Nothing to evaluate against: {path} has no labelled training image.")
+        raise UserError(
+            f"Nothing to evaluate against: {path} has no labelled training image. Embed images in "
+            "class folders."
+        )
     start = int(train.index.min())
     offset = max(
         (int(e.index.max()) + 1 for e in whole.values() if e.index.max() < start), default=0
