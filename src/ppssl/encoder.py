@@ -18,7 +18,7 @@ import torch
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import Tensor, nn
 
-from ppssl.checkpoint import read_checkpoint
+from ppssl.checkpoint import read_checkpoint, read_weights
 from ppssl.errors import UserError
 
 __all__ = [
@@ -251,16 +251,7 @@ def _create(
 
 def _encoder_weights(path: Path) -> dict[str, Tensor]:
     """Encoder weights from a ppssl checkpoint or a timm file, without classifier."""
-    path = path / "model.safetensors" if path.is_dir() else path
-    if not path.is_file():
-        raise UserError(f"`pretrained`: no such file: {path}.")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        weights = load_file(path)
-    else:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        weights = content.get("state_dict", content)
+    weights = read_weights(path)
     weights = _strip(weights) or weights
     heads = ("head.fc.", "fc.", "classifier.", "head.")
     classifier = next(
@@ -289,5 +280,8 @@ def _load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) 
             for kind, keys in wrong.items()
             if keys
         )
-        raise UserError(f"The encoder weights in {where} do not fit the backbone: {listed}.")
+        raise UserError(
+            f"The encoder weights in {where} do not fit the backbone: {listed}. Name the `backbone` and "
+            "`backbone_kwargs` that they were made with (a classifier takes them from a checkpoint: `backbone: null`)."
+        )
     model.load_state_dict(weights)

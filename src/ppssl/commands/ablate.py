@@ -5,6 +5,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from ppssl.commands.arguments import split_overrides
+from ppssl.downstream.accuracy import ACCURACIES
 from ppssl.downstream.evaluate import HEADLINES
 from ppssl.measure.ablate import ablate, load_study
 from ppssl.measure.compare import markdown_table, summarise
@@ -36,9 +37,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(rest)
     study = load_study(args.study)
     results = ablate(study, args.out, jobs=args.jobs, work=args.work, local=local)
-    known = [
-        name for name in (*HEADLINES, "nuisance") if all(name in r["metrics"] for r in results)
-    ]
+    names = (*HEADLINES, "nuisance", *ACCURACIES)
+    known = [name for name in names if all(name in r["metrics"] for r in results)]
     summary = summarise(results, baseline=study.baseline, metrics=known)
     table = markdown_table(summary, known)
     (Path(args.out) / f"{Path(args.study).stem}.md").write_text(table)

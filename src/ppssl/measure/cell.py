@@ -6,8 +6,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ppssl.downstream.accuracy import measure_classifier
+from ppssl.downstream.classifier import Classifier
 from ppssl.downstream.evaluate import evaluate
-from ppssl.recipes import build_recipe
+from ppssl.downstream.store import fingerprint
+from ppssl.measure.ablate import GIVEN
+from ppssl.recipes import PPSSLCLI, build_recipe
 from ppssl.results import write_json
 
 __all__ = ["main", "run_cell", "without_local"]
@@ -21,23 +25,35 @@ QUIET = (
 
 
 def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> None:
-    """Train, evaluate, write.
+    """Train, measure, write: an encoder by :func:`evaluate`, a classifier by :func:`measure_classifier`.
+
+    Of a classifier's encoder ``start`` tells the fingerprint of the first weights, whichever file they came from.
 
     Args:
         cell: ``recipe``, ``overrides`` (dotted names and values), ``seed`` and what identifies the cell.
         path: The JSON to write.
         local: Overrides of this machine; their values are not written down (:func:`without_local`).
     """
-    overrides = [f"--{name}={_text(value)}" for name, value in cell["overrides"].items()]
+    stated = {name: value for name, value in cell["overrides"].items() if value != GIVEN}
+    overrides = [f"--{name}={_text(value)}" for name, value in stated.items()]
     built = build_recipe(
         cell["recipe"], [*QUIET, *overrides, f"--seed_everything={cell['seed']}", *local]
     )
-    built.trainer.fit(built.model, built.datamodule)
-    results = evaluate(built.model, built.datamodule).to_dict()
+    results = _train_and_measure(built)
     results["config"] = without_local(results["config"], local)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cost = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "max_rss_kib": usage.ru_maxrss}
     write_json(path, results | {"seed": cell["seed"], "cell": cell, "cost": cost})
+
+
+def _train_and_measure(built: PPSSLCLI) -> dict[str, Any]:
+    model: Any = built.model
+    if not isinstance(model, Classifier):
+        built.trainer.fit(model, built.datamodule)
+        return evaluate(model, built.datamodule).to_dict()
+    start = fingerprint(model.encoder.model)
+    built.trainer.fit(model, built.datamodule)
+    return measure_classifier(model, built.datamodule).to_dict() | {"start": start}
 
 
 def without_local(config: Mapping[str, Any], local: Sequence[str]) -> dict[str, Any]:
