@@ -8,7 +8,7 @@ import torch
 from ppssl.config import instantiate
 from ppssl.errors import UserError
 
-__all__ = ["SCHEMA_VERSION", "check_schema", "read_checkpoint", "restore"]
+__all__ = ["SCHEMA_VERSION", "check_schema", "read_checkpoint", "read_weights", "restore"]
 
 SCHEMA_VERSION = 1
 
@@ -26,16 +26,42 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"No such checkpoint: {path}. `ppssl fit` leaves `last.ckpt` below `trainer.default_root_dir`."
         )
+    checkpoint = _load(path)
+    if not isinstance(checkpoint, dict) or "ppssl" not in checkpoint:
+        raise UserError(f"{path} is no checkpoint of ppssl: it has no `ppssl` entry.")
+    return checkpoint
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weight file, by name: ``.safetensors``, a folder with ``model.safetensors``, or of torch.
+
+    Raises:
+        UserError: No such file, torn, or no weights.
+    """
+    path = path / "model.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"`pretrained`: no such file: {path}.")
+    content = _load(path)
+    weights = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(weights, dict) or not all(
+        isinstance(value, torch.Tensor) for value in weights.values()
+    ):
+        raise UserError(f"`pretrained`: {path} holds no weights by name, as of a `state_dict`.")
+    return weights
+
+
+def _load(path: Path) -> Any:
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types on torn or foreign files
         reason = str(error).split("\n")[0]
         raise UserError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason})."
         ) from error
-    if not isinstance(checkpoint, dict) or "ppssl" not in checkpoint:
-        raise UserError(f"{path} is no checkpoint of ppssl: it has no `ppssl` entry.")
-    return checkpoint
 
 
 def check_schema(checkpoint: dict[str, Any]) -> None:

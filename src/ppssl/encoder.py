@@ -18,7 +18,7 @@ import torch
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import Tensor, nn
 
-from ppssl.checkpoint import read_checkpoint
+from ppssl.checkpoint import read_checkpoint, read_weights
 from ppssl.errors import UserError
 
 __all__ = [
@@ -251,19 +251,7 @@ def _create(
 
 def _encoder_weights(path: Path) -> dict[str, Tensor]:
     """Encoder weights from a ppssl checkpoint or a timm file, without classifier."""
-    from safetensors.torch import load_file
-
-    path = path / "model.safetensors" if path.is_dir() else path
-    if not path.is_file():
-        raise UserError(f"`pretrained`: no such file: {path}.")
-    try:
-        safe = path.suffix == ".safetensors"
-        content = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
-        weights = content.get("state_dict", content)
-    except Exception as error:  # of many types on torn or foreign files
-        raise UserError(
-            f"{path} cannot be read as weights ({type(error).__name__}): give a checkpoint or a timm weight file."
-        ) from error
+    weights = read_weights(path)
     weights = _strip(weights) or weights
     heads = ("head.fc.", "fc.", "classifier.", "head.")
     classifier = next(
@@ -293,7 +281,7 @@ def _load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) 
             if keys
         )
         raise UserError(
-            f"The encoder weights in {where} do not fit the backbone: {listed}. Give the `backbone` and the "
-            "`backbone_kwargs` that they were trained with."
+            f"The encoder weights in {where} do not fit the backbone: {listed}. Give the `backbone` and "
+            "`backbone_kwargs` that they were trained with; of a checkpoint a classifier knows them: `backbone: null`."
         )
     model.load_state_dict(weights)

@@ -272,3 +272,10 @@ def test_a_batch_lists_what_is_broken():
     assert [name for name, _ in batch["broken"]] == ["file1.png", "file9.png"]
     assert batch["index"].tolist() == [0, 2, 10]
     assert collate([_views()[0, 0]])["broken"] == []
+
+
+def test_iterating_over_images_ends():
+    rows = itertools.islice(_images(items=[2, 5, 7]), 10)
+    assert [row["index"] for row in rows] == [2, 5, 7]
+    with pytest.raises(IndexError, match="No image 3 among 3"):
+        _images(items=[2, 5, 7])[3]

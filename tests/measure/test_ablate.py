@@ -10,12 +10,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ppssl import load_encoder
+from ppssl.downstream.store import fingerprint
 from ppssl.errors import UserError
 from ppssl.measure.ablate import Study, ablate, load_study
-from ppssl.measure.cell import run_cell
+from ppssl.measure.cell import QUIET, run_cell
+from ppssl.measure.compare import summarise
+from ppssl.recipes import build_recipe
 from ppssl.results import unpack_bits
 
-RECIPE = Path(__file__).parents[2] / "experiments" / "synthetic" / "pretrain.yaml"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+RECIPE = EXPERIMENTS / "synthetic" / "pretrain.yaml"
+RESULTS = EXPERIMENTS / "results"
 TINY = {
     "data.train_size": 48,
     "data.test_size": 24,
@@ -361,3 +367,63 @@ def test_ended_from_outside_it_ends_its_cells(tmp_path, sent):
     assert b"Traceback" not in err
     running = subprocess.run(["pgrep", "-f", str(out)], capture_output=True, check=False)
     assert running.stdout == b""
+
+
+# ---------------------------------------------------------------- what a study leaves open
+
+
+def _open_study(recipe, **kwargs):
+    variants = {"random": {}, "pretrained": {"model.pretrained": "given"}}
+    return Study(str(recipe), variants=variants, **kwargs)
+
+
+def test_what_a_study_leaves_open_is_asked_for_before_anything_is_run(tmp_path, recipe):
+    with pytest.raises(UserError, match=r"variant `pretrained` needs `--model.pretrained=...`"):
+        ablate(_open_study(recipe), tmp_path / "out", work=tmp_path / "work", local=["--a.b=c"])
+    assert not (tmp_path / "work").exists()
+    for cell in _open_study(recipe, seeds=[0]).cells():  # what is done needs nothing any more
+        _write(cell, tmp_path / "out")
+    ablate(_open_study(recipe, seeds=[0]), tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_classifiers_are_compared_by_their_test_images(tmp_path):
+    """One variant starts from a checkpoint of its seed, which the command line names; the other does not see it."""
+    small = TINY | {"data.train_size": 96, "data.val_fraction": 0.0, "model.freeze_epochs": 0}
+    for seed in (0, 1):
+        built = build_recipe(
+            "ppssl:synthetic/finetune",
+            [
+                *QUIET,
+                *(f"--{k}={json.dumps(v) if isinstance(v, dict) else v}" for k, v in small.items()),
+                f"--seed_everything={seed}",
+                f"--model.init_seed={seed + 5}",
+                f"--trainer.default_root_dir={tmp_path / f'first{seed}'}",
+            ],
+        )
+        built.trainer.fit(built.model, built.datamodule)
+        built.trainer.save_checkpoint(tmp_path / f"first{seed}.ckpt")
+    study = _open_study("ppssl:synthetic/finetune", seeds=[0, 1], overrides=small)
+    local = [f"--model.pretrained={tmp_path}/first{{seed}}.ckpt"]
+    results = ablate(study, tmp_path / "out", work=tmp_path / "work", local=local)
+    for result in results:
+        right = unpack_bits(result["per_image"]["top-1"])
+        assert len(right) == 24
+        assert result["metrics"]["top-1"] == pytest.approx(right.mean())
+        assert set(result["metrics"]) == {"top-1", "top-5", "macro"}
+        assert str(tmp_path) not in json.dumps(result)
+    starts = {(r["cell"]["variant"], r["seed"]): r["start"] for r in results}
+    assert starts["random", 0] == starts["random", 1]  # the recipe's `init_seed`
+    for seed in (0, 1):
+        encoder = load_encoder(tmp_path / f"first{seed}.ckpt")
+        assert starts["pretrained", seed] == fingerprint(encoder) != starts["random", seed]
+    assert summarise(results, metrics=["top-1"])["pretrained"]["top-1"]["seeds"] == 2
+
+
+@pytest.mark.parametrize("name", ["synthetic", "grocery"])
+def test_the_committed_base_would_not_be_run_again(name):
+    """The key of a run has not changed, nor have the recipes of the base since its results were made."""
+    for path in sorted((RESULTS / name / "base").glob("*.json")):
+        cell = json.loads(path.read_text())["cell"]
+        study = Study(cell["recipe"], seeds=[cell["seed"]], overrides=cell["overrides"])
+        assert _keys(study) == [cell["key"]], path

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ppssl.callbacks.figures import log_figure
@@ -79,6 +80,9 @@ class ClassificationMonitor(Callback):
         if metrics is None or trainer.sanity_checking:
             return
         found = metrics.compute()
+        if not len(found["index"]):
+            rank_zero_warn(f"No {stage} image has a label: nothing to compare with.")
+            return
         for name in ("top1", "top5", "macro"):
             pl_module.log(f"{stage}/{name}", found[name], prog_bar=name == "top1", batch_size=1)
         data: Any = getattr(trainer, "datamodule", None)

@@ -5,6 +5,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from ppssl.commands.arguments import split_overrides
+from ppssl.downstream.accuracy import ACCURACIES
 from ppssl.downstream.evaluate import HEADLINES
 from ppssl.measure.ablate import ablate, load_study
 from ppssl.measure.compare import BRANCH, markdown_table, summarise
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(rest)
     study = load_study(args.study)
     results = ablate(study, args.out, jobs=args.jobs, work=args.work, local=local)
-    shown = (*HEADLINES, "nuisance", *(BRANCH + name for name in HEADLINES))
+    shown = (*HEADLINES, "nuisance", *(BRANCH + name for name in HEADLINES), *ACCURACIES)
     known = [name for name in shown if any(name in r["metrics"] for r in results)]
     summary = summarise(results, baseline=study.baseline, metrics=known)
     table = markdown_table(summary, known)

@@ -155,6 +155,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return len(self.items)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
+        if not 0 <= position < len(self):  # so that iterating over it ends
+            raise IndexError(f"No image {position} among {len(self)}.")
         image, i, broken = load_readable(self.source, self.items, position)
         numbers = item_numbers(self.source, i, i + self.offset)
         return {"image": self.transform(image), **numbers, "broken": broken}

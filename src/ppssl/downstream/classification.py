@@ -9,8 +9,15 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.utilities.data import dim_zero_cat
 
 from ppssl.downstream.retrieval import first_occurrence, gather_rows
+from ppssl.errors import UserError
 
-__all__ = ["ClassificationMetrics", "class_recall", "confused_pairs", "confusion_matrix"]
+__all__ = [
+    "ClassificationMetrics",
+    "check_same_classes",
+    "class_recall",
+    "confused_pairs",
+    "confusion_matrix",
+]
 
 TOP = 5
 
@@ -93,3 +100,24 @@ def confused_pairs(confusion: Tensor, count: int) -> list[tuple[int, int]]:
     worst = mutual.flatten().sort(descending=True, stable=True)
     pairs = [divmod(int(place), len(confusion)) for place in worst.indices[:count]]
     return [pair for pair in pairs if mutual[pair] > 0]
+
+
+def check_same_classes(own: list[str], *, data: list[str]) -> None:
+    """Raise where a classifier's classes are not those of the data, in the same order.
+
+    Raises:
+        UserError: With the names that either lacks.
+    """
+    if own == data:
+        return
+    missing, new = ([name for name in a if name not in b] for a, b in ((own, data), (data, own)))
+    told = [
+        f"{who} lacks {', '.join(names[:3])}{' ...' * (len(names) > 3)}"
+        for who, names in (("the data", missing), ("the classifier", new))
+        if names
+    ]
+    raise UserError(
+        f"The data has {len(data)} classes and the classifier {len(own)}, not the same ones "
+        f"({'; '.join(told) or 'their order differs'}): train a new one from its encoder, "
+        "`--model.pretrained path/to/last.ckpt`."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from ppssl.checkpoint import read_checkpoint
 from ppssl.data.labelled import LabelledAugmentation
+from ppssl.downstream.classification import check_same_classes
 from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.errors import UserError
+from ppssl.finite import check_loss
 from ppssl.parallel import prepare
 from ppssl.randomness import first_weights, resolve_seed, seed_step
 from ppssl.training import TrainingModule
@@ -37,7 +40,8 @@ class Classifier(TrainingModule):
     Subclasses implement :meth:`training_loss` and :meth:`configure_optimizers`.
 
     Args:
-        backbone: Any timm model name, or ``resnet_small``; ``None``: that of the checkpoint ``pretrained``.
+        backbone: Any timm model name, or ``resnet_small``; ``None``: that of the checkpoint ``pretrained``, with its
+            ``backbone_kwargs``.
         pretrained: Where the encoder's weights come from: timm (``True``), nowhere (``False``), or a local file: a
             checkpoint of ppssl or a timm weight file, which must fit completely.
         image_size: Input height and width in pixels, for models built for one size (ViT); ``None``: their own.
@@ -125,28 +129,27 @@ class Classifier(TrainingModule):
         info = self.encoder.info
         data.normalise_with(info.mean, info.std)
         data.request_labelled(self.augmentation or self.default_augmentation())
-        if stage == "fit" and not data.has_labels():
+        prepare(self)
+        if stage == "predict":  # images of any class, or of none
+            return
+        if not data.has_labels():
             raise UserError(
-                "Nothing to learn: no training image has a label. Put images into class folders."
+                f"Nothing to {'learn' if stage == 'fit' else 'compare with'}: no training image has a label. "
+                "Put images into class folders."
             )
         self._take_classes(list(data.classes))
         if stage == "fit":
             self.class_weight = self._weights(data.sources["train"].labels[data.train_fit])
-        prepare(self)
 
     def default_augmentation(self) -> LabelledAugmentation:
         """What draws the training views where none is given."""
         return LabelledAugmentation()
 
     def _take_classes(self, classes: list[str]) -> None:
+        """Of the data; also those that a checkpoint names, in :meth:`on_load_checkpoint`."""
         placeholders = self.classes == [f"class {k}" for k in range(len(self.classes))]
-        same_number = len(self.classes) == len(classes)
-        if self.classes and self.classes != classes and not (placeholders and same_number):
-            odd = sorted(set(classes) ^ set(self.classes))[:3]
-            raise UserError(
-                f"The data has {len(classes)} classes and the classifier {len(self.classes)}, not the same ones "
-                f"(such as {', '.join(odd) or 'their order'}): start from its encoder, `pretrained: path/to/last.ckpt`."
-            )
+        if self.classes and not (placeholders and len(self.classes) == len(classes)):
+            check_same_classes(self.classes, data=classes)
         self.build(classes)
 
     def _weights(self, labels: np.ndarray) -> Tensor:
@@ -177,6 +180,8 @@ class Classifier(TrainingModule):
         """The loss of one batch; its random numbers depend on seed, step and process alone."""
         seed_step(resolve_seed(self.seed), self.global_step, batch_idx, self.global_rank)
         loss = self.training_loss(batch, batch_idx)
+        where = {"step": self.global_step, "epoch": self.current_epoch}
+        check_loss(loss, {"loss": loss.detach()}, batch["index"], **where)
         size = len(batch["index"])
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
         rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
@@ -214,9 +219,28 @@ class Classifier(TrainingModule):
         return {"classes": self.classes}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make what the checkpoint has weights for."""
+        """Make what the checkpoint has weights for.
+
+        Raises:
+            UserError: It holds no classifier, or one of other classes than the data.
+        """
         super().on_load_checkpoint(checkpoint)
-        self.build(checkpoint["ppssl"]["classes"])
+        content = checkpoint["ppssl"]
+        if "classes" not in content:
+            kind = content["model"]["class_path"].rpartition(".")[2]
+            raise UserError(
+                f"The checkpoint holds a `{kind}`, no classifier: train one from its encoder, "
+                "`ppssl fit --config ppssl:folder/finetune --model.pretrained path/to/last.ckpt`."
+            )
+        placeholders = [f"class {k}" for k in range(len(self.classes))]
+        if self.classes not in ([], placeholders):
+            check_same_classes(content["classes"], data=self.classes)
+        self.build(content["classes"])
+
+    def on_predict_start(self) -> None:
+        """Raise where there is no linear layer yet."""
+        if not self.classes:
+            raise UserError("Nothing is trained: name a classifier's checkpoint, `--ckpt_path`.")
 
     def _announce(self, lr: float) -> None:
         images = len(self._data_module().train_fit)
@@ -233,5 +257,7 @@ def _of_checkpoint(
         raise UserError(
             "`backbone` must name a timm model, or `pretrained` a checkpoint of ppssl that knows its own."
         )
+    if Path(pretrained).suffix == ".safetensors":
+        raise UserError(f"{pretrained} holds weights alone: name the `backbone` they belong to.")
     spec = read_checkpoint(pretrained)["ppssl"]["encoder"]
     return spec["backbone"], image_size or spec["image_size"], dict(spec["kwargs"])

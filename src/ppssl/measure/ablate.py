@@ -30,7 +30,10 @@ from rich.progress import (
 from ppssl.errors import UserError
 from ppssl.recipes import read_yaml
 
-__all__ = ["Study", "ablate", "load_study"]
+__all__ = ["GIVEN", "Study", "ablate", "load_study"]
+
+GIVEN = "given"
+"""An override's value that a study leaves open, such as a checkpoint's path: the command line gives it."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Study:
 
     Attributes:
         recipe: The recipe that everything starts from: a file, or ``ppssl:<folder>/<recipe>``.
-        variants: Overrides by variant name; dotted names and plain values, ``{}`` for the recipe itself.
+        variants: Overrides by variant name; dotted names and plain values, ``{}`` for the recipe itself. One whose
+            value is ``given`` is this machine's own, from the command line, for the variants that say so alone.
         seeds: The seeds of each variant.
         overrides: Overrides common to all variants.
         grid: Lists of values by dotted name: every variant is run with every combination of them.
@@ -155,19 +159,22 @@ def ablate(
         out: The folder of the results: one JSON a cell, ``<variant>/seed<k>.json``.
         jobs: Cells at a time; the cores are shared out among them.
         work: Where runs leave their checkpoints and logs; ``None``: ``runs/ablate/<name of out>``.
-        local: Overrides of this machine, such as ``--data.root=...``: they do not tell runs apart.
+        local: Overrides of this machine, such as ``--data.root=...``: they do not tell runs apart. ``{seed}`` in one
+            stands for the run's seed.
 
     Returns:
         The content of each cell's JSON.
 
     Raises:
-        UserError: A JSON comes from other settings, or a cell failed; the others' results stay.
+        UserError: A JSON comes from other settings, an override that the study leaves open is not given, or a cell
+            failed; the others' results stay.
     """
     if jobs < 1:
         raise ValueError(f"`jobs` must be >= 1, got {jobs}.")
     out, cells = Path(out), study.cells()
     work = Path("runs/ablate") / out.name if work is None else Path(work)
     todo = [cell for cell in cells if not _is_done(cell, out)]
+    own = {cell["key"]: _own(cell, local, cells) for cell in todo}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -177,7 +184,7 @@ def ablate(
     )
     with Progress(*columns) as progress:
         task = progress.add_task("Runs", total=len(cells), completed=len(cells) - len(todo))
-        runner = _Runner(out, work, jobs, tuple(local))
+        runner = _Runner(out, work, jobs, own)
         runner.run(todo, lambda: progress.advance(task))
     return [json.loads(_path(cell, out).read_text()) for cell in cells]
 
@@ -185,6 +192,25 @@ def ablate(
 def _path(cell: Mapping[str, Any], out: Path) -> Path:
     safe = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in cell["variant"])
     return out / safe / f"seed{cell['seed']}.json"
+
+
+def _own(
+    cell: Mapping[str, Any], local: Sequence[str], cells: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """This machine's overrides for a cell."""
+    asked = _left_open(cell)
+    others = {name for other in cells for name in _left_open(other)} - asked
+    by_name = {override.removeprefix("--").partition("=")[0]: override for override in local}
+    if missing := sorted(asked - by_name.keys()):
+        raise UserError(
+            f"The variant `{cell['variant']}` needs `--{missing[0]}=...` on the command line: the study leaves it open."
+        )
+    seed = str(cell["seed"])
+    return [o.replace("{seed}", seed) for name, o in by_name.items() if name not in others]
+
+
+def _left_open(cell: Mapping[str, Any]) -> set[str]:
+    return {name for name, value in cell["overrides"].items() if value == GIVEN}
 
 
 def _is_done(cell: Mapping[str, Any], out: Path) -> bool:
@@ -201,7 +227,7 @@ def _is_done(cell: Mapping[str, Any], out: Path) -> bool:
 class _Runner:
     """Runs cells as processes, some at a time; an interruption or a failure ends the running ones."""
 
-    def __init__(self, out: Path, work: Path, jobs: int, local: tuple[str, ...]) -> None:
+    def __init__(self, out: Path, work: Path, jobs: int, local: Mapping[str, list[str]]) -> None:
         self.out, self.work, self.jobs, self.local = out, work, jobs, local
         self.threads = max(1, (os.cpu_count() or 1) // jobs)
         self.running: dict[int, subprocess.Popen[bytes]] = {}
@@ -228,7 +254,7 @@ class _Runner:
         folder = self.work / path.relative_to(self.out).with_suffix("")
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"
-        local = [*self.local, f"--trainer.default_root_dir={folder}"]
+        local = [*self.local[cell["key"]], f"--trainer.default_root_dir={folder}"]
         command = [sys.executable, "-m", "ppssl.measure.cell", json.dumps(cell), str(path), *local]
         with log.open("wb") as output:
             env = os.environ | {"OMP_NUM_THREADS": str(self.threads)}

@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ppssl.data.base import FineGrainedDataModule
+from ppssl.downstream.accuracy import measure_classifier
+from ppssl.downstream.classifier import Classifier
 from ppssl.downstream.evaluate import HEADLINES, evaluate
 from ppssl.downstream.features import attends
+from ppssl.downstream.store import fingerprint
 from ppssl.encoder import evaluation_mode
 from ppssl.iadm.callback import measure_health
 from ppssl.iadm.plugin import IADM
+from ppssl.measure.ablate import GIVEN
 from ppssl.measure.compare import BRANCH
-from ppssl.recipes import build_recipe
+from ppssl.recipes import PPSSLCLI, build_recipe
 from ppssl.results import Results, without_local, write_json
 
 __all__ = ["main", "run_cell"]
@@ -30,22 +34,23 @@ QUIET = (
 
 
 def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> None:
-    """Train, evaluate, write.
+    """Train, measure, write: an encoder by :func:`evaluate`, a classifier by :func:`measure_classifier`.
 
-    Of a model with IADM also the embeddings pooled with its A (METHOD D13), as ``branch-<metric>``, and the health of
-    its maps, as ``health-<metric>``.
+    Of a classifier's encoder ``start`` tells the fingerprint of the first weights, whichever file they came from.
+    Of a model with IADM there are also the embeddings pooled with its A (METHOD D13), as ``branch-<metric>``, and the
+    health of its maps, as ``health-<metric>``.
 
     Args:
         cell: ``recipe``, ``overrides`` (dotted names and values), ``seed`` and what identifies the cell.
         path: The JSON to write.
         local: Overrides of this machine; their values are not written down (:func:`~ppssl.results.without_local`).
     """
-    overrides = [f"--{name}={_text(value)}" for name, value in cell["overrides"].items()]
+    stated = {name: value for name, value in cell["overrides"].items() if value != GIVEN}
+    overrides = [f"--{name}={_text(value)}" for name, value in stated.items()]
     built = build_recipe(
         cell["recipe"], [*QUIET, *overrides, f"--seed_everything={cell['seed']}", *local]
     )
-    built.trainer.fit(built.model, built.datamodule)
-    results = evaluate(built.model, built.datamodule).to_dict()
+    results = _train_and_measure(built)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     if attends(built.model):
         _add_branch(results, evaluate(built.model, built.datamodule, feature="branch"))
@@ -53,6 +58,16 @@ def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> N
     results["config"] = without_local(results["config"], local)
     cost = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "max_rss_kib": usage.ru_maxrss}
     write_json(path, results | {"seed": cell["seed"], "cell": cell, "cost": cost})
+
+
+def _train_and_measure(built: PPSSLCLI) -> dict[str, Any]:
+    model: Any = built.model
+    if not isinstance(model, Classifier):
+        built.trainer.fit(model, built.datamodule)
+        return evaluate(model, built.datamodule).to_dict()
+    start = fingerprint(model.encoder.model)
+    built.trainer.fit(model, built.datamodule)
+    return measure_classifier(model, built.datamodule).to_dict() | {"start": start}
 
 
 def _add_branch(results: dict[str, Any], found: Results) -> None:
