@@ -258,7 +258,7 @@ def _encoder_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"`pretrained`: no such file: {path}.")
     try:
         safe = path.suffix == ".safetensors"
-        content = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
+        content: Any = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
         weights = content.get("state_dict", content)
     except Exception as error:  # of many types on torn or foreign files
         raise UserError(

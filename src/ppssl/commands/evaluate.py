@@ -115,8 +115,10 @@ def _show(results: Results, args: Namespace) -> None:
 def _row(results: Results, name: str) -> list[str]:
     value, unit = results.metrics[name], results.units[name]
     text = f"{100 * value:.1f} %" if unit == "fraction" else f"{value:.1f} {unit}"
-    low, high = results.intervals.get(name, (None, None))
-    return [name, text, "" if low is None else f"{100 * low:.1f} to {100 * high:.1f}"]
+    if name not in results.intervals:
+        return [name, text, ""]
+    low, high = results.intervals[name]
+    return [name, text, f"{100 * low:.1f} to {100 * high:.1f}"]
 
 
 def _show_rows(rows: list[Row], args: Namespace) -> None:

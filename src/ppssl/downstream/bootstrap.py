@@ -39,7 +39,7 @@ def image_intervals(values: Mapping[str, np.ndarray]) -> dict[str, tuple[float, 
     with np.errstate(invalid="ignore"):  # a resample may hold no image that counts
         means = np.stack([(w @ table) / (w @ counts) for _, w in resamples(1, len(table))])
     found = {}
-    for name, column, any_counts in zip(values, means.T, counts.any(axis=0), strict=True):
-        low, high = np.nanquantile(column, LEVELS) if any_counts else (np.nan, np.nan)
+    for m, name in enumerate(values):
+        low, high = np.nanquantile(means[:, m], LEVELS) if counts[:, m].any() else (np.nan, np.nan)
         found[name] = (float(low), float(high))
     return found
