@@ -26,7 +26,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"No such checkpoint: {path}. `ppssl fit` leaves `last.ckpt` below `trainer.default_root_dir`."
         )
-    checkpoint = _load(path)
+    checkpoint = _load(path, "a checkpoint")
     if not isinstance(checkpoint, dict) or "ppssl" not in checkpoint:
         raise UserError(f"{path} is no checkpoint of ppssl: it has no `ppssl` entry.")
     return checkpoint
@@ -41,7 +41,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"`pretrained`: no such file: {path}.")
-    content = _load(path)
+    content = _load(path, "weights")
     weights = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not all(
         isinstance(value, torch.Tensor) for value in weights.values()
@@ -50,7 +50,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, kind: str) -> Any:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -60,7 +60,7 @@ def _load(path: Path) -> Any:
     except Exception as error:  # torch raises many types on torn or foreign files
         reason = str(error).split("\n")[0]
         raise UserError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason})."
+            f"{path} cannot be read as {kind} ({type(error).__name__}: {reason})."
         ) from error
 
 

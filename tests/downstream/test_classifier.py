@@ -75,10 +75,10 @@ def test_weights_that_are_not_there_torn_or_of_another_architecture(
 
     assert "no such file" in said(tmp_path / "none.ckpt")
     (tmp_path / "notes.ckpt").write_text("not a checkpoint")
-    assert "cannot be read as a checkpoint" in said(tmp_path / "notes.ckpt")
+    assert "cannot be read as weights" in said(tmp_path / "notes.ckpt")
     torn = made["encoder"].read_bytes()
     (tmp_path / "torn.ckpt").write_bytes(torn[: len(torn) // 2])
-    assert "cannot be read as a checkpoint" in said(tmp_path / "torn.ckpt")
+    assert "cannot be read as weights" in said(tmp_path / "torn.ckpt")
     torch.save({"state_dict": {"epoch": 3}}, tmp_path / "no-weights.pth")
     assert "holds no weights by name" in said(tmp_path / "no-weights.pth")
     line = said(made["encoder"], "--model.backbone_kwargs={width: 8}")

@@ -115,8 +115,10 @@ def _show(results: Results, args: Namespace) -> None:
 def _row(results: Results, name: str) -> list[str]:
     value, unit = results.metrics[name], results.units[name]
     text = f"{100 * value:.1f} %" if unit == "fraction" else f"{value:.1f} {unit}"
-    interval = results.intervals.get(name)
-    return [name, text, f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else ""]
+    if name not in results.intervals:
+        return [name, text, ""]
+    low, high = results.intervals[name]
+    return [name, text, f"{100 * low:.1f} to {100 * high:.1f}"]
 
 
 def _show_rows(rows: list[Row], args: Namespace) -> None:

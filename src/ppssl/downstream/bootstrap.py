@@ -39,7 +39,7 @@ def image_intervals(values: Mapping[str, np.ndarray]) -> dict[str, tuple[float, 
     with np.errstate(invalid="ignore"):  # a resample may hold no image that counts
         means = np.stack([(w @ table) / (w @ counts) for _, w in resamples(1, len(table))])
     found = {}
-    for j, name in enumerate(values):
-        low, high = np.nanquantile(means[:, j], LEVELS) if counts[:, j].any() else (np.nan, np.nan)
+    for m, name in enumerate(values):
+        low, high = np.nanquantile(means[:, m], LEVELS) if counts[:, m].any() else (np.nan, np.nan)
         found[name] = (float(low), float(high))
     return found
