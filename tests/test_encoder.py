@@ -120,7 +120,7 @@ def test_load_encoder_errors(tmp_path: Path) -> None:
     torn = tmp_path / "torn.ckpt"
     torch.save({"state_dict": torch.randn(1000)}, torn)
     torn.write_bytes(torn.read_bytes()[:2000])
-    with pytest.raises(UserError, match="cannot be read as weights"):
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         load_encoder(torn)
     torch.save({"state_dict": {}}, torn)
     with pytest.raises(UserError, match="no checkpoint of ppssl"):
