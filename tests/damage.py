@@ -7,15 +7,18 @@ _ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", 
 
 
 @st.composite
-def damaged(draw: DrawFn, text: str) -> bytes:
-    """A text with one to three faults: of lines, fields, characters, line ends, encoding or length."""
+def damaged(draw: DrawFn, text: str, swaps: bool = False) -> bytes:
+    """A text with one to three faults: of lines, fields, characters, line ends, encoding or length.
+
+    ``swaps``: also fields in each other's place. Each is a good one then, so that only what is said twice shows it.
+    """
     lines = text.splitlines()
     for _ in range(draw(st.integers(1, 3))):
         k = draw(st.integers(0, max(len(lines) - 1, 0)))
         if not lines:
             break
         fields = lines[k].split(" ")
-        match draw(st.integers(0, 8)):
+        match draw(st.integers(0, 11 if swaps else 8)):
             case 0:
                 del lines[k]
             case 1:
@@ -43,6 +46,12 @@ def damaged(draw: DrawFn, text: str) -> bytes:
             case 8:
                 position = draw(st.integers(0, max(len(lines[k]) - 1, 0)))
                 lines[k] = lines[k][:position] + draw(st.characters()) + lines[k][position + 1 :]
+            case _:
+                other = draw(st.integers(0, len(lines) - 1))
+                theirs = fields if other == k else lines[other].split(" ")
+                i, j = (draw(st.integers(0, len(row) - 1)) for row in (fields, theirs))
+                fields[i], theirs[j] = theirs[j], fields[i]
+                lines[k], lines[other] = " ".join(fields), " ".join(theirs)
     ends = draw(st.sampled_from(["\n", "\r\n", "\r", "\n\n", " \n"]))
     encoding = draw(st.sampled_from(_ENCODINGS) if draw(st.booleans()) else st.just("utf-8"))
     content = ends.join(lines).encode(encoding, "replace")

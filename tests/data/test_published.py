@@ -275,7 +275,7 @@ def test_damaged_lists_of_torchvisions_sets_never_give_a_wrong_label(
         lay_out(root)
     file = root / place.format(splits[which])
     original = file.read_bytes()
-    file.write_bytes(data.draw(damaged(original.decode())))
+    file.write_bytes(data.draw(damaged(original.decode(), swaps=True)))
     module = TorchvisionDataModule(name, str(root), **OPEN)  # type: ignore[arg-type]
     message = ""
     try:
@@ -295,6 +295,13 @@ def test_a_label_that_another_breed_has_is_named(tmp_path: Path) -> None:
     listed.write_text(listed.read_text().replace("Bengal_1 3 ", "Bengal_1 1 "))
     with pytest.raises(UserError, match=r"its train list gives 'Bengal' the label 0, .*label 2"):
         TorchvisionDataModule("OxfordIIITPet", str(tmp_path), **OPEN).setup()
+
+
+def test_an_image_in_the_list_of_another_dish_is_named(tmp_path: Path) -> None:
+    listed = layouts.food(tmp_path) / "food-101" / "meta" / "train.json"
+    listed.write_text(listed.read_text().replace('"baklava/2"', '"churros/2"'))
+    with pytest.raises(UserError, match=r"its train list gives 'churros' the label 1, .*'baklava'"):
+        TorchvisionDataModule("Food101", str(tmp_path), **OPEN).setup()
 
 
 def test_validation_images_are_training_images(tmp_path: Path) -> None:
