@@ -77,3 +77,14 @@ def test_what_cannot_be_measured_is_said(image_folder: Path) -> None:
         path.rename(image_folder / "test" / f"{path.parent.name}-{path.name}")
     with pytest.raises(UserError, match="no image of the test split has a label"):
         measure_classifier(model, _data(image_folder))
+
+
+def test_init_seed_gives_all_first_weights() -> None:
+    """Of encoder and linear layer, whatever was drawn before."""
+    made = []
+    for k in (1, 2):
+        torch.manual_seed(k)
+        made.append(FineTune(**SMALL, num_classes=3).state_dict())
+    assert made[0].keys() == made[1].keys()
+    for name, value in made[0].items():
+        torch.testing.assert_close(made[1][name], value, rtol=0, atol=0, msg=name)

@@ -102,8 +102,8 @@ class Classifier(TrainingModule):
         if not self.classes:
             with first_weights(self.init_seed, "head"):
                 self.head = nn.Linear(self.encoder.info.dim, len(classes))
-            nn.init.normal_(self.head.weight, std=0.01)
-            nn.init.zeros_(self.head.bias)
+                nn.init.normal_(self.head.weight, std=0.01)
+                nn.init.zeros_(self.head.bias)
             self.register_buffer("class_weight", torch.ones(len(classes)))
         self.classes = list(classes)
 
