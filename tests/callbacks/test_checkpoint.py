@@ -1,5 +1,6 @@
 """When checkpoints are written, and how."""
 
+import math
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -108,6 +109,17 @@ def test_not_on_half_accumulated_gradients(tmp_path: Path) -> None:
         tmp_path, RunCheckpoint(every_n_train_steps=1), epochs=1, accumulate_grad_batches=2
     )
     assert written == ["last.ckpt 1", "epoch=0-step=2.ckpt 2", "last.ckpt 2"]
+
+    class Late(RunCheckpoint):
+        """Its time is up after the first half of the second step."""
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            if args[-1] == 2:
+                self._saved_at = -math.inf
+            super().on_train_batch_end(*args)
+
+    written = _fit(tmp_path / "late", Late(), epochs=1, accumulate_grad_batches=2)
+    assert written == ["epoch=0-step=2.ckpt 2", "last.ckpt 2"]
 
 
 def test_the_best_of_before_stays_the_best(tmp_path: Path) -> None:
