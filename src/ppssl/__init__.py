@@ -5,12 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ppssl.ais.plugin import AIS
+    from ppssl.contrastive import MoCo
     from ppssl.data import (
         AircraftDataModule,
         CarsDataModule,
         CUBDataModule,
         FineGrainedDataModule,
         FolderDataModule,
+        ImageSource,
+        LabelledAugmentation,
+        MoCoV2Augmentation,
         SyntheticDataModule,
         TorchvisionDataModule,
     )
@@ -41,7 +45,11 @@ _HOMES = {
     "FineGrainedDataModule": "ppssl.data",
     "FineTune": "ppssl.downstream.finetune",
     "FolderDataModule": "ppssl.data",
+    "ImageSource": "ppssl.data",
+    "LabelledAugmentation": "ppssl.data",
     "LinearProbe": "ppssl.downstream.linear_probe",
+    "MoCo": "ppssl.contrastive",
+    "MoCoV2Augmentation": "ppssl.data",
     "SyntheticDataModule": "ppssl.data",
     "TorchvisionDataModule": "ppssl.data",
     "LossPlugin": "ppssl.plugin",
@@ -68,9 +76,13 @@ __all__ = [  # imported when first used, see __getattr__
     "FineGrainedDataModule",
     "FineTune",
     "FolderDataModule",
+    "ImageSource",
+    "LabelledAugmentation",
     "LinearProbe",
     "LossPlugin",
     "LossTerm",
+    "MoCo",
+    "MoCoV2Augmentation",
     "SyntheticDataModule",
     "TorchvisionDataModule",
     "TrainingStep",

@@ -168,7 +168,7 @@ def check_batch_size(batch_size: int, processes: int, images: int, kind: str) ->
     if images < total:
         shown = f"{batch_size} x {processes} processes = {total}" if processes > 1 else str(total)
         raise UserError(
-            f"`batch_size` {shown} is larger than the data set of {images} {kind} images."
+            f"`batch_size` {shown} is larger than the data set of {images} {kind} images: lower `data.batch_size`."
         )
 
 

@@ -146,7 +146,6 @@ class Classifier(TrainingModule):
         return LabelledAugmentation()
 
     def _take_classes(self, classes: list[str]) -> None:
-        """Of the data; also those that a checkpoint names, in :meth:`on_load_checkpoint`."""
         placeholders = self.classes == [f"class {k}" for k in range(len(self.classes))]
         if self.classes and not (placeholders and len(self.classes) == len(classes)):
             check_same_classes(self.classes, data=classes)

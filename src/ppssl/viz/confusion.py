@@ -76,6 +76,7 @@ def _counts(axis: Axes, pair: ConfusedPair) -> None:
     axis.set_xticks([0, 1], ["left", "right"], fontsize=8)
     axis.set_yticks([0, 1], ["left", "right"], fontsize=8)
     axis.set_xlabel("taken for", fontsize=8)
+    axis.set_ylabel("is", fontsize=8)
 
 
 def _wrapped(name: str) -> str:
