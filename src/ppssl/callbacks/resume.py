@@ -6,6 +6,7 @@ are the sums behind epoch means, the line of the log that was about to be writte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +22,12 @@ from ppssl.randomness import resolve_seed
 
 __all__ = ["ResumeState"]
 
-_REDUCE = {"mean": torch.sum, "sum": torch.sum, "max": torch.max, "min": torch.min}
+_REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": torch.sum,
+    "sum": torch.sum,
+    "max": torch.max,
+    "min": torch.min,
+}
 """What becomes of several parts of an epoch's statistic."""
 
 
