@@ -371,7 +371,11 @@ def test_interruption_is_130_and_keeps_the_checkpoint(
 
     args = fit_arguments(trained[0], tmp_path, "--trainer.max_epochs=10000")
     process = subprocess.Popen(
-        [sys.executable, "-m", "ppssl", *args], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "ppssl", *args],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # A shell's background jobs ignore SIGINT, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("last.ckpt")) and time.monotonic() < deadline:
