@@ -1,6 +1,7 @@
 """The notebooks run as they are committed, and show what they say: on a CPU, from an empty folder, without network."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def _run(name: str, folder: Path, ask: dict[str, str]) -> tuple[dict[str, Any], 
         nbformat.v4.new_code_cell(f"import json; print(json.dumps({{{values}}}))")
     )
     place = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=1200, startup_timeout=300, resources=place).execute()
+    client = NotebookClient(notebook, timeout=1200, startup_timeout=300, resources=place)
+    client.execute(env=os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"})
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
     figures = sum("image/png" in out.get("data", {}) for out in outputs)
     errors = [out["text"] for out in outputs if out.get("name") == "stderr"]
