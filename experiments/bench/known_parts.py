@@ -21,6 +21,9 @@ from ppssl.plugin import TrainingStep
 TRAIN_SIZE = 4000
 """Of the recipe, as the birds' seed 0 and their size of 96 pixels."""
 
+WHOLE = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])
+"""Geometry of a probe image, which is not augmented."""
+
 
 class KnownParts(IADM):
     """IADM whose A* is where the bird is, or any of its parts.
@@ -47,7 +50,8 @@ class KnownParts(IADM):
         """A* ``(B, gh, gw)`` of the query's view, from the mask of its original; uniform where the view misses it."""
         known = masks(self.mask)[step.batch["index"].cpu()].float()
         size = known.shape[-1]
-        left, top, width, height, flip = step.batch["geometry"][:, 0].cpu().unbind(1)
+        geometry = step.batch.get("geometry", WHOLE.expand(len(known), 2, 5))
+        left, top, width, height, flip = geometry[:, 0].cpu().unbind(1)
         corners = size * torch.stack([left, top, left + width, top + height], dim=1)
         boxes = torch.cat([torch.arange(len(known))[:, None].float(), corners], dim=1)
         cells = roi_align(known[:, None], boxes, grid, sampling_ratio=4, aligned=True)[:, 0]

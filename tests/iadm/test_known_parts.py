@@ -47,4 +47,9 @@ def test_the_map_is_the_views_own_mask(mask: Any, monkeypatch: pytest.MonkeyPatc
     found = known_parts.KnownParts(mask).saliency(step, (8, 8))
     torch.testing.assert_close(found.sum(dim=(1, 2)), torch.ones(5))
     assert (found - wanted).abs().sum(dim=(1, 2)).max() < 0.1  # of at most 2
+
+    probe: Any = SimpleNamespace(batch={"index": index[:1]}, image=torch.zeros(1, 3, 96, 96))
+    shown = birds.annotations(7)["object" if mask == "object" else "parts"].view(-1, 96, 96).any(0)
+    whole = known_parts.KnownParts(mask).saliency(probe, (96, 96))
+    assert whole[0][shown].sum() > 0.95  # an un-augmented image has no geometry
     sys.modules.pop("known_parts")
