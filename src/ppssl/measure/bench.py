@@ -1,7 +1,7 @@
 """What a training step costs: variants timed in one run, in turns, and each one's memory in a process of its own."""
 
-import itertools
 import json
+import operator
 import resource
 import statistics
 import subprocess
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rich.progress import track
 
 from ppssl.ais.bank import TextBank
 from ppssl.ais.corpus import TextCorpus
@@ -70,7 +71,9 @@ def bench_step(
 ) -> dict[str, Any]:
     """Time one optimizer step of each variant; of one that makes A* in every n-th step, the mean over n steps.
 
-    The variants take turns in rotated order, so that a machine that slows down slows all of them; one round warms up.
+    In each round every variant has its turn, in rotated order, and a ratio is of two times of one round: a machine that
+    slows down slows all of them. One round warms up. Memory is measured first, while this process is small: a child's
+    peak counts from its parent's.
 
     Args:
         backbone: Any timm model name, or ``resnet_small``.
@@ -80,8 +83,8 @@ def bench_step(
         variants: Which of :data:`VARIANTS`; ``None``: all. ``plain`` is always among them.
 
     Returns:
-        ``seconds`` (median, min and max) and ``max_rss_mib`` by variant, ``ratios`` of medians by ``<a>/<b>``,
-        the arguments and where it ran.
+        ``seconds`` (median, min and max) and ``max_rss_mib`` by variant, ``ratios`` by ``<a>/plain``, the median of the
+        rounds', the arguments and where it ran.
     """
     for name in ("batch_size", "image_size", "repeats"):
         if locals()[name] < 1:
@@ -95,28 +98,40 @@ def bench_step(
         "batch_size": batch_size,
         "image_size": image_size,
     }
-    steps = {name: _stepper(name, **arguments) for name in names}
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for i in range(repeats + 1):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            elapsed = steps[name]()
-            if i > 0:
-                times[name].append(elapsed)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    peaks = {name: _memory(name, arguments) for name in track(names, "Memory")}
+    times = _rounds({name: _stepper(name, **arguments) for name in names}, repeats)
     return {
         "schema_version": 1,
         "arguments": arguments | {"repeats": repeats, "threads": torch.get_num_threads()},
         "units": {"seconds": "s", "max_rss_mib": "MiB", "ratios": "1"},
         "seconds": {
-            n: {"median": medians[n], "min": min(t), "max": max(t)} for n, t in times.items()
+            n: {"median": statistics.median(t), "min": min(t), "max": max(t)}
+            for n, t in times.items()
         },
-        "max_rss_mib": {name: _memory(name, arguments) for name in names},
-        "ratios": {
-            f"{a}/{b}": medians[a] / medians[b]
-            for a, b in itertools.permutations(names, 2)
-            if b == BASELINE
-        },
+        "max_rss_mib": peaks,
+        "ratios": _ratios(times),
         "provenance": provenance(),
+    }
+
+
+def _rounds(steps: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each variant, one a round, after a round that does not count."""
+    names = list(steps)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for i in track(range(repeats + 1), "Rounds"):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            elapsed = steps[name]()
+            if i > 0:
+                times[name].append(elapsed)
+    return times
+
+
+def _ratios(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Each variant's time over the baseline's of the same round, the median of the rounds."""
+    return {
+        f"{name}/{BASELINE}": statistics.median(map(operator.truediv, own, times[BASELINE]))
+        for name, own in times.items()
+        if name != BASELINE
     }
 
 
