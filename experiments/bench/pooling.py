@@ -1,0 +1,83 @@
+"""What a branch has to beat: the same feature map pooled in ways that learn nothing, on trained plain bases.
+
+    python experiments/bench/pooling.py seed0/last.ckpt seed1/last.ckpt --json pooling.json
+
+``mean`` is the encoder's own embedding, ``energy`` weighs each place by its squared norm, ``gem`` is the
+generalised mean (Radenovic et al. 2018) with exponent 3, ``max`` the largest value of each channel.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppssl.checkpoint import restore
+from ppssl.downstream.evaluate import results_of
+from ppssl.downstream.splits import embed_splits
+from ppssl.plugin import attend
+from ppssl.recipes import build_recipe
+from ppssl.results import provenance, show_table, write_json
+
+METRICS = ("knn-1", "knn-5", "linear", "rank-1", "mAP")
+
+
+def energy(feature_map: Tensor) -> Tensor:
+    """``(B, C, h, w) -> (B, C)``: attention without a parameter."""
+    weights = feature_map.square().sum(dim=1)
+    return attend(feature_map, weights / weights.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12))
+
+
+POOLINGS = {
+    "mean": lambda feature_map: feature_map.mean(dim=(2, 3)),
+    "energy": energy,
+    "gem": lambda feature_map: feature_map.clamp(min=1e-6).pow(3).mean(dim=(2, 3)).pow(1 / 3),
+    "max": lambda feature_map: feature_map.amax(dim=(2, 3)),
+}
+
+
+class Pooled(nn.Module):
+    """An encoder whose feature map is pooled in one of :data:`POOLINGS`."""
+
+    def __init__(self, encoder: Any, pooling: str) -> None:
+        super().__init__()
+        self.encoder, self.pooling = encoder, pooling
+        self.pretrained_cfg = encoder.model.pretrained_cfg
+        self.num_features = encoder.info.channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, 3, H, W) -> (B, C)``."""
+        return POOLINGS[self.pooling](self.encoder.features(images).map)
+
+
+def main() -> None:
+    """Each checkpoint with each pooling."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("checkpoints", type=Path, nargs="+", help="Of `ppssl fit`; several: seeds.")
+    parser.add_argument("--recipe", default="ppssl:synthetic/pretrain", help="The data set's.")
+    parser.add_argument("--json", type=Path, default=None, help="Write the results to this file.")
+    args = parser.parse_args()
+    data = build_recipe(args.recipe, ["--data.num_workers=0"]).datamodule
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in POOLINGS}
+    for path in args.checkpoints:
+        model: Any = restore(nn.Module, path, {})
+        for name, rows in found.items():
+            splits = embed_splits(Pooled(model.encoder, name), data)
+            metrics = results_of(splits, seed=0, config={}).metrics
+            rows.append({metric: metrics[metric] for metric in METRICS})
+    if args.json is not None:
+        write_json(args.json, {"poolings": found, "provenance": provenance()})
+    cells = [
+        [name, *(_mean_and_spread(torch.tensor([row[m] for row in rows])) for m in METRICS)]
+        for name, rows in found.items()
+    ]
+    show_table(f"{len(args.checkpoints)} checkpoints", ["pooling", *METRICS], cells)
+
+
+def _mean_and_spread(values: Tensor) -> str:
+    return f"{100 * values.mean():.1f} ± {100 * values.std(correction=0):.1f}"
+
+
+if __name__ == "__main__":
+    main()
