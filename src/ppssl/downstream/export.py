@@ -92,7 +92,7 @@ def export(checkpoint: str | Path, to: Format, out: str | Path) -> float:
 
 
 def _write_timm(encoder: Any, spec: dict[str, Any], prepared: Preprocessing, folder: Path) -> None:
-    _check_timm(spec)
+    _refuse_own(spec)
     arguments = dict(spec["kwargs"])
     if encoder.pretrained_cfg.get("fixed_input_size") and spec["image_size"]:
         arguments["img_size"] = spec["image_size"]
@@ -125,6 +125,7 @@ def _write_torchvision(
 ) -> None:
     import torchvision
 
+    _refuse_own(spec)
     name = spec["backbone"]
     if name not in torchvision.models.list_models() or "resnet" not in name:
         raise UserError(
@@ -168,10 +169,10 @@ def _weights(encoder: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.contiguous().clone() for name, value in encoder.state_dict().items()}
 
 
-def _check_timm(spec: dict[str, Any]) -> None:
+def _refuse_own(spec: dict[str, Any]) -> None:
     if spec["backbone"] == "resnet_small":
         raise UserError(
-            "`resnet_small` is ppssl's own encoder, which timm does not know: `--to onnx`, or `load_encoder`."
+            "`resnet_small` is ppssl's own encoder, which no other library knows: `--to onnx`, or `load_encoder`."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -10,7 +11,8 @@ from torch import Tensor
 __all__ = ["neighbour_panel"]
 
 _COLUMNS = 5
-_NAME = 22
+_NAME = 24
+"""Characters a line; a long name takes two, broken at its spaces, hyphens and underscores."""
 
 
 def neighbour_panel(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
@@ -22,7 +24,7 @@ def neighbour_panel(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
     """
     rows = -(-len(images) // _COLUMNS)
     columns = min(_COLUMNS, len(images))
-    figure = Figure(figsize=(2.0 * columns, 2.35 * rows), layout="constrained")
+    figure = Figure(figsize=(2.0 * columns, 2.5 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(images) :]:
         axis.axis("off")
@@ -31,7 +33,11 @@ def neighbour_panel(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
         axis.set_xticks([])
         axis.set_yticks([])
         lines = [
-            line if len(line) <= _NAME else f"...{line[3 - _NAME :]}" for line in title.split("\n")
+            part
+            for line in title.split("\n")
+            for part in textwrap.wrap(
+                line.replace("_", " "), _NAME, max_lines=2, placeholder=" ..."
+            )
         ]
         axis.set_title("\n".join(lines), fontsize=8, parse_math=False)
         for side in axis.spines.values():
