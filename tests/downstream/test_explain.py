@@ -142,6 +142,39 @@ def test_output_gradcam_of_other_encoders(backbone: str) -> None:
     assert all(p.grad is g for p, g in zip(encoder.parameters(), before, strict=True))
 
 
+def test_a_class_of_a_classifier_is_asked_for_by_name_or_number(
+    image_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """The picture is that of the Python call; another class, another picture; what is none is one line."""
+    args = ["fit", "--config", "ppssl:folder/linear", "--data.root", str(image_folder)]
+    small = {
+        "model.backbone_kwargs": "{width: 4}",
+        "model.pretrained": "false",
+        "data.image_size": 32,
+        "data.batch_size": 8,
+        "data.num_workers": 0,
+        "trainer.max_steps": 1,
+        "trainer.default_root_dir": tmp_path,
+    }
+    assert main([*args, *(f"--{name}={value}" for name, value in small.items())]) == 0
+    (path,) = tmp_path.rglob("last.ckpt")
+    one = str(image_folder / "train" / "class0" / "0.png")
+    for chosen, number in (("class1", 1), ("1", 1), ("0", 0)):
+        out = tmp_path / f"{chosen}-{number}"
+        assert main(["explain", str(path), one, "--class", chosen, "--out", str(out)]) == 0
+        explain(path, one, class_index=number).save(tmp_path / f"python-{chosen}")
+    pictures = {
+        folder: (tmp_path / folder / "0.png").read_bytes()
+        for folder in ("class1-1", "1-1", "0-0", "python-1", "python-0")
+    }
+    assert pictures["class1-1"] == pictures["1-1"] == pictures["python-1"]
+    assert pictures["0-0"] == pictures["python-0"] != pictures["1-1"]
+    capsys.readouterr()
+    assert main(["explain", str(path), one, "--class", "clas1", "--out", str(tmp_path / "x")]) == 2
+    assert "is none of the" in (error := capsys.readouterr().err)
+    assert "did you mean class1?" in error.replace("\n", " ")
+
+
 def test_no_output_overwrites_another(checkpoint: Path, image_folder: Path, capsys: Any) -> None:
     """Files of one name in two folders, twice, into a folder that already holds such a name."""
     out = image_folder.parent / "out"
@@ -187,6 +220,10 @@ def test_a_checkpoints_view_is_that_of_its_data(checkpoint: Path, image_folder: 
         (["nowhere.ckpt", "{images}"], "No such checkpoint: nowhere.ckpt"),
         (["{foreign}", "{images}"], "is no checkpoint of ppssl"),
         (["{ckpt}", "{images}/train", "--reference", "black"], "reference"),
+        (
+            ["{ckpt}", "{images}/train", "--class", "wren"],
+            "asks for a class, and this PPSSL has none",
+        ),
         (["{ckpt}"], "images"),
     ],
 )

@@ -10,6 +10,7 @@ from torch import nn
 
 from ppssl.checkpoint import restore
 from ppssl.commands.arguments import add_checkpoint, add_device
+from ppssl.downstream.classification import class_number
 from ppssl.downstream.explain import BATCH, View, explain, image_files
 from ppssl.functional import Reference
 
@@ -22,6 +23,7 @@ def main(argv: list[str]) -> int:
         prog="ppssl explain",
         description="Maps of what raises the cosine of an image's embedding with that of its mirrored copy, beside "
         "the image: GradCAM of the image itself, Grad-CAM at the output layer, and what IADM attends to. "
+        "Of a classifier also of what raises a class. "
         "Example: ppssl explain last.ckpt photo.jpg path/to/images --out runs/explain",
         exit_on_error=False,
     )
@@ -42,16 +44,26 @@ def main(argv: list[str]) -> int:
         default="zero",
         help="What an image is compared with, for its own GradCAM.",
     )
+    parser.add_argument(
+        "--class",
+        type=str | None,
+        default=None,
+        help="Of a classifier's checkpoint: explain this class's logit, by its name or number.",
+    )
     add_device(parser)
     args = parser.parse_args(argv)
     view = View.of(args.checkpoint)
     view = view if args.image_size is None else replace(view, size=args.image_size)
     paths = image_files(args.images).paths
     model = restore(nn.Module, args.checkpoint, {})
+    score = {
+        "reference": args.reference,
+        "class_index": None if args["class"] is None else class_number(model, args["class"]),
+    }
     written = []
     for rows in track(torch.arange(len(paths)).split(BATCH), "Explaining", transient=True):
         chunk = [paths[i] for i in rows.tolist()]
-        found = explain(model, chunk, view=view, reference=args.reference, device=args.device)
+        found = explain(model, chunk, view=view, device=args.device, **score)
         written += found.save(args.out)
     Console().print(f"{len(written)} images explained in {args.out}", soft_wrap=True)
     return 0

@@ -1,9 +1,10 @@
 """How good a classifier is, over all batches and processes: top-1, top-5, macro accuracy, and what it confuses."""
 
+import difflib
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.utilities.data import dim_zero_cat
@@ -14,6 +15,7 @@ from ppssl.errors import UserError
 __all__ = [
     "ClassificationMetrics",
     "check_same_classes",
+    "class_number",
     "class_recall",
     "confused_pairs",
     "confusion_matrix",
@@ -121,3 +123,28 @@ def check_same_classes(own: list[str], *, data: list[str]) -> None:
         f"({'; '.join(told) or 'their order differs'}): train a new one from its encoder, "
         "`--model.pretrained path/to/last.ckpt`."
     )
+
+
+def class_number(model: nn.Module, name: str) -> int:
+    """Which logit of a classifier is a class's.
+
+    Args:
+        model: A :class:`~ppssl.downstream.classifier.Classifier`.
+        name: Of the class, or its number.
+
+    Raises:
+        UserError: No classifier, or none of its classes.
+    """
+    classes: list[str] = list(getattr(model, "classes", None) or [])
+    if not classes:
+        raise UserError(
+            f"`--class {name}` asks for a class, and this {type(model).__name__} has none: give the checkpoint of a "
+            "classifier (`ppssl fit --config ppssl:folder/finetune`), or leave it out."
+        )
+    if name in classes:
+        return classes.index(name)
+    if name.isdecimal() and int(name) < len(classes):
+        return int(name)
+    close = difflib.get_close_matches(name, classes, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else f", such as {', '.join(classes[:3])}"
+    raise UserError(f"`--class {name}` is none of the {len(classes)} classes{hint}.")
