@@ -57,8 +57,8 @@ def main() -> None:
     parser.add_argument("checkpoints", type=Path, nargs="+", help="Of `ppssl fit`; several: seeds.")
     parser.add_argument("--recipe", default="ppssl:synthetic/pretrain", help="The data set's.")
     parser.add_argument("--json", type=Path, default=None, help="Write the results to this file.")
-    args = parser.parse_args()
-    data = build_recipe(args.recipe, ["--data.num_workers=0"]).datamodule
+    args, options = parser.parse_known_args()  # the rest is the recipe's, such as --data.root=DIR
+    data = build_recipe(args.recipe, ["--data.num_workers=0", *options]).datamodule
     found: dict[str, list[dict[str, float]]] = {name: [] for name in POOLINGS}
     for path in args.checkpoints:
         model: Any = restore(nn.Module, path, {})

@@ -18,7 +18,7 @@ EPOCHS = 6
 PLUGINS = (
     "--model.plugins.ais.corpus=synthetic-birds",
     "--model.plugins.ais.teacher=synthetic-clip",
-    "--model.plugins.iadm.loss_weight=0.1",
+    "--model.plugins.iadm.loss_weight=1.0",
 )
 PANEL_IMAGES = 6
 

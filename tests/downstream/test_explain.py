@@ -69,7 +69,7 @@ def test_maps_of_a_checkpoint(checkpoint: Path, image_folder: Path) -> None:
     x = _input(folder)
     mirrored = model(x.flip(3)).detach()
     signed = image_gradcam(
-        lambda v: F.cosine_similarity(model(v), mirrored, dim=1), x, rectify=False
+        lambda v: F.cosine_similarity(model(v), mirrored, dim=1), x, "blur", rectify=False
     )
     torch.testing.assert_close(found.maps["image GradCAM"], signed.relu(), atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(

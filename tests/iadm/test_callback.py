@@ -112,6 +112,7 @@ def test_maps_of_probes(tmp_path: Path) -> None:
             * key
         ).sum(dim=1),
         x,
+        "blur",
     )
     torch.testing.assert_close(maps["image GradCAM"], raw, atol=1e-5, rtol=1e-3)
     again = probe_maps(model, model.plugins["iadm"], data, batch)

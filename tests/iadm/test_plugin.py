@@ -55,7 +55,8 @@ def _run(**kwargs: Any) -> tuple[PPSSL, IADM, TrainingStep, Tensor, dict[str, Te
 @pytest.mark.parametrize("order", ["pool_relu", "relu_pool"])
 @pytest.mark.parametrize("source", ["image", "output"])
 def test_it_is_the_loss_of_the_equations(target: str, order: str, source: str) -> None:
-    _, plugin, step, loss, logs = _run(target=target, order=order, source=source, sharpen=1.5)
+    choices: dict[str, Any] = {"target": target, "order": order, "source": source}
+    _, plugin, step, loss, logs = _run(**choices, reference="zero", sharpen=1.5)
     ell = (step.z * step.key).sum(dim=1) if target == "similarity" else step.contrastive_loss
     x = step.image if source == "image" else step.feature_map
     (gradient,) = torch.autograd.grad(ell.sum(), x, retain_graph=True)

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--reference",
         type=Reference,
-        default="zero",
+        default="blur",
         help="What an image is compared with, for its own GradCAM.",
     )
     parser.add_argument(

@@ -92,7 +92,7 @@ def explain(
     objective: Objective | None = None,
     class_index: int | None = None,
     layer: nn.Module | None = None,
-    reference: Reference = "zero",
+    reference: Reference = "blur",
     view: View | None = None,
     device: str = "auto",
 ) -> Explanation:

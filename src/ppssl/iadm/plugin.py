@@ -39,7 +39,7 @@ class IADM(LossPlugin):
 
     A* is the GradCAM of the query's view itself, a distribution over cells (:func:`ppssl.functional.image_gradcam`,
     :func:`~ppssl.functional.saliency_target`); A is what a branch on the feature map predicts
-    (:class:`~ppssl.iadm.branch.SaliencyBranch`).
+    (:class:`~ppssl.iadm.branch.SaliencyBranch`). Defaults are what did best on synthetic birds (experiments/RESULTS.md).
 
     Args:
         loss_weight: lambda_I.
@@ -62,13 +62,13 @@ class IADM(LossPlugin):
 
     def __init__(
         self,
-        loss_weight: float = 0.1,
+        loss_weight: float = 1.0,
         start: float = 0.1,
         full: float = 0.3,
         source: Literal["image", "output"] = "image",
-        reference: Reference = "zero",
+        reference: Reference = "blur",
         order: Literal["pool_relu", "relu_pool"] = "pool_relu",
-        target: Literal["similarity", "loss"] = "similarity",
+        target: Literal["similarity", "loss"] = "loss",
         sharpen: float = 1.0,
         debias: bool = False,
         upscale: int = 1,
