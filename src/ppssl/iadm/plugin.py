@@ -39,7 +39,7 @@ class IADM(LossPlugin):
 
     A* is the GradCAM of the query's view itself, a distribution over cells (:func:`ppssl.functional.image_gradcam`,
     :func:`~ppssl.functional.saliency_target`); A is what a branch on the feature map predicts
-    (:class:`~ppssl.iadm.branch.SaliencyBranch`). Defaults are what did best on synthetic birds (experiments/RESULTS.md).
+    (:class:`~ppssl.iadm.branch.SaliencyBranch`). Defaults: what did best on birds (experiments/RESULTS.md).
 
     Args:
         loss_weight: lambda_I.
