@@ -97,7 +97,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"backbone": "resnet81"}, "timm has no model `resnet81`; did you mean `resne"),
+        ({"backbone": "resnet81"}, r"timm has no model `resnet81` \(did you mean resne"),
         (
             {"backbone": "resnet18", "kwargs": {"colour": 1}},
             "does not take these `backbone_kwargs`",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from ppssl.errors import UserError
+from ppssl.errors import UserError, did_you_mean
 
 __all__ = ["main", "run"]
 
@@ -96,11 +96,8 @@ def _dispatch(args: list[str]) -> int:
     elif command in COMMANDS:
         module = import_module(f"ppssl.commands.{command}")
     else:
-        import difflib
-
-        close = difflib.get_close_matches(command, TRAINER_COMMANDS | COMMANDS, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else "see `ppssl --help`."
-        raise UserError(f"No such command: `{command}`; {hint}")
+        hint = did_you_mean(command, TRAINER_COMMANDS | COMMANDS, "; see `ppssl --help`")
+        raise UserError(f"No such command: {command}{hint}.")
     if command in TRAINER_COMMANDS:
         return module.main([command, *rest])
     return module.main(rest)

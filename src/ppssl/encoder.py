@@ -4,7 +4,6 @@ The embedding p is timm's own pooled pre-logits, what ``model(x)`` gives for ``n
 it is what every metric, every exported file and :func:`load_encoder` work with (F5).
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import Tensor, nn
 
 from ppssl.checkpoint import read_checkpoint, read_weights
-from ppssl.errors import UserError
+from ppssl.errors import UserError, did_you_mean
 
 __all__ = [
     "Encoder",
@@ -226,9 +225,8 @@ def _create(
             )
         return resnet_small(**kwargs)
     if not timm.is_model(backbone):
-        close = difflib.get_close_matches(backbone, timm.list_models(), n=1)
-        hint = f"; did you mean `{close[0]}`?" if close else "; `timm.list_models()` names them."
-        raise UserError(f"timm has no model `{backbone}`{hint}")
+        hint = did_you_mean(backbone, timm.list_models(), "; `timm.list_models()` names them")
+        raise UserError(f"timm has no model `{backbone}`{hint}.")
     cfg = timm.get_pretrained_cfg(backbone)
     sized: dict[str, Any] = (
         {"img_size": image_size} if image_size and cfg is not None and cfg.fixed_input_size else {}

@@ -4,7 +4,6 @@
 recipe gives the defaults; a recipe states only what it changes.
 """
 
-import difflib
 import itertools
 import os
 import re
@@ -23,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ppssl.callbacks.checkpoint import RunCheckpoint
 from ppssl.checkpoint_io import AtomicCheckpointIO, newest_checkpoint
 from ppssl.data.base import FineGrainedDataModule
-from ppssl.errors import UserError
+from ppssl.errors import UserError, did_you_mean
 from ppssl.log_io import keep_metrics
 
 __all__ = [
@@ -143,9 +142,7 @@ def recipe_path(name: str) -> str:
     """
     if not name.startswith(_PREFIX):
         if not Path(name).is_file():
-            raise UserError(
-                f"No such config: {name}{_did_you_mean(name, _neighbours(Path(name)))}."
-            )
+            raise UserError(f"No such config: {name}{did_you_mean(name, _neighbours(Path(name)))}.")
         return name
     root = Path(str(files("ppssl.experiments")))
     path = root / f"{name.removeprefix(_PREFIX)}.yaml"
@@ -154,7 +151,7 @@ def recipe_path(name: str) -> str:
             f"{_PREFIX}{p.relative_to(root).with_suffix('')}" for p in root.rglob("*.yaml")
         )
         raise UserError(
-            f"No such recipe: {name}{_did_you_mean(name, known)}; there are {', '.join(known)}."
+            f"No such recipe: {name}{did_you_mean(name, known)}; there are {', '.join(known)}."
         )
     return str(path)
 
@@ -178,11 +175,6 @@ def _launcher_defaults() -> dict[str, Any]:
 
 def _neighbours(path: Path) -> list[str]:
     return [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-
-
-def _did_you_mean(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def replace_values(

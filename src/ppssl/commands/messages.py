@@ -5,7 +5,7 @@ import importlib
 import inspect
 import re
 from argparse import ArgumentError as ArgparseError
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from ppssl.callbacks.checkpoint import RunCheckpoint
 from ppssl.checkpoint_io import is_full
 from ppssl.config import Configurable
-from ppssl.errors import UserError
+from ppssl.errors import UserError, did_you_mean
 
 __all__ = ["describe"]
 
@@ -87,7 +87,8 @@ def _parser_message(text: str) -> str:
     option = re.findall(r"Option '([^']+)' is not accepted", text)
     if option:
         owner = re.findall(r"class_path '([^']+)'", text)[-1]
-        return f"`{option[-1]}` is no option of {owner}{_nearest(option[-1], _options_of(owner))}"
+        hint = did_you_mean(option[-1], _options_of(owner), "; see --help")
+        return f"`{option[-1]}` is no option of {owner}{hint}."
     wrong = re.findall(
         r'(?:Parser key|key) "([^"]+)":\s+(Expected [^\n]+?)\. Got value: ([^\n]+)', text
     )
@@ -97,7 +98,7 @@ def _parser_message(text: str) -> str:
         return f"`{name}`: {expected[0].lower()}{expected[1:]}, got {value}."
     unknown = re.findall(r"[Uu]nrecognized arguments: (\S+)", text)
     if unknown:
-        return f"No such option: {unknown[0]}{_nearest_option(unknown[0])}"
+        return f"No such option: {unknown[0]}{_nearest_option(unknown[0])}."
     lines = [
         line.strip(" -")
         for line in text.splitlines()
@@ -124,13 +125,8 @@ def _nearest_option(option: str) -> str:
     name = option.lstrip("-").partition("=")[0]
     section, _, rest = name.partition(".")
     if section in _SECTIONS and rest:
-        return _nearest(
-            name, [f"{section}.{p}" for p in inspect.signature(_SECTIONS[section]).parameters], "--"
-        )
-    known = difflib.get_close_matches(section, _TOP, n=1)
-    return _nearest(name, [f"{known[0]}.{rest}" if rest else known[0]] if known else [], "--")
-
-
-def _nearest(name: str, known: Iterable[str], dashes: str = "") -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean `{dashes}{close[0]}`?" if close else "; see --help."
+        known = [f"--{section}.{p}" for p in inspect.signature(_SECTIONS[section]).parameters]
+    else:
+        top = difflib.get_close_matches(section, _TOP, n=1)
+        known = [f"--{t}.{rest}" if rest else f"--{t}" for t in top]
+    return did_you_mean(f"--{name}", known, "; see --help")

@@ -1,6 +1,5 @@
 """Images in folders: what most people have."""
 
-import difflib
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.files import EXTENSIONS, FileSource, find_images
 from ppssl.data.source import UNKNOWN, ImageSource
-from ppssl.errors import UserError
+from ppssl.errors import UserError, did_you_mean
 
 __all__ = ["FolderDataModule", "FolderSource", "existing_folder"]
 
@@ -92,7 +91,9 @@ def existing_folder(root: str) -> Path:
     """
     path = Path(root).expanduser()
     if not path.is_dir():
-        raise UserError(f"`data.root` is no folder: {path}{_nearest(path)}.")
+        raise UserError(
+            f"`data.root` is no folder: {path}{did_you_mean(str(path), _siblings(path))}."
+        )
     return path
 
 
@@ -102,7 +103,5 @@ def _class_folder(path: Path, root: Path) -> str | None:
     return unicodedata.normalize("NFC", path.relative_to(root).parts[0])
 
 
-def _nearest(path: Path) -> str:
-    siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, siblings, n=1)
-    return f" (did you mean {path.parent / close[0]}?)" if close else ""
+def _siblings(path: Path) -> list[str]:
+    return [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []

@@ -1,6 +1,5 @@
 """How good a classifier is, over all batches and processes: top-1, top-5, macro accuracy, and what it confuses."""
 
-import difflib
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.utilities.data import dim_zero_cat
 
 from ppssl.downstream.retrieval import first_occurrence, gather_rows
-from ppssl.errors import UserError
+from ppssl.errors import UserError, did_you_mean
 
 __all__ = [
     "ClassificationMetrics",
@@ -145,6 +144,5 @@ def class_number(model: nn.Module, name: str) -> int:
         return classes.index(name)
     if name.isdecimal() and int(name) < len(classes):
         return int(name)
-    close = difflib.get_close_matches(name, classes, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else f", such as {', '.join(classes[:3])}"
+    hint = did_you_mean(name, classes, f", such as {', '.join(classes[:3])}")
     raise UserError(f"`--class {name}` is none of the {len(classes)} classes{hint}.")

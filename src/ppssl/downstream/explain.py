@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from ppssl.data.folder import FolderSource
 from ppssl.data.source import UNKNOWN
 from ppssl.device import on_device
 from ppssl.encoder import Encoder, as_map, evaluation_mode
-from ppssl.errors import UserError
+from ppssl.errors import UserError, did_you_mean
 from ppssl.functional import Reference, image_gradcam, saliency_target
 
 if TYPE_CHECKING:
@@ -152,9 +151,7 @@ def image_files(paths: Sequence[str | Path]) -> FileSource:
     for path in map(Path, paths):
         if not path.exists():
             siblings = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            close = difflib.get_close_matches(str(path), siblings, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise UserError(f"No such image or folder: {path}{hint}.")
+            raise UserError(f"No such image or folder: {path}{did_you_mean(str(path), siblings)}.")
         found += FolderSource(path).paths if path.is_dir() else [path]
     if not found:
         raise UserError("No images given: name files, or folders of them.")
