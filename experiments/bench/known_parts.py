@@ -41,7 +41,7 @@ class KnownParts(IADM):
         loss_weight: float = 0.1,
         use: Literal["regularise", "attend", "both"] = "regularise",
     ) -> None:
-        super().__init__(loss_weight=loss_weight, use=use)
+        super().__init__(loss_weight=loss_weight, use=use, every=1)
         self.mask = mask
 
     needs_image_gradient = False

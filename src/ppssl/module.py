@@ -180,14 +180,16 @@ class PPSSL(TrainingModule):
         if any(plugin.needs_image_gradient for plugin in self._plugins().values()):
             batch["views"][0].requires_grad_()
         result = self.contrastive(self.encoder, batch, seed=seed)
-        loss, logs, terms = result.loss.mean(), dict(result.logs), {"contrastive": result.loss}
+        loss, terms = result.loss.mean(), {"contrastive": result.loss}
+        logs = dict(result.logs) | {"loss_contrastive": loss.detach()}
         step = training_step(batch, result, progress, number)
         for name, plugin in self._plugins().items():
             term: LossTerm = plugin(step)
             terms[name] = term.value
             loss = loss + plugin.weight(progress) * term.value.mean()
             logs |= {f"{name}_{key}": item for key, item in term.logs.items()}
-        logs |= {f"loss_{name}": value.detach().mean() for name, value in terms.items()}
+            if term.logged:
+                logs[f"loss_{name}"] = term.value.detach().mean()
         check_loss(loss, terms, batch["index"], step=self.global_step, epoch=self.current_epoch)
         self.contrastive.after_loss(batch, result)
         return loss, logs

@@ -84,10 +84,14 @@ def training_step(
 
 @dataclass(frozen=True)
 class LossTerm:
-    """A plugin's loss: ``value`` per sample ``(B,)`` or a scalar, its batch mean is minimised; ``logs`` by name."""
+    """A plugin's loss: ``value`` per sample ``(B,)`` or a scalar, its batch mean is minimised; ``logs`` by name.
+
+    ``logged`` is whether the value says something in this step; False for a plugin that sits it out.
+    """
 
     value: Tensor
     logs: Mapping[str, Tensor] = field(default_factory=dict)
+    logged: bool = True
 
 
 class LossPlugin(nn.Module, Configurable):

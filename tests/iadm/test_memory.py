@@ -21,7 +21,7 @@ def _resident_kib() -> float:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 def test_no_growth_from_step_50_to_300() -> None:
     torch.manual_seed(0)
-    plugin = IADM(start=0.0, full=0.0, use="both", debias=True)
+    plugin = IADM(start=0.0, full=0.0, use="both", debias=True, every=1)
     contrastive = MoCo(dim=8, queue_size=32, prefill="random")
     model = PPSSL(
         "resnet_small",

@@ -38,7 +38,7 @@ def test_nothing_grows(tmp_path: Path) -> None:
     torch.manual_seed(0)
     plugins = {
         "ais": AIS("synthetic-birds", teacher="synthetic-clip", bank_dir=str(tmp_path / "banks")),
-        "iadm": IADM(start=0.0, full=0.1, debias=True),
+        "iadm": IADM(start=0.0, full=0.1, debias=True, every=1),
     }
     model = PPSSL(
         backbone="resnet_small",

@@ -44,7 +44,7 @@ class Losses(Callback):
 def _model() -> PPSSL:
     torch.manual_seed(0)
     ais = AIS("synthetic-birds", teacher="synthetic-clip")
-    iadm = IADM(loss_weight=1.0, start=0.0, full=0.0, debias=True, use="both")
+    iadm = IADM(loss_weight=1.0, start=0.0, full=0.0, debias=True, use="both", every=1)
     moco = MoCo(dim=8, queue_size=10)
     plugins = {"ais": ais, "iadm": iadm, "look": Look()}
     return PPSSL(**TINY, contrastive=moco, lr=0.002, plugins=plugins)
@@ -99,7 +99,7 @@ def test_all_losses_under_bare_autocast(half: torch.dtype, image_folder: Path) -
     totals, logs, gradients = [], [], []
     for dtype in (torch.float32, half):
         torch.manual_seed(0)
-        iadm = IADM(loss_weight=1.0, start=0.0, full=0.0, use="both")
+        iadm = IADM(loss_weight=1.0, start=0.0, full=0.0, use="both", every=1)
         moco = MoCo(dim=8, queue_size=10, prefill="random")
         model = PPSSL(**TINY, contrastive=moco, plugins={"iadm": iadm})
         model.build(20)
