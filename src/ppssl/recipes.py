@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ppssl.callbacks.checkpoint import RunCheckpoint
 from ppssl.checkpoint_io import AtomicCheckpointIO, newest_checkpoint
 from ppssl.data.base import FineGrainedDataModule
-from ppssl.errors import UserError, did_you_mean
+from ppssl.errors import UserError, did_you_mean, similar_path
 from ppssl.log_io import keep_metrics
 
 __all__ = [
@@ -142,7 +142,7 @@ def recipe_path(name: str) -> str:
     """
     if not name.startswith(_PREFIX):
         if not Path(name).is_file():
-            raise UserError(f"No such config: {name}{did_you_mean(name, _neighbours(Path(name)))}.")
+            raise UserError(f"No such config: {name}{similar_path(Path(name), '*.yaml')}.")
         return name
     root = Path(str(files("ppssl.experiments")))
     path = root / f"{name.removeprefix(_PREFIX)}.yaml"
@@ -171,10 +171,6 @@ def _launcher_defaults() -> dict[str, Any]:
         for name, value in told.items()
         if value is not None
     }
-
-
-def _neighbours(path: Path) -> list[str]:
-    return [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
 
 
 def replace_values(

@@ -102,7 +102,7 @@ print(float(obtain(path, {}, make)[0].sum()))
 def test_of_two_at_once_one_makes_it(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MAKER, str(tmp_path / "a"), str(tmp_path / "log")]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [run.communicate(timeout=120)[0].strip() for run in runs] == ["8.0", "8.0"]
+    assert [run.communicate(timeout=300)[0].strip() for run in runs] == ["8.0", "8.0"]
     assert (tmp_path / "log").read_text() == "made\n"
 
 

@@ -216,7 +216,7 @@ def test_what_is_no_study_is_refused(tmp_path, text, message):
 def test_a_missing_study_is_named_with_the_nearest(tmp_path):
     _study(tmp_path, "recipe: r")
     with pytest.raises(
-        UserError, match=r"No such config: .*stduy\.yaml \(did you mean .*study\.yaml\?\)"
+        UserError, match=r"No such config: .*stduy\.yaml \(did you mean study\.yaml\?\)"
     ):
         load_study(str(tmp_path / "stduy.yaml"))
 

@@ -9,7 +9,7 @@ import numpy as np
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.files import EXTENSIONS, FileSource, find_images
 from ppssl.data.source import UNKNOWN, ImageSource
-from ppssl.errors import UserError, did_you_mean
+from ppssl.errors import UserError, similar_path
 
 __all__ = ["FolderDataModule", "FolderSource", "existing_folder"]
 
@@ -91,9 +91,7 @@ def existing_folder(root: str) -> Path:
     """
     path = Path(root).expanduser()
     if not path.is_dir():
-        raise UserError(
-            f"`data.root` is no folder: {path}{did_you_mean(str(path), _siblings(path))}."
-        )
+        raise UserError(f"`data.root` is no folder: {path}{similar_path(path, '*/')}.")
     return path
 
 
@@ -101,7 +99,3 @@ def _class_folder(path: Path, root: Path) -> str | None:
     if path.parent == root:
         return None
     return unicodedata.normalize("NFC", path.relative_to(root).parts[0])
-
-
-def _siblings(path: Path) -> list[str]:
-    return [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []

@@ -21,7 +21,7 @@ from ppssl.data.folder import FolderSource
 from ppssl.data.source import UNKNOWN
 from ppssl.device import on_device
 from ppssl.encoder import Encoder, as_map, evaluation_mode
-from ppssl.errors import UserError, did_you_mean
+from ppssl.errors import UserError, similar_path
 from ppssl.functional import Reference, image_gradcam, saliency_target
 
 if TYPE_CHECKING:
@@ -150,8 +150,7 @@ def image_files(paths: Sequence[str | Path]) -> FileSource:
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
-            siblings = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise UserError(f"No such image or folder: {path}{did_you_mean(str(path), siblings)}.")
+            raise UserError(f"No such image or folder: {path}{similar_path(path)}.")
         found += FolderSource(path).paths if path.is_dir() else [path]
     if not found:
         raise UserError("No images given: name files, or folders of them.")
