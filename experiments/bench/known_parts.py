@@ -16,6 +16,7 @@ from torchvision.ops import roi_align
 from ppssl.data.birds import SyntheticBirds
 from ppssl.functional import saliency_target
 from ppssl.iadm.plugin import IADM
+from ppssl.measure.attributions import contrast_map
 from ppssl.plugin import TrainingStep
 
 TRAIN_SIZE = 4000
@@ -57,6 +58,26 @@ class KnownParts(IADM):
         cells = roi_align(known[:, None], boxes, grid, sampling_ratio=4, aligned=True)[:, 0]
         cells = torch.where(flip[:, None, None] > 0, cells.flip(2), cells)
         return saliency_target(cells, grid).to(step.image.device)
+
+
+class Contrast(IADM):
+    """IADM whose A* is the image's own contrast with its local mean, in which no model takes part: a control.
+
+    Args:
+        loss_weight: As in :class:`ppssl.iadm.IADM`.
+        sharpen: gamma (METHOD D9).
+    """
+
+    def __init__(self, loss_weight: float = 1.0, sharpen: float = 1.0) -> None:
+        super().__init__(loss_weight=loss_weight, sharpen=sharpen, every=1)
+
+    needs_image_gradient = False
+
+    def saliency(self, step: TrainingStep, grid: tuple[int, int]) -> Tensor:
+        """A* ``(B, gh, gw)`` of the query's view."""
+        return saliency_target(
+            contrast_map(step.image.detach(), "blur"), grid, sharpen=self.sharpen
+        )
 
 
 @cache

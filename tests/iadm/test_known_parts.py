@@ -53,3 +53,18 @@ def test_the_map_is_the_views_own_mask(mask: Any, monkeypatch: pytest.MonkeyPatc
     whole = known_parts.KnownParts(mask).saliency(probe, (96, 96))
     assert whole[0][shown].sum() > 0.95  # an un-augmented image has no geometry
     sys.modules.pop("known_parts")
+
+
+def test_the_controls_map_is_the_contrast_with_the_local_mean(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two dots on grey, one twice as far from it: with gamma 2 the cell of the one has four times the other's."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    import known_parts
+
+    image = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
+    image[:, :, 4, 4], image[:, :, 27, 27] = 2.0, -1.0
+    found = known_parts.Contrast(sharpen=2.0).saliency(SimpleNamespace(image=image), (4, 4))[0]
+    assert (found.argmax().item(), found.flatten().sort().indices[-2].item()) == (0, 15)
+    assert found[0, 0] / found[3, 3] == pytest.approx(4, rel=0.1)
+    sys.modules.pop("known_parts")

@@ -20,7 +20,7 @@ from ppssl.iadm.health import object_mask
 from ppssl.module import PPSSL
 from ppssl.randomness import resolve_seed
 
-__all__ = ["KEYS", "Place", "Probes", "draw_probes", "signed_attributions"]
+__all__ = ["KEYS", "Place", "Probes", "contrast_map", "draw_probes", "signed_attributions"]
 
 KEYS = 2
 """Different keys of each image: whether its maps are reproducible shows when the key is another one."""
@@ -130,7 +130,7 @@ def signed_attributions(
                 found.setdefault(place, [[] for _ in range(KEYS)])[k].append(signed.cpu())
             advance(len(rows))
     x = normalise(probes.images)
-    contrast = {Place("contrast", r, None): _contrast(x, r) for r in CONTRAST_REFERENCES}
+    contrast = {Place("contrast", r, None): contrast_map(x, r) for r in CONTRAST_REFERENCES}
     maps = {place: torch.stack([torch.cat(b) for b in lists]) for place, lists in found.items()}
     return {place: m.expand(KEYS, -1, -1, -1) for place, m in contrast.items()} | maps
 
@@ -160,7 +160,8 @@ def _of_batch(model: PPSSL, batch: dict[str, Any]) -> dict[Place, Tensor]:
     return found
 
 
-def _contrast(x: Tensor, reference: Reference) -> Tensor:
+def contrast_map(x: Tensor, reference: Reference) -> Tensor:
+    """``sum_c |x - r|_c`` of images ``(B, C, H, W)``, ``(B, H, W)``: a map in which no model takes part."""
     channels = x.flatten(0, 1)[:, None]  # each an image of its own
     return _signed(channels, torch.ones_like(channels), reference).abs().view_as(x).sum(dim=1)
 
