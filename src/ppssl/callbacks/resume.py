@@ -139,7 +139,13 @@ class ResumeState(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Add the sums of before to those that the resumed run has begun; the log's steps are counted on."""
+        """Add the sums of before to those that the resumed run has begun; the log's steps are counted on.
+
+        A value is of the step that logs it alone: Lightning repeats it in those that log none, and a resumed run
+        could not.
+        """
+        for metric in trainer.fit_loop.epoch_loop._results.values():
+            metric._forward_cache = None
         self._add_sums(trainer)
         if self._log_step is not None:
             trainer.fit_loop.epoch_loop._batches_that_stepped = self._log_step
