@@ -15,7 +15,7 @@ import ppssl.downstream.retrieval
 from ppssl import AIS, IADM, PPSSL, FolderDataModule
 from ppssl.ais.clip import CLIPTeacher
 from ppssl.contrastive import MoCo
-from ppssl.contrastive.distributed import gather
+from ppssl.utils.distributed import gather
 
 PLUGINS = ("plain", "ais", "iadm", "full")
 NORMS = ("none", "frozen")

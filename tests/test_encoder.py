@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ppssl.encoder import Encoder, as_map, evaluation_mode, load_encoder, resnet_small
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 MODELS = ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "resnet_small"]
 

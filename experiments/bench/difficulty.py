@@ -21,7 +21,7 @@ from ppssl.data.birds import SyntheticBirds
 from ppssl.downstream.evaluate import evaluate
 from ppssl.encoder import resnet_small
 from ppssl.recipes import build_recipe
-from ppssl.results import provenance, write_json
+from ppssl.utils.results import provenance, write_json
 
 TRAIN, TEST, SIZE, EPOCHS, BATCH, WIDTH = 5000, 2000, 64, 14, 64, 24
 AUGMENTATION = MoCoV2Augmentation(

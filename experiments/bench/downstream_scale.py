@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ppssl.downstream.knn import knn_predict
 from ppssl.downstream.retrieval import retrieval_metrics
-from ppssl.results import provenance, show_table, write_json
+from ppssl.utils.results import provenance, show_table, write_json
 
 THREADS = 2
 LIMITS: dict[str, dict[str, float]] = {

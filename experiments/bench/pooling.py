@@ -18,7 +18,7 @@ from ppssl.downstream.evaluate import results_of
 from ppssl.downstream.splits import embed_splits
 from ppssl.plugin import attend
 from ppssl.recipes import build_recipe
-from ppssl.results import provenance, show_table, write_json
+from ppssl.utils.results import provenance, show_table, write_json
 
 METRICS = ("knn-1", "knn-5", "linear", "rank-1", "mAP")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ppssl.ais.teacher import Teacher, load_teacher, teacher_fingerprint
 from ppssl.downstream.evaluate import evaluate
 from ppssl.recipes import build_recipe
-from ppssl.results import write_json
+from ppssl.utils.results import write_json
 
 
 class TeacherEncoder(nn.Module):

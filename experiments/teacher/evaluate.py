@@ -20,7 +20,7 @@ from ppssl.ais.synthetic_clip import SyntheticCLIP
 from ppssl.data.bird_classes import MAX_CLASSES
 from ppssl.data.birds import ATTRIBUTES, NUISANCES, SyntheticBirds
 from ppssl.downstream.linear import logistic_regression_probe
-from ppssl.results import write_json
+from ppssl.utils.results import write_json
 
 IMAGES, PROBE_TRAIN = 2000, 1400
 PROBED = ("background", "background_hue", "body_hue", "flip")

@@ -41,8 +41,8 @@ from ppssl.ais.towers import TowerConfig, Towers, WordTokenizer, normalise, pack
 from ppssl.data.bird_classes import MAX_CLASSES
 from ppssl.data.bird_scene import draw_nuisance, render_image
 from ppssl.data.birds import ATTRIBUTES, bird_classes
-from ppssl.randomness import generator, torch_seed
-from ppssl.results import provenance, write_json
+from ppssl.utils.randomness import generator, torch_seed
+from ppssl.utils.results import provenance, write_json
 
 PHRASES = Path(__file__).with_name("captions.yaml")
 NAMES, VALUES = list(ATTRIBUTES), list(ATTRIBUTES.values())

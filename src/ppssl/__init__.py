@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from ppssl.downstream.rows import evaluate_rows
     from ppssl.downstream.store import write_embeddings
     from ppssl.encoder import load_encoder
-    from ppssl.errors import UserError
     from ppssl.iadm.plugin import IADM
     from ppssl.module import PPSSL
     from ppssl.plugin import LossPlugin, LossTerm, TrainingStep
+    from ppssl.utils.errors import UserError
 
 __version__ = "0.1.0"
 
@@ -55,7 +55,7 @@ _HOMES = {
     "LossPlugin": "ppssl.plugin",
     "LossTerm": "ppssl.plugin",
     "TrainingStep": "ppssl.plugin",
-    "UserError": "ppssl.errors",
+    "UserError": "ppssl.utils.errors",
     "embed": "ppssl.downstream.embed",
     "evaluate": "ppssl.downstream.evaluate",
     "evaluate_rows": "ppssl.downstream.rows",

@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from ppssl.config import instantiate
-from ppssl.errors import UserError
+from ppssl.utils.config import instantiate
+from ppssl.utils.errors import UserError
 
 __all__ = ["SCHEMA_VERSION", "check_schema", "read_checkpoint", "read_weights", "restore"]
 

@@ -12,7 +12,7 @@ from fsspec.utils import get_protocol
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = [
     "LAST",

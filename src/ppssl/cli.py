@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from ppssl.errors import UserError, did_you_mean
+from ppssl.utils.errors import UserError, did_you_mean
 
 __all__ = ["main", "run"]
 

@@ -8,7 +8,7 @@ from ppssl.downstream.evaluate import evaluate
 from ppssl.encoder import evaluation_mode
 from ppssl.iadm.callback import draw_panel
 from ppssl.recipes import build_recipe
-from ppssl.results import write_json
+from ppssl.utils.results import write_json
 
 __all__ = ["EPOCHS", "RECIPE", "demo"]
 
@@ -32,7 +32,7 @@ def demo(out: str | Path, *, seed: int = 0, overrides: Sequence[str] = ()) -> di
         overrides: Of the recipe, as on the command line: ``--trainer.max_epochs=1``.
 
     Returns:
-        What ``results.json`` holds: ``before`` and ``after``, each as :class:`ppssl.results.Results`, and where the
+        What ``results.json`` holds: ``before`` and ``after``, each as :class:`ppssl.utils.results.Results`, and where the
         checkpoint is.
     """
     own = [

@@ -18,7 +18,7 @@ from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import Tensor, nn
 
 from ppssl.checkpoint import read_checkpoint, read_weights
-from ppssl.errors import UserError, did_you_mean
+from ppssl.utils.errors import UserError, did_you_mean
 
 __all__ = [
     "Encoder",

@@ -17,13 +17,13 @@ from ppssl.callbacks.throughput import Throughput
 from ppssl.contrastive import ContrastiveObjective, MoCo
 from ppssl.contrastive.prefill import fill
 from ppssl.encoder import Encoder
-from ppssl.errors import UserError
-from ppssl.finite import check_loss
-from ppssl.optimization import clip_gradient_norm, loss_scale, make_optimizer, warmup_cosine
-from ppssl.parallel import prepare
 from ppssl.plugin import LossPlugin, LossTerm, merge_requests, training_step
-from ppssl.randomness import first_weights, resolve_seed, seed_step, torch_seed
 from ppssl.training import TrainingModule
+from ppssl.utils.errors import UserError
+from ppssl.utils.finite import check_loss
+from ppssl.utils.optim import clip_gradient_norm, loss_scale, make_optimizer, warmup_cosine
+from ppssl.utils.randomness import first_weights, resolve_seed, seed_step, torch_seed
+from ppssl.utils.strategy import prepare
 
 __all__ = ["PPSSL"]
 

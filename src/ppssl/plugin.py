@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppssl.config import Configurable
+from ppssl.utils.config import Configurable
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -97,7 +97,7 @@ class LossTerm:
 class LossPlugin(nn.Module, Configurable):
     """Base class of the plugins: implement :meth:`forward`, and what else is needed.
 
-    Every constructor argument is kept under its own name (see :mod:`ppssl.config`). ``train/loss_<name>`` is logged,
+    Every constructor argument is kept under its own name (see :mod:`ppssl.utils.config`). ``train/loss_<name>`` is logged,
     and each of the term's logs as ``train/<name>_<log>``.
     """
 

@@ -22,8 +22,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from ppssl.callbacks.checkpoint import RunCheckpoint
 from ppssl.checkpoint_io import AtomicCheckpointIO, newest_checkpoint
 from ppssl.data.base import FineGrainedDataModule
-from ppssl.errors import UserError, did_you_mean, similar_path
 from ppssl.log_io import keep_metrics
+from ppssl.utils.errors import UserError, did_you_mean, similar_path
 
 __all__ = [
     "PLUGINS",

@@ -8,8 +8,8 @@ from typing import Any, Self
 from lightning.pytorch import Callback, LightningModule
 
 from ppssl.checkpoint import SCHEMA_VERSION, check_schema, restore
-from ppssl.config import Configurable
 from ppssl.encoder import Encoder
+from ppssl.utils.config import Configurable
 
 __all__ = ["TrainingModule"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ppssl.ais.corpus import MAX_DESCRIPTIONS, TEMPLATES, TextCorpus, packaged_corpora
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 LINES = ["a red bill", "", "  a  red   bill ", "two wing bars", "a forked tail"]
 KEPT = [("a red bill",), ("two wing bars",), ("a forked tail",)]

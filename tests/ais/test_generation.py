@@ -15,7 +15,7 @@ from ppssl.ais.generation import generate_corpus, prompt
 from ppssl.ais.language_model import LanguageModel
 from ppssl.ais.sentences import names_class
 from ppssl.cli import main
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 from tiny import tiny_language_model
 
 WORDS = "a the bill is red blue long with short tail wing of pale crown kite"

@@ -17,8 +17,8 @@ from ppssl.ais.inspection import inspect_corpus, near_duplicates
 from ppssl.ais.teacher import load_teacher
 from ppssl.cli import main
 from ppssl.data.birds import SyntheticBirds
-from ppssl.errors import UserError
-from ppssl.viz.descriptions import description_panel
+from ppssl.utils.errors import UserError
+from ppssl.utils.plots.descriptions import description_panel
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from ppssl.ais.metadata.cars import CarName, cars_names
 from ppssl.ais.metadata.cub import cub_attributes
 from ppssl.ais.plugin import AIS
 from ppssl.data import FolderDataModule
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 COLOURS = (
     "blue brown iridescent purple rufous grey yellow olive green pink orange black white red buff"

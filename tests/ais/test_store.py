@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from ppssl.ais import store
 from ppssl.ais.store import RowWriter, obtain, read_rows
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 
 def _write(path: Path, rows: torch.Tensor, **manifest: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ppssl.data.birds import ATTRIBUTES, BACKGROUNDS, NUISANCES, SyntheticBirds
-from ppssl.randomness import generator
+from ppssl.utils.randomness import generator
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "teacher"
 SUBSET = [0.5, 0.2, 0.1, 0.06, 0.06, 0.08]

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ppssl.ais.towers import TowerConfig, Towers, WordTokenizer, pack, unpack
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 
 def small_model() -> tuple[Towers, TowerConfig, list[str]]:

@@ -6,7 +6,7 @@ import torch
 
 from ppssl import FolderDataModule
 from ppssl.callbacks.classification import ClassificationMonitor, confused_examples
-from ppssl.viz.confusion import confusion_panel
+from ppssl.utils.plots.confusion import confusion_panel
 
 
 @pytest.mark.parametrize(

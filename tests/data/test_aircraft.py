@@ -15,7 +15,7 @@ from damage import damaged
 from ppssl import AircraftDataModule
 from ppssl.data.aircraft import Level, read_aircraft
 from ppssl.data.files import FileSource
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 LEVELS: tuple[Level, ...] = ("variant", "family", "manufacturer")
 FILES = (

@@ -13,7 +13,7 @@ from PIL import Image
 from ppssl.data import FineGrainedDataModule, FolderDataModule, MoCoV2Augmentation
 from ppssl.data.augment import center_view
 from ppssl.data.source import UNKNOWN, ImageSource
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 from save_at import SaveAt
 
 QUIET = {

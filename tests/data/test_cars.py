@@ -17,7 +17,7 @@ from ppssl import CarsDataModule
 from ppssl.data.cars import read_cars
 from ppssl.data.files import FileSource
 from ppssl.data.parquet import ParquetSource
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 FIELDS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")
 

@@ -14,7 +14,7 @@ from damage import damaged
 from ppssl import CUBDataModule
 from ppssl.data.cub import read_cub
 from ppssl.data.files import FileSource
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
 PLACES = ("bounding_boxes.txt", "parts/parts.txt", "parts/part_locs.txt")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from ppssl.data.augment import MoCoV2Augmentation, apply_view, center_view
 from ppssl.data.dataset import EpochLoader, EpochSampler, ImageDataset, ViewDataset, collate
 from ppssl.data.source import UNKNOWN, ImageSource
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 
 class Source(ImageSource):

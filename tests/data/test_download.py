@@ -19,7 +19,7 @@ from ppssl import AircraftDataModule, CUBDataModule
 from ppssl.data import download
 from ppssl.data.download import Archive, extract, fetch, obtain
 from ppssl.data.published import PublishedDataModule
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 OPEN: dict[str, Any] = {"image_size": 16, "batch_size": 4, "num_workers": 0, "check_counts": False}
 

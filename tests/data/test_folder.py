@@ -7,7 +7,7 @@ from PIL import Image
 
 from ppssl.data.folder import FolderDataModule, FolderSource
 from ppssl.data.source import UNKNOWN
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 COLOUR = (200, 100, 50)
 

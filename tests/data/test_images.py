@@ -17,7 +17,7 @@ from ppssl import FolderDataModule
 from ppssl.data.files import find_images
 from ppssl.data.folder import FolderSource
 from ppssl.data.images import read_frame, read_image, turn_upright
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 COLOUR = (200, 100, 50)
 

@@ -23,11 +23,11 @@ from ppssl import (
     TorchvisionDataModule,
     evaluate,
 )
-from ppssl.config import instantiate
 from ppssl.contrastive import MoCo
 from ppssl.data.published import PublishedDataModule
-from ppssl.errors import UserError
 from ppssl.iadm.callback import IADMCallback
+from ppssl.utils.config import instantiate
+from ppssl.utils.errors import UserError
 
 SMALL: dict[str, Any] = {"image_size": 32, "batch_size": 4, "num_workers": 0}
 OPEN = SMALL | {"check_counts": False}

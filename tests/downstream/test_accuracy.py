@@ -11,7 +11,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from ppssl import FineTune, FolderDataModule, UserError
 from ppssl.downstream.accuracy import measure_classifier
-from ppssl.results import unpack_bits
+from ppssl.utils.results import unpack_bits
 
 SMALL = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}, "seed": 0, "init_seed": 0}
 QUIET: dict[str, Any] = {

@@ -13,7 +13,7 @@ from ppssl.data.bird_scene import NUISANCES
 from ppssl.downstream.bootstrap import image_intervals
 from ppssl.downstream.embed import Embeddings, embed
 from ppssl.downstream.evaluate import evaluate, measure
-from ppssl.results import unpack_bits
+from ppssl.utils.results import unpack_bits
 
 
 def _data(folder: Path, **kwargs: Any) -> FolderDataModule:

@@ -15,7 +15,7 @@ from ppssl.downstream.embed import embed
 from ppssl.downstream.evaluate import evaluate, measure
 from ppssl.downstream.features import attends, feature_encoder
 from ppssl.downstream.store import read_description
-from ppssl.results import unpack_bits
+from ppssl.utils.results import unpack_bits
 
 
 def _data(images: Path) -> FolderDataModule:

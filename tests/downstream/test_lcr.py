@@ -17,7 +17,7 @@ from ppssl.downstream.features import feature_encoder
 from ppssl.downstream.lcr import checkpoints_of, evaluate_lcr, sgd_probe
 from ppssl.downstream.retrieval import retrieval_metrics
 from ppssl.downstream.splits import embed_splits
-from ppssl.results import unpack_bits
+from ppssl.utils.results import unpack_bits
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
 QUIET: dict[str, Any] = {
@@ -54,7 +54,7 @@ def test_sgd_is_that_of_the_equations() -> None:
     w, b = head.weight.detach().double().clone(), head.bias.detach().double().clone()
     found = sgd_probe(x, y, test, head=head, lr=0.5, batch_size=4, epochs=5, seed=2)
     v_w, v_b = torch.zeros_like(w), torch.zeros_like(b)
-    from ppssl.randomness import generator
+    from ppssl.utils.randomness import generator
 
     for epoch in range(5):
         lr = 0.5 * (0.1 if epoch >= 3 else 1) * (0.1 if epoch >= 4 else 1)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from ppssl import PPSSL, FolderDataModule, UserError, evaluate, write_embeddings
 from ppssl.downstream.rows import evaluate_rows
 from ppssl.encoder import Encoder
-from ppssl.randomness import first_weights
+from ppssl.utils.randomness import first_weights
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
 

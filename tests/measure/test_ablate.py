@@ -12,12 +12,12 @@ import yaml
 
 from ppssl import load_encoder
 from ppssl.downstream.store import fingerprint
-from ppssl.errors import UserError
 from ppssl.measure.ablate import Study, ablate, load_study
 from ppssl.measure.cell import QUIET, run_cell
 from ppssl.measure.compare import summarise
 from ppssl.recipes import build_recipe
-from ppssl.results import unpack_bits
+from ppssl.utils.errors import UserError
+from ppssl.utils.results import unpack_bits
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 RECIPE = EXPERIMENTS / "synthetic" / "pretrain.yaml"

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppssl.errors import UserError
 from ppssl.measure.compare import Difference, group, markdown_table, paired_difference, summarise
-from ppssl.results import pack_bits
+from ppssl.utils.errors import UserError
+from ppssl.utils.results import pack_bits
 
 
 def _result(variant="base", seed=0, hits=None, **metrics):

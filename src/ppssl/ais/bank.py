@@ -27,8 +27,8 @@ from torch import Tensor
 from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.store import RowWriter, obtain
 from ppssl.ais.teacher import Teacher, load_teacher, teacher_fingerprint
-from ppssl.randomness import generator
-from ppssl.results import provenance
+from ppssl.utils.randomness import generator
+from ppssl.utils.results import provenance
 
 if TYPE_CHECKING:
     from ppssl.data.base import FineGrainedDataModule

@@ -11,8 +11,8 @@ from torch import Tensor
 from ppssl.ais.plugin import AIS, ranked
 from ppssl.callbacks.figures import FigureCallback, log_figure, probe_batch
 from ppssl.encoder import evaluation_mode
-from ppssl.errors import UserError
-from ppssl.viz.descriptions import description_panel
+from ppssl.utils.errors import UserError
+from ppssl.utils.plots.descriptions import description_panel
 
 if TYPE_CHECKING:
     from ppssl.data.base import FineGrainedDataModule

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ppssl.ais.teacher import Teacher
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["CLIPTeacher"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ppssl.ais.metadata import METADATA_CORPORA, metadata_descriptions
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["MAX_DESCRIPTIONS", "TEMPLATES", "TextCorpus", "packaged_corpora"]
 

@@ -16,9 +16,9 @@ from rich.progress import Progress
 from ppssl.ais.language_model import LanguageModel
 from ppssl.ais.sentences import clean_sentences
 from ppssl.ais.teacher import hash_folder, local_folder
-from ppssl.errors import UserError
-from ppssl.randomness import torch_seed
-from ppssl.results import provenance, write_json
+from ppssl.utils.errors import UserError
+from ppssl.utils.randomness import torch_seed
+from ppssl.utils.results import provenance, write_json
 
 __all__ = ["generate_corpus", "prompt"]
 

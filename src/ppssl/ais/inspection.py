@@ -22,9 +22,9 @@ from ppssl.ais.plugin import ranked
 from ppssl.ais.teacher import Teacher, load_teacher
 from ppssl.data.folder import FolderSource
 from ppssl.data.images import read_image
-from ppssl.errors import UserError
 from ppssl.functional import teacher_probabilities
-from ppssl.viz.descriptions import Ranked, description_panel
+from ppssl.utils.errors import UserError
+from ppssl.utils.plots.descriptions import Ranked, description_panel
 
 __all__ = ["CorpusReport", "inspect_corpus", "near_duplicates", "teacher_picks"]
 

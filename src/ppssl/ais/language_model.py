@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from ppssl.device import resolve_device
-from ppssl.errors import UserError
+from ppssl.utils.device import resolve_device
+from ppssl.utils.errors import UserError
 
 __all__ = ["LanguageModel"]
 

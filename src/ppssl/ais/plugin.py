@@ -17,9 +17,9 @@ from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.head import StudentHead
 from ppssl.ais.targets import Control, Targets, make_targets
 from ppssl.ais.teacher import load_teacher
-from ppssl.errors import UserError
 from ppssl.functional import student_log_probabilities
 from ppssl.plugin import LossPlugin, LossTerm, TrainingStep
+from ppssl.utils.errors import UserError
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback

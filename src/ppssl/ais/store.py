@@ -22,8 +22,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ppssl.errors import UserError
-from ppssl.results import write_json
+from ppssl.utils.errors import UserError
+from ppssl.utils.results import write_json
 
 __all__ = ["RowWriter", "obtain", "read_rows"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ppssl.ais.teacher import SYNTHETIC, Teacher, embedded_weights
 from ppssl.ais.towers import MEAN, STD, normalise, unpack
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["SyntheticCLIP"]
 

@@ -13,7 +13,7 @@ from ppssl.ais.bank import TextBank
 from ppssl.ais.teacher import Teacher
 from ppssl.functional import perplexity_temperature, teacher_probabilities
 from ppssl.plugin import TrainingStep
-from ppssl.randomness import generator, torch_seed
+from ppssl.utils.randomness import generator, torch_seed
 
 __all__ = ["Control", "Targets", "make_targets"]
 

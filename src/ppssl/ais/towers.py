@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppssl.encoder import resnet_small
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["MEAN", "STD", "TowerConfig", "Towers", "WordTokenizer", "normalise", "pack", "unpack"]
 

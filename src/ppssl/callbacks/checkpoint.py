@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ppssl.finite import check_parameters
+from ppssl.utils.finite import check_parameters
 
 __all__ = ["RunCheckpoint"]
 

@@ -15,7 +15,7 @@ from ppssl.downstream.classification import (
     confused_pairs,
     confusion_matrix,
 )
-from ppssl.viz.confusion import ConfusedPair, confusion_panel
+from ppssl.utils.plots.confusion import ConfusedPair, confusion_panel
 
 __all__ = ["ClassificationMonitor", "confused_examples"]
 

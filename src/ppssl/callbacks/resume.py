@@ -1,6 +1,6 @@
 """What a checkpoint needs beside Lightning's own state, so that a resumed run is the uninterrupted one, bit for bit.
 
-Order, views and step noise are functions of counters (:mod:`ppssl.randomness`), which Lightning restores. Left over
+Order, views and step noise are functions of counters (:mod:`ppssl.utils.randomness`), which Lightning restores. Left over
 are the sums behind epoch means, the line of the log that was about to be written, and the counters at an epoch's end.
 """
 
@@ -16,9 +16,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ppssl.checkpoint_io import RESUME_ENTRY
-from ppssl.config import Configurable
-from ppssl.errors import UserError
-from ppssl.randomness import resolve_seed
+from ppssl.utils.config import Configurable
+from ppssl.utils.errors import UserError
+from ppssl.utils.randomness import resolve_seed
 
 __all__ = ["ResumeState"]
 

@@ -9,7 +9,7 @@ from ppssl.downstream.accuracy import ACCURACIES
 from ppssl.downstream.evaluate import HEADLINES
 from ppssl.measure.ablate import ablate, load_study
 from ppssl.measure.compare import BRANCH, markdown_table, summarise
-from ppssl.results import show_table
+from ppssl.utils.results import show_table
 
 __all__ = ["main"]
 

@@ -7,11 +7,11 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ppssl.checkpoint import read_checkpoint
-from ppssl.config import instantiate
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.downstream.features import Feature
-from ppssl.errors import UserError
 from ppssl.recipes import read_yaml, recipe_path, replace_values
+from ppssl.utils.config import instantiate
+from ppssl.utils.errors import UserError
 
 __all__ = [
     "add_checkpoint",

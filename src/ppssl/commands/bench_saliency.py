@@ -8,7 +8,7 @@ from ppssl.commands.arguments import add_data, add_device
 from ppssl.measure.saliency import bench_saliency
 from ppssl.measure.saliency_figures import draw_bars, draw_examples
 from ppssl.measure.saliency_table import after_rows, markdown_tables
-from ppssl.results import show_table, write_json
+from ppssl.utils.results import show_table, write_json
 
 __all__ = ["parser", "run"]
 

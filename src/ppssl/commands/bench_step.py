@@ -3,7 +3,7 @@
 from jsonargparse import ArgumentParser, Namespace
 
 from ppssl.measure.bench import VARIANTS, bench_step
-from ppssl.results import show_table, write_json
+from ppssl.utils.results import show_table, write_json
 
 __all__ = ["parser", "run"]
 

@@ -7,8 +7,8 @@ from jsonargparse import ArgumentParser, Namespace
 from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.generation import generate_corpus
 from ppssl.ais.inspection import CorpusReport, inspect_corpus
-from ppssl.errors import UserError
-from ppssl.results import show_table, write_json
+from ppssl.utils.errors import UserError
+from ppssl.utils.results import show_table, write_json
 
 __all__ = ["main"]
 

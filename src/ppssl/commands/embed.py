@@ -14,7 +14,7 @@ from ppssl.commands.arguments import (
     given_data,
 )
 from ppssl.downstream.store import read_description, write_embeddings
-from ppssl.results import show_table
+from ppssl.utils.results import show_table
 
 __all__ = ["main"]
 

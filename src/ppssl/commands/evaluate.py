@@ -18,8 +18,8 @@ from ppssl.commands.arguments import (
 from ppssl.downstream import evaluate as clean
 from ppssl.downstream import lcr
 from ppssl.downstream.rows import Row, evaluate_rows
-from ppssl.errors import UserError
-from ppssl.results import Results, show_table, write_json
+from ppssl.utils.errors import UserError
+from ppssl.utils.results import Results, show_table, write_json
 
 __all__ = ["main"]
 

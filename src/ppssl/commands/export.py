@@ -6,7 +6,7 @@ from jsonargparse import ArgumentParser
 
 from ppssl.commands.arguments import add_checkpoint
 from ppssl.downstream.export import Format, export
-from ppssl.results import show_table
+from ppssl.utils.results import show_table
 
 __all__ = ["main"]
 

@@ -12,8 +12,8 @@ from lightning.pytorch import Trainer
 
 from ppssl.callbacks.checkpoint import RunCheckpoint
 from ppssl.checkpoint_io import is_full
-from ppssl.config import Configurable
-from ppssl.errors import UserError, did_you_mean
+from ppssl.utils.config import Configurable
+from ppssl.utils.errors import UserError, did_you_mean
 
 __all__ = ["describe"]
 

@@ -5,7 +5,7 @@ from lightning.pytorch import seed_everything
 
 from ppssl.commands.arguments import add_data, data_section
 from ppssl.downstream.neighbours import neighbours
-from ppssl.results import show_table
+from ppssl.utils.results import show_table
 
 __all__ = ["main"]
 

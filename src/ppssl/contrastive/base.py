@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppssl.config import Configurable
 from ppssl.encoder import Encoder, Features
+from ppssl.utils.config import Configurable
 
 __all__ = ["ContrastiveObjective", "ContrastiveResult"]
 

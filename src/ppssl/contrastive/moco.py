@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ppssl import functional
 from ppssl.contrastive.base import ContrastiveObjective, ContrastiveResult
-from ppssl.contrastive.distributed import gather, rank
 from ppssl.contrastive.queue import KeyQueue
 from ppssl.encoder import Encoder
-from ppssl.randomness import torch_seed
+from ppssl.utils.distributed import gather, rank
+from ppssl.utils.randomness import torch_seed
 
 __all__ = ["MoCo"]
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ppssl.contrastive.base import ContrastiveObjective
-from ppssl.randomness import torch_seed
+from ppssl.utils.randomness import torch_seed
 
 __all__ = ["fill"]
 

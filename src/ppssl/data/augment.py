@@ -13,8 +13,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from ppssl import randomness
-from ppssl.config import Configurable
+from ppssl.utils import randomness
+from ppssl.utils.config import Configurable
 
 __all__ = ["MoCoV2Augmentation", "ViewParameters", "apply_view", "center_view", "color_matrix"]
 

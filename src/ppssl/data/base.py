@@ -15,7 +15,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ppssl.config import Configurable
 from ppssl.data.augment import MoCoV2Augmentation, center_view
 from ppssl.data.dataset import (
     EpochLoader,
@@ -31,8 +30,9 @@ from ppssl.data.dataset import (
 from ppssl.data.labelled import LabelledAugmentation, LabelledDataset
 from ppssl.data.labels import held_out, labelled
 from ppssl.data.source import UNKNOWN, ImageSource
-from ppssl.errors import UserError
-from ppssl.randomness import resolve_seed
+from ppssl.utils.config import Configurable
+from ppssl.utils.errors import UserError
+from ppssl.utils.randomness import resolve_seed
 
 __all__ = ["FineGrainedDataModule"]
 

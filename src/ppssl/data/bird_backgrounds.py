@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ppssl.data.bird_parts import Colour
-from ppssl.randomness import generator
+from ppssl.utils.randomness import generator
 
 __all__ = ["BACKGROUNDS", "draw_scene", "pixel_grid", "rgb"]
 

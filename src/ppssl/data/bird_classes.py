@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ppssl.randomness import generator
+from ppssl.utils.randomness import generator
 
 __all__ = [
     "ATTRIBUTES",

@@ -29,7 +29,7 @@ from ppssl.data.bird_scene import (
     render_masks,
 )
 from ppssl.data.source import ImageSource, digest
-from ppssl.randomness import generator
+from ppssl.utils.randomness import generator
 
 __all__ = [
     "ATTRIBUTES",

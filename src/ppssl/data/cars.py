@@ -12,7 +12,7 @@ from ppssl.data.parquet import find_parquet, read_parquet
 from ppssl.data.published import PublishedDataModule, Sizes, check_files
 from ppssl.data.source import ImageSource
 from ppssl.data.tables import fail
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["CarsDataModule", "read_cars"]
 

@@ -9,7 +9,7 @@ from ppssl.data.files import FileSource
 from ppssl.data.published import PublishedDataModule, Sizes, check_files
 from ppssl.data.source import ImageSource
 from ppssl.data.tables import Row, fail, read_numbered, read_rows
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["CUBDataModule", "read_cub"]
 

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
-from ppssl import randomness
 from ppssl.data.augment import MoCoV2Augmentation, apply_view
 from ppssl.data.source import UNREADABLE, ImageSource
-from ppssl.errors import UserError
+from ppssl.utils import randomness
+from ppssl.utils.errors import UserError
 
 __all__ = [
     "EpochLoader",

@@ -27,7 +27,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["Archive", "extract", "fetch", "obtain"]
 

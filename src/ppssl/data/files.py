@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppssl.data.images import read_frame, read_image, turn_upright
 from ppssl.data.source import ImageSource, digest
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["EXTENSIONS", "FileSource", "find_images"]
 

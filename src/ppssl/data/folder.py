@@ -9,7 +9,7 @@ import numpy as np
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.files import EXTENSIONS, FileSource, find_images
 from ppssl.data.source import UNKNOWN, ImageSource
-from ppssl.errors import UserError, similar_path
+from ppssl.utils.errors import UserError, similar_path
 
 __all__ = ["FolderDataModule", "FolderSource", "existing_folder"]
 

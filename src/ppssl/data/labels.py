@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ppssl import randomness
 from ppssl.data.source import UNKNOWN
+from ppssl.utils import randomness
 
 __all__ = ["held_out", "labelled"]
 

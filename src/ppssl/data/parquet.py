@@ -13,7 +13,7 @@ from rich.progress import Progress
 from ppssl.data.images import read_image
 from ppssl.data.source import ImageSource, digest
 from ppssl.data.tables import fail
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["ParquetSource", "find_parquet", "read_parquet"]
 

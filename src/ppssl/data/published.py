@@ -13,7 +13,7 @@ from ppssl.data.files import FileSource
 from ppssl.data.folder import FolderSource, existing_folder
 from ppssl.data.source import ImageSource
 from ppssl.data.tables import fail
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["PublishedDataModule", "Sizes", "check_files", "class_folders"]
 

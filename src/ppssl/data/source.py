@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["UNKNOWN", "UNREADABLE", "ImageSource", "digest"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["Row", "fail", "read_numbered", "read_rows"]
 

@@ -10,7 +10,7 @@ import torchvision.datasets
 from ppssl.data.files import FileSource
 from ppssl.data.published import PublishedDataModule, Sizes, check_files
 from ppssl.data.source import ImageSource
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["TorchvisionDataModule"]
 

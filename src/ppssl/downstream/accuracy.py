@@ -10,9 +10,9 @@ from ppssl.data.base import FineGrainedDataModule
 from ppssl.downstream.classification import TOP, ClassificationMetrics, check_same_classes
 from ppssl.downstream.classifier import Classifier
 from ppssl.downstream.embed import embed
-from ppssl.errors import UserError
-from ppssl.randomness import resolve_seed
-from ppssl.results import Results, pack_bits
+from ppssl.utils.errors import UserError
+from ppssl.utils.randomness import resolve_seed
+from ppssl.utils.results import Results, pack_bits
 
 __all__ = ["ACCURACIES", "PROTOCOL", "measure_classifier"]
 

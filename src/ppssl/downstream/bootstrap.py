@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ppssl import randomness
+from ppssl.utils import randomness
 
 __all__ = ["LEVELS", "RESAMPLES", "image_intervals", "resamples"]
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ppssl.results import without_paths
+from ppssl.utils.results import without_paths
 
 __all__ = ["READERS", "Preprocessing", "model_card"]
 

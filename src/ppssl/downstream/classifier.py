@@ -18,11 +18,11 @@ from ppssl.checkpoint import read_checkpoint
 from ppssl.data.labelled import LabelledAugmentation
 from ppssl.downstream.classification import check_same_classes
 from ppssl.encoder import Encoder, evaluation_mode
-from ppssl.errors import UserError
-from ppssl.finite import check_loss
-from ppssl.parallel import prepare
-from ppssl.randomness import first_weights, resolve_seed, seed_step
 from ppssl.training import TrainingModule
+from ppssl.utils.errors import UserError
+from ppssl.utils.finite import check_loss
+from ppssl.utils.randomness import first_weights, resolve_seed, seed_step
+from ppssl.utils.strategy import prepare
 
 __all__ = ["Classifier"]
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppssl.config import Configurable
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.labels import held_out
 from ppssl.downstream.bootstrap import image_intervals
@@ -26,9 +25,10 @@ from ppssl.downstream.rankme import rankme
 from ppssl.downstream.retrieval import RANKS, per_query_retrieval
 from ppssl.downstream.splits import Splits, embed_splits, read_splits
 from ppssl.downstream.store import read_description
-from ppssl.errors import UserError
-from ppssl.randomness import resolve_seed
-from ppssl.results import Results, pack_bits
+from ppssl.utils.config import Configurable
+from ppssl.utils.errors import UserError
+from ppssl.utils.randomness import resolve_seed
+from ppssl.utils.results import Results, pack_bits
 
 __all__ = ["HEADLINES", "PROTOCOL", "Measured", "described", "evaluate", "measure", "results_of"]
 

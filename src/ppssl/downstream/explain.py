@@ -19,10 +19,10 @@ from ppssl.data.base import IMAGENET_MEAN, IMAGENET_STD
 from ppssl.data.files import FileSource
 from ppssl.data.folder import FolderSource
 from ppssl.data.source import UNKNOWN
-from ppssl.device import on_device
 from ppssl.encoder import Encoder, as_map, evaluation_mode
-from ppssl.errors import UserError, similar_path
 from ppssl.functional import Reference, image_gradcam, saliency_target
+from ppssl.utils.device import on_device
+from ppssl.utils.errors import UserError, similar_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ class Explanation:
 
     def figure(self) -> Figure:
         """A row for each image: itself, and each map over it."""
-        from ppssl.viz.saliency import saliency_panel
+        from ppssl.utils.plots.saliency import saliency_panel
 
         return saliency_panel(self.images, self.maps)
 

@@ -24,8 +24,8 @@ from torch import nn
 from ppssl.checkpoint import read_checkpoint
 from ppssl.downstream.card import READERS, Preprocessing, model_card
 from ppssl.encoder import load_encoder
-from ppssl.errors import UserError
-from ppssl.results import provenance
+from ppssl.utils.errors import UserError
+from ppssl.utils.results import provenance
 
 __all__ = ["Format", "export"]
 

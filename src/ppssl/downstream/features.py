@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ppssl.checkpoint import restore
 from ppssl.encoder import Encoder, load_encoder
-from ppssl.errors import UserError
 from ppssl.plugin import LossPlugin, attend
+from ppssl.utils.errors import UserError
 
 __all__ = ["AttendedEncoder", "Feature", "attends", "feature_encoder"]
 

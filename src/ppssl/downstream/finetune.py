@@ -20,9 +20,9 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from ppssl.data.labelled import LabelledAugmentation
 from ppssl.downstream.classifier import Classifier, ClassWeights
-from ppssl.errors import UserError
-from ppssl.optimization import warmup_cosine
-from ppssl.randomness import generator, resolve_seed
+from ppssl.utils.errors import UserError
+from ppssl.utils.optim import warmup_cosine
+from ppssl.utils.randomness import generator, resolve_seed
 
 __all__ = ["FineTune", "layer_decay_groups"]
 

@@ -25,9 +25,9 @@ from ppssl.downstream.bootstrap import image_intervals
 from ppssl.downstream.features import Feature, feature_encoder
 from ppssl.downstream.retrieval import RANKS, RetrievalPerQuery, per_query_retrieval
 from ppssl.downstream.splits import Splits, embed_splits
-from ppssl.errors import UserError
-from ppssl.randomness import first_weights, generator, resolve_seed
-from ppssl.results import Results, pack_bits
+from ppssl.utils.errors import UserError
+from ppssl.utils.randomness import first_weights, generator, resolve_seed
+from ppssl.utils.results import Results, pack_bits
 
 __all__ = ["PROTOCOL", "checkpoints_of", "evaluate_lcr", "sgd_probe"]
 

@@ -15,8 +15,8 @@ from ppssl.downstream.features import feature_encoder
 from ppssl.downstream.retrieval import cosine_similarity, unit_rows
 from ppssl.downstream.store import fingerprint, read_description, read_embeddings
 from ppssl.encoder import evaluation_mode
-from ppssl.errors import UserError
-from ppssl.viz.neighbours import neighbour_panel
+from ppssl.utils.errors import UserError
+from ppssl.utils.plots.neighbours import neighbour_panel
 
 __all__ = ["Neighbour", "neighbours"]
 

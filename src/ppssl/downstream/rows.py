@@ -13,9 +13,9 @@ from ppssl.downstream.evaluate import described, results_of
 from ppssl.downstream.features import Feature, feature_encoder
 from ppssl.downstream.splits import Splits, embed_splits, read_splits
 from ppssl.encoder import Encoder
-from ppssl.errors import UserError
-from ppssl.randomness import first_weights, resolve_seed
-from ppssl.results import Results
+from ppssl.utils.errors import UserError
+from ppssl.utils.randomness import first_weights, resolve_seed
+from ppssl.utils.results import Results
 
 __all__ = ["Row", "evaluate_rows"]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.labels import held_out, labelled
 from ppssl.data.source import UNKNOWN
-from ppssl.device import on_device
 from ppssl.downstream.embed import Embeddings, embed
 from ppssl.downstream.features import Feature
 from ppssl.downstream.store import read_description, read_embeddings
-from ppssl.errors import UserError
+from ppssl.utils.device import on_device
+from ppssl.utils.errors import UserError
 
 __all__ = ["Splits", "embed_splits", "read_splits"]
 

@@ -19,10 +19,10 @@ from torch import nn
 
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.source import digest
-from ppssl.device import on_device
 from ppssl.downstream.embed import Embeddings, embed
 from ppssl.downstream.features import Feature, feature_encoder
-from ppssl.errors import UserError
+from ppssl.utils.device import on_device
+from ppssl.utils.errors import UserError
 
 __all__ = ["Description", "fingerprint", "read_description", "read_embeddings", "write_embeddings"]
 

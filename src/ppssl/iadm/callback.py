@@ -16,7 +16,7 @@ from ppssl.functional import image_gradcam
 from ppssl.iadm.health import object_mask, part_mask, saliency_health
 from ppssl.iadm.plugin import IADM
 from ppssl.plugin import training_step
-from ppssl.viz.saliency import saliency_panel
+from ppssl.utils.plots.saliency import saliency_panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from ppssl.contrastive.distributed import gather
-from ppssl.errors import UserError
 from ppssl.functional import Reference, image_gradcam, saliency_kl, saliency_target
 from ppssl.iadm.branch import SaliencyBranch
 from ppssl.plugin import LossPlugin, LossTerm, TrainingStep, attend
+from ppssl.utils.distributed import gather
+from ppssl.utils.errors import UserError
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback

@@ -27,8 +27,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ppssl.errors import UserError
 from ppssl.recipes import read_yaml
+from ppssl.utils.errors import UserError
 
 __all__ = ["GIVEN", "Study", "ablate", "load_study"]
 

@@ -18,7 +18,7 @@ from ppssl.encoder import as_map
 from ppssl.functional import Reference, image_gradcam
 from ppssl.iadm.health import object_mask
 from ppssl.module import PPSSL
-from ppssl.randomness import resolve_seed
+from ppssl.utils.randomness import resolve_seed
 
 __all__ = ["KEYS", "Place", "Probes", "contrast_map", "draw_probes", "signed_attributions"]
 

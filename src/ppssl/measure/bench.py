@@ -18,11 +18,11 @@ from rich.progress import track
 from ppssl.ais.bank import TextBank
 from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.plugin import AIS
-from ppssl.device import resolve_device
 from ppssl.iadm.plugin import IADM
 from ppssl.module import PPSSL
 from ppssl.plugin import LossPlugin
-from ppssl.results import provenance
+from ppssl.utils.device import resolve_device
+from ppssl.utils.results import provenance
 
 __all__ = ["VARIANTS", "bench_step"]
 

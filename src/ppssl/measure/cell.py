@@ -18,7 +18,7 @@ from ppssl.iadm.plugin import IADM
 from ppssl.measure.ablate import GIVEN
 from ppssl.measure.compare import BRANCH
 from ppssl.recipes import PPSSLCLI, build_recipe
-from ppssl.results import Results, without_local, write_json
+from ppssl.utils.results import Results, without_local, write_json
 
 __all__ = ["main", "run_cell"]
 
@@ -43,7 +43,7 @@ def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> N
     Args:
         cell: ``recipe``, ``overrides`` (dotted names and values), ``seed`` and what identifies the cell.
         path: The JSON to write.
-        local: Overrides of this machine; their values are not written down (:func:`~ppssl.results.without_local`).
+        local: Overrides of this machine; their values are not written down (:func:`~ppssl.utils.results.without_local`).
     """
     stated = {name: value for name, value in cell["overrides"].items() if value != GIVEN}
     overrides = [f"--{name}={_text(value)}" for name, value in stated.items()]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ppssl.downstream.bootstrap import LEVELS, resamples
-from ppssl.errors import UserError
-from ppssl.results import unpack_bits
+from ppssl.utils.errors import UserError
+from ppssl.utils.results import unpack_bits
 
 __all__ = ["BRANCH", "Difference", "group", "markdown_table", "paired_difference", "summarise"]
 

@@ -20,10 +20,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from ppssl.checkpoint import read_checkpoint
-from ppssl.config import instantiate
 from ppssl.data.base import FineGrainedDataModule
-from ppssl.device import resolve_device
-from ppssl.errors import UserError
 from ppssl.functional import saliency_target
 from ppssl.measure.attributions import (
     KEYS,
@@ -33,8 +30,11 @@ from ppssl.measure.attributions import (
     signed_attributions,
 )
 from ppssl.module import PPSSL
-from ppssl.randomness import first_weights, resolve_seed
-from ppssl.results import provenance
+from ppssl.utils.config import instantiate
+from ppssl.utils.device import resolve_device
+from ppssl.utils.errors import UserError
+from ppssl.utils.randomness import first_weights, resolve_seed
+from ppssl.utils.results import provenance
 
 __all__ = ["PROTOCOL", "TREATMENTS", "UNITS", "Measured", "bench_saliency", "map_scores", "treated"]
 

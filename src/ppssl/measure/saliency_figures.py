@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ppssl.measure.attributions import Place
 from ppssl.measure.saliency import Measured, treated
 from ppssl.measure.saliency_table import COLUMNS, row_name
-from ppssl.viz.saliency import saliency_bars, saliency_panel
+from ppssl.utils.plots.saliency import saliency_bars, saliency_panel
 
 __all__ = ["draw_bars", "draw_examples"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ppssl.ais.metadata.aircraft import aircraft_hierarchy
 from ppssl.ais.metadata.cars import cars_names
 from ppssl.ais.metadata.cub import cub_attributes
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["METADATA_CORPORA", "metadata_descriptions"]
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ppssl.data.tables import Row, read_rows
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["aircraft_hierarchy"]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["CarName", "cars_names"]
 

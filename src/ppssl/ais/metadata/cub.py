@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ppssl.data.tables import Row, read_numbered
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["attribute_sentence", "cub_attributes"]
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["on_device", "resolve_device"]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["check_loss", "check_parameters"]
 

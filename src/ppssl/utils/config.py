@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["Configurable", "instantiate", "resolve_class"]
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppssl.randomness import generator, resolve_seed, seed_step, torch_seed
+from ppssl.utils.randomness import generator, resolve_seed, seed_step, torch_seed
 
 INTEGERS = st.integers(min_value=-(2**63), max_value=2**64 - 1)
 

@@ -11,8 +11,8 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from ppssl import PPSSL, FolderDataModule, LossPlugin, LossTerm, TrainingStep, UserError
 from ppssl.contrastive import MoCo
-from ppssl.finite import check_loss, check_parameters
-from ppssl.randomness import generator
+from ppssl.utils.finite import check_loss, check_parameters
+from ppssl.utils.randomness import generator
 
 
 class Breaks(LossPlugin):

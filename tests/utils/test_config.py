@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import ppssl.data
-from ppssl.config import Configurable, instantiate, resolve_class
 from ppssl.data import FolderDataModule, MoCoV2Augmentation
-from ppssl.errors import UserError
+from ppssl.utils.config import Configurable, instantiate, resolve_class
+from ppssl.utils.errors import UserError
 
 FOREIGN = """
 import builtins
 builtins._ppssl_test_imported.append(__name__)
 
-from ppssl.config import Configurable
+from ppssl.utils.config import Configurable
 
 
 class Evil(Configurable):
@@ -234,9 +234,9 @@ def test_a_name_that_only_begins_like_ours_is_foreign(tmp_path, monkeypatch):
         "subprocess.Popen",
         "builtins.eval",
         "torch.nn.Linear",
-        "ppssl.results.subprocess",
-        "ppssl.results.write_json",
-        "ppssl.errors.UserError",
+        "ppssl.utils.results.subprocess",
+        "ppssl.utils.results.write_json",
+        "ppssl.utils.errors.UserError",
         "ppssl.data.NoSuchClass",
     ],
 )
@@ -246,7 +246,7 @@ def test_only_configurable_classes_are_called(path):
         instantiate({"class_path": path, "init_args": {}})
 
 
-@pytest.mark.parametrize("path", ["ppssl.nowhere.Thing", "ppssl.config.os.system"])
+@pytest.mark.parametrize("path", ["ppssl.nowhere.Thing", "ppssl.utils.config.os.system"])
 def test_a_module_of_ours_that_does_not_exist_is_said_so(path):
     with pytest.raises(UserError, match=r"this version of ppssl has no module"):
         resolve_class(path)

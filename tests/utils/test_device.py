@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ppssl.device import on_device, resolve_device
-from ppssl.errors import UserError
+from ppssl.utils.device import on_device, resolve_device
+from ppssl.utils.errors import UserError
 
 
 def test_auto_is_a_gpu_where_there_is_one() -> None:

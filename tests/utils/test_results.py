@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppssl import results
-from ppssl.results import (
+from ppssl.utils.results import (
     Results,
     pack_bits,
     provenance,
@@ -62,7 +62,7 @@ def test_a_disk_that_is_full_in_the_middle_leaves_the_old_file(tmp_path):
     write_json(path, {"old": 1})
     code = (
         "import resource, signal, sys\n"
-        "from ppssl.results import write_json\n"
+        "from ppssl.utils.results import write_json\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "write_json(sys.argv[1], {'new': 'x' * 100_000})\n"

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ppssl.contrastive import KeyQueue
-from ppssl.errors import UserError
+from ppssl.utils.errors import UserError
 
 __all__ = ["SyncBatchNorm", "check_strategy", "prepare"]
 

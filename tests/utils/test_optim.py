@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppssl.optimization import clip_gradient_norm, make_optimizer, warmup_cosine
+from ppssl.utils.optim import clip_gradient_norm, make_optimizer, warmup_cosine
 
 
 def _model() -> nn.Sequential:

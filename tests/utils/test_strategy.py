@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ppssl import PPSSL, FineTune, FolderDataModule, LinearProbe, UserError
 from ppssl.contrastive import MoCo
-from ppssl.parallel import SyncBatchNorm, check_strategy, prepare
+from ppssl.utils.strategy import SyncBatchNorm, check_strategy, prepare
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
 

@@ -1,0 +1,1 @@
+"""Figures. Knows only torch, numpy and matplotlib."""

@@ -1,1 +1,0 @@
-"""Pictures. Knows torch, numpy and matplotlib, and nothing of training."""
