@@ -14,7 +14,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from faults import Crash
-from ppssl.checkpoint_io import newest_checkpoint
+from ppssl.checkpointing.atomic import newest_checkpoint
 from ppssl.cli import main
 
 RECIPES = Path(__file__).parents[1] / "experiments" / "folder"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppssl.checkpoint import restore
+from ppssl.checkpointing.files import restore
 from ppssl.downstream.evaluate import results_of
 from ppssl.downstream.splits import embed_splits
 from ppssl.plugin import attend

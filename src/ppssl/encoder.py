@@ -17,7 +17,7 @@ import torch
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import Tensor, nn
 
-from ppssl.checkpoint import read_checkpoint, read_weights
+from ppssl.checkpointing.files import read_checkpoint, read_weights
 from ppssl.utils.errors import UserError, did_you_mean
 
 __all__ = [

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from ppssl.ais.plugin import AIS
 from ppssl.callbacks.monitor import RepresentationMonitor
-from ppssl.callbacks.resume import ResumeState
 from ppssl.callbacks.throughput import Throughput
+from ppssl.checkpointing.module import TrainingModule
+from ppssl.checkpointing.resume import ResumeState
 from ppssl.contrastive import ContrastiveObjective, MoCo
 from ppssl.contrastive.prefill import fill
 from ppssl.encoder import Encoder
 from ppssl.plugin import LossPlugin, LossTerm, merge_requests, training_step
-from ppssl.training import TrainingModule
 from ppssl.utils.errors import UserError
 from ppssl.utils.finite import check_loss
 from ppssl.utils.optim import clip_gradient_norm, loss_scale, make_optimizer, warmup_cosine

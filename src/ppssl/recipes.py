@@ -19,10 +19,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from ppssl.callbacks.checkpoint import RunCheckpoint
-from ppssl.checkpoint_io import AtomicCheckpointIO, newest_checkpoint
+from ppssl.checkpointing.atomic import AtomicCheckpointIO, newest_checkpoint
+from ppssl.checkpointing.metrics_csv import keep_metrics
+from ppssl.checkpointing.run_checkpoint import RunCheckpoint
 from ppssl.data.base import FineGrainedDataModule
-from ppssl.log_io import keep_metrics
 from ppssl.utils.errors import UserError, did_you_mean, similar_path
 
 __all__ = [

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ppssl import AIS, IADM, PPSSL, SyntheticDataModule
-from ppssl.callbacks.checkpoint import RunCheckpoint
-from ppssl.checkpoint_io import AtomicCheckpointIO
+from ppssl.checkpointing.atomic import AtomicCheckpointIO
+from ppssl.checkpointing.run_checkpoint import RunCheckpoint
 from ppssl.contrastive import MoCo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from ppssl.checkpoint import restore
+from ppssl.checkpointing.files import restore
 from ppssl.commands.arguments import add_checkpoint, add_device
 from ppssl.downstream.classification import class_number
 from ppssl.downstream.explain import BATCH, View, explain, image_files

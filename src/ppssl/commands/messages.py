@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
-from ppssl.callbacks.checkpoint import RunCheckpoint
-from ppssl.checkpoint_io import is_full
+from ppssl.checkpointing.atomic import is_full
+from ppssl.checkpointing.run_checkpoint import RunCheckpoint
 from ppssl.utils.config import Configurable
 from ppssl.utils.errors import UserError, did_you_mean
 

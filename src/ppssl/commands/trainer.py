@@ -3,7 +3,7 @@
 import threading
 from typing import Any
 
-from ppssl.checkpoint_io import is_full
+from ppssl.checkpointing.atomic import is_full
 from ppssl.recipes import PPSSLCLI
 
 __all__ = ["main"]

@@ -14,11 +14,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
-from ppssl.checkpoint import read_checkpoint
+from ppssl.checkpointing.files import read_checkpoint
+from ppssl.checkpointing.module import TrainingModule
 from ppssl.data.labelled import LabelledAugmentation
 from ppssl.downstream.classification import check_same_classes
 from ppssl.encoder import Encoder, evaluation_mode
-from ppssl.training import TrainingModule
 from ppssl.utils.errors import UserError
 from ppssl.utils.finite import check_loss
 from ppssl.utils.randomness import first_weights, resolve_seed, seed_step
@@ -170,8 +170,8 @@ class Classifier(TrainingModule):
         """The monitors and what resuming needs."""
         # Callbacks look at what is here, so their room is above this one: known only when a Trainer asks.
         from ppssl.callbacks.classification import ClassificationMonitor
-        from ppssl.callbacks.resume import ResumeState
         from ppssl.callbacks.throughput import Throughput
+        from ppssl.checkpointing.resume import ResumeState
 
         return [ClassificationMonitor(), Throughput(), ResumeState()]
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppssl.checkpoint import read_checkpoint, restore
+from ppssl.checkpointing.files import read_checkpoint, restore
 from ppssl.data.augment import center_view
 from ppssl.data.base import IMAGENET_MEAN, IMAGENET_STD
 from ppssl.data.files import FileSource

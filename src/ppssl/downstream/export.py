@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ppssl.checkpoint import read_checkpoint
+from ppssl.checkpointing.files import read_checkpoint
 from ppssl.downstream.card import READERS, Preprocessing, model_card
 from ppssl.encoder import load_encoder
 from ppssl.utils.errors import UserError

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ppssl.checkpoint import restore
+from ppssl.checkpointing.files import restore
 from ppssl.encoder import Encoder, load_encoder
 from ppssl.plugin import LossPlugin, attend
 from ppssl.utils.errors import UserError

@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from ppssl.checkpoint import read_checkpoint
+from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.downstream.bootstrap import image_intervals
 from ppssl.downstream.features import Feature, feature_encoder

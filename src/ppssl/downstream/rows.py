@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ppssl.checkpoint import read_checkpoint
+from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.downstream.evaluate import described, results_of
 from ppssl.downstream.features import Feature, feature_encoder

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor
 
-from ppssl.checkpoint import read_checkpoint
+from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.functional import saliency_target
 from ppssl.measure.attributions import (

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from ppssl.checkpoint_io import RESUME_ENTRY
+from ppssl.checkpointing.atomic import RESUME_ENTRY
 from ppssl.utils.config import Configurable
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import resolve_seed
@@ -40,7 +40,7 @@ class ResumeState(Callback):
     - At an epoch's end the epoch counts as complete, so that with ``max_steps`` too the next one begins.
     - The settings that decide what a step does; a resumed run with others warns.
     - Whether it was written between two steps. What a signal or an error left in mid-step cannot be resumed exactly,
-      and :func:`ppssl.checkpoint_io.newest_checkpoint` passes it over.
+      and :func:`ppssl.checkpointing.atomic.newest_checkpoint` passes it over.
     """
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from lightning.pytorch import Callback, LightningModule
 
-from ppssl.checkpoint import SCHEMA_VERSION, check_schema, restore
+from ppssl.checkpointing.files import SCHEMA_VERSION, check_schema, restore
 from ppssl.encoder import Encoder
 from ppssl.utils.config import Configurable
 

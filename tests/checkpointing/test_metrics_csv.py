@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from ppssl.log_io import MetricsWriter, keep_metrics
+from ppssl.checkpointing.metrics_csv import MetricsWriter, keep_metrics
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:

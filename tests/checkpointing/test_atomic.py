@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from ppssl.checkpoint_io import newest_checkpoint
+from ppssl.checkpointing.atomic import newest_checkpoint
 
 
 def _save(path, step, **more):

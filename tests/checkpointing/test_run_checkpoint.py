@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ppssl import UserError
-from ppssl.callbacks.checkpoint import RunCheckpoint
-from ppssl.checkpoint_io import AtomicCheckpointIO, newest_checkpoint
+from ppssl.checkpointing.atomic import AtomicCheckpointIO, newest_checkpoint
+from ppssl.checkpointing.run_checkpoint import RunCheckpoint
 
 
 class Tiny(LightningModule):

@@ -27,7 +27,7 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 """The newest checkpoint of a folder, and the one that it took the place of."""
 
 RESUME_ENTRY = "resume"
-"""What :class:`ppssl.callbacks.resume.ResumeState` adds to a checkpoint."""
+"""What :class:`ppssl.checkpointing.resume.ResumeState` adds to a checkpoint."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

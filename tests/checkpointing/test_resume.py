@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppssl import UserError
-from ppssl.callbacks.resume import ResumeState
+from ppssl.checkpointing.resume import ResumeState
 
 
 def _trainer(own: int, others: int) -> Any:
