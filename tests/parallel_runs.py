@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import ppssl.downstream.retrieval
+import ppssl.metrics.retrieval
 from ppssl import AIS, IADM, PPSSL, FolderDataModule
 from ppssl.ais.clip import CLIPTeacher
 from ppssl.contrastive import MoCo
@@ -44,7 +44,7 @@ class Watch(Callback):
         self.loss[str(trainer.global_step)] = module.all_gather(outputs["loss"]).mean()
 
     def on_validation_epoch_start(self, *args: Any) -> None:
-        first_occurrence = ppssl.downstream.retrieval.first_occurrence
+        first_occurrence = ppssl.metrics.retrieval.first_occurrence
         if first_occurrence.__name__ == "counted":
             return
 
@@ -53,13 +53,13 @@ class Watch(Callback):
             self.rows.add((len(index), len(keep)))
             return keep
 
-        ppssl.downstream.retrieval.first_occurrence = counted
+        ppssl.metrics.retrieval.first_occurrence = counted
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
-        ppssl.downstream.retrieval.first_occurrence = _FIRST_OCCURRENCE
+        ppssl.metrics.retrieval.first_occurrence = _FIRST_OCCURRENCE
 
 
-_FIRST_OCCURRENCE = ppssl.downstream.retrieval.first_occurrence
+_FIRST_OCCURRENCE = ppssl.metrics.retrieval.first_occurrence
 
 
 class FrozenNorm(Callback):

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ppssl.downstream.knn import knn_predict
-from ppssl.downstream.retrieval import retrieval_metrics
+from ppssl.metrics.knn import knn_predict
+from ppssl.metrics.retrieval import retrieval_metrics
 from ppssl.utils.results import provenance, show_table, write_json
 
 THREADS = 2

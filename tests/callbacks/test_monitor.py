@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from ppssl import PPSSL, FolderDataModule
 from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.downstream.embed import embed
-from ppssl.downstream.retrieval import retrieval_metrics
+from ppssl.metrics.retrieval import retrieval_metrics
 
 
 def _trainer(**kwargs: Any) -> Trainer:

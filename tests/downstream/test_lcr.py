@@ -15,8 +15,8 @@ from ppssl import PPSSL, FolderDataModule, LinearProbe, UserError
 from ppssl.data.labelled import LabelledAugmentation
 from ppssl.downstream.features import feature_encoder
 from ppssl.downstream.lcr import checkpoints_of, evaluate_lcr, sgd_probe
-from ppssl.downstream.retrieval import retrieval_metrics
 from ppssl.downstream.splits import embed_splits
+from ppssl.metrics.retrieval import retrieval_metrics
 from ppssl.utils.results import unpack_bits
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}

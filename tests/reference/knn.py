@@ -1,4 +1,4 @@
-"""Nearest-neighbour votes by slow loops, from the definitions in `ppssl.downstream.knn`."""
+"""Nearest-neighbour votes by slow loops, from the definitions in `ppssl.metrics.knn`."""
 
 import math
 

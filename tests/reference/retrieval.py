@@ -1,4 +1,4 @@
-"""Retrieval by slow loops over single pairs of images, from the definitions in `ppssl.downstream.retrieval`."""
+"""Retrieval by slow loops over single pairs of images, from the definitions in `ppssl.metrics.retrieval`."""
 
 import math
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppssl.callbacks.figures import log_figure
 from ppssl.data.base import FineGrainedDataModule
-from ppssl.downstream.classification import (
+from ppssl.metrics.classification import (
     ClassificationMetrics,
     confused_pairs,
     confusion_matrix,

@@ -6,9 +6,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from ppssl.downstream.knn import KNNClassifier
-from ppssl.downstream.rankme import RankMe
-from ppssl.downstream.retrieval import RetrievalMetrics
+from ppssl.metrics.knn import KNNClassifier
+from ppssl.metrics.rankme import RankMe
+from ppssl.metrics.retrieval import RetrievalMetrics
 
 __all__ = ["RepresentationMonitor"]
 

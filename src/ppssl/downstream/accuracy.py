@@ -7,9 +7,9 @@ there is none the held-out part of the training images. Nothing is chosen on the
 import torch
 
 from ppssl.data.base import FineGrainedDataModule
-from ppssl.downstream.classification import TOP, ClassificationMetrics, check_same_classes
 from ppssl.downstream.classifier import Classifier
 from ppssl.downstream.embed import embed
+from ppssl.metrics.classification import TOP, ClassificationMetrics, check_same_classes
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import resolve_seed
 from ppssl.utils.results import Results, pack_bits
@@ -29,7 +29,7 @@ def measure_classifier(model: Classifier, data: FineGrainedDataModule) -> Result
         data: The data set.
 
     Returns:
-        ``top-1``, ``top-5`` and ``macro`` (:class:`~ppssl.downstream.classification.ClassificationMetrics`), and the
+        ``top-1``, ``top-5`` and ``macro`` (:class:`~ppssl.metrics.classification.ClassificationMetrics`), and the
         hits of each image of the first two.
 
     Raises:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.checkpointing.module import TrainingModule
 from ppssl.data.labelled import LabelledAugmentation
-from ppssl.downstream.classification import check_same_classes
 from ppssl.encoder import Encoder, evaluation_mode
+from ppssl.metrics.classification import check_same_classes
 from ppssl.utils.errors import UserError
 from ppssl.utils.finite import check_loss
 from ppssl.utils.randomness import first_weights, resolve_seed, seed_step

@@ -18,13 +18,13 @@ from ppssl.data.labels import held_out
 from ppssl.downstream.bootstrap import image_intervals
 from ppssl.downstream.embed import Embeddings
 from ppssl.downstream.features import Feature, feature_encoder
-from ppssl.downstream.knn import knn_neighbours, knn_vote
 from ppssl.downstream.linear import logistic_regression_probe
 from ppssl.downstream.nuisance import nuisance_probe
-from ppssl.downstream.rankme import rankme
-from ppssl.downstream.retrieval import RANKS, per_query_retrieval
 from ppssl.downstream.splits import Splits, embed_splits, read_splits
 from ppssl.downstream.store import read_description
+from ppssl.metrics.knn import knn_neighbours, knn_vote
+from ppssl.metrics.rankme import rankme
+from ppssl.metrics.retrieval import RANKS, per_query_retrieval
 from ppssl.utils.config import Configurable
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import resolve_seed

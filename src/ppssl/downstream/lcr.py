@@ -23,8 +23,8 @@ from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.downstream.bootstrap import image_intervals
 from ppssl.downstream.features import Feature, feature_encoder
-from ppssl.downstream.retrieval import RANKS, RetrievalPerQuery, per_query_retrieval
 from ppssl.downstream.splits import Splits, embed_splits
+from ppssl.metrics.retrieval import RANKS, RetrievalPerQuery, per_query_retrieval
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import first_weights, generator, resolve_seed
 from ppssl.utils.results import Results, pack_bits

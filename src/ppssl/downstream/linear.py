@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from ppssl.downstream.retrieval import check_embeddings
+from ppssl.metrics.retrieval import check_embeddings
 
 __all__ = ["C_GRID", "LinearProbeResult", "logistic_regression_probe"]
 

@@ -12,9 +12,9 @@ from ppssl.data.augment import center_view
 from ppssl.data.base import FineGrainedDataModule
 from ppssl.data.images import read_image
 from ppssl.downstream.features import feature_encoder
-from ppssl.downstream.retrieval import cosine_similarity, unit_rows
 from ppssl.downstream.store import fingerprint, read_description, read_embeddings
 from ppssl.encoder import evaluation_mode
+from ppssl.metrics.retrieval import cosine_similarity, unit_rows
 from ppssl.utils.errors import UserError
 from ppssl.utils.plots.neighbours import neighbour_panel
 

@@ -4,7 +4,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from ppssl.downstream import classification
-from ppssl.downstream.classification import ClassificationMetrics, confused_pairs
+from ppssl.metrics.classification import ClassificationMetrics, confused_pairs
 
 
 def _rows(images: int, classes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

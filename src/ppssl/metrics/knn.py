@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ppssl.downstream.retrieval import (
+from ppssl.metrics.retrieval import (
     EmbeddingMetric,
     check_embeddings,
     chunk_length,

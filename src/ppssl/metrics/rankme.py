@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppssl.downstream.retrieval import EmbeddingMetric, check_embeddings
+from ppssl.metrics.retrieval import EmbeddingMetric, check_embeddings
 
 __all__ = ["RankMe", "rankme"]
 

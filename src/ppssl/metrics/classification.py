@@ -8,7 +8,7 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.utilities.data import dim_zero_cat
 
-from ppssl.downstream.retrieval import first_occurrence, gather_rows
+from ppssl.metrics.retrieval import first_occurrence, gather_rows
 from ppssl.utils.errors import UserError, did_you_mean
 
 __all__ = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ppssl.downstream.rankme import RankMe, rankme
+from ppssl.metrics.rankme import RankMe, rankme
 
 
 def test_collapse_onto_a_line_is_one() -> None:

@@ -8,7 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.testing import assert_close
 
-from ppssl.downstream.knn import (
+from ppssl.metrics.knn import (
     KNNClassifier,
     Weighting,
     knn_neighbours,
@@ -294,7 +294,7 @@ def test_arguments_must_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
         knn_predict(torch.randn(5, 3), torch.arange(5), torch.randn(2, 4), k=1)
     with pytest.raises(ValueError, match=r"`labels` must be \(5,\)"):
         knn_predict(torch.randn(5, 3), torch.arange(4), torch.randn(2, 3), k=1)
-    monkeypatch.setattr("ppssl.downstream.knn.MAX_GALLERY", 4)
+    monkeypatch.setattr("ppssl.metrics.knn.MAX_GALLERY", 4)
     with pytest.raises(ValueError, match="at most 4 images, got 5"):
         knn_predict(torch.randn(5, 3), torch.arange(5), torch.randn(2, 3), k=1)
 

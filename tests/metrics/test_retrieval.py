@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.testing import assert_close
 
-from ppssl.downstream.retrieval import (
+from ppssl.metrics.retrieval import (
     RetrievalMetrics,
     cosine_similarity,
     first_occurrence,
@@ -188,8 +188,8 @@ def test_chunks_bound_the_similarities(monkeypatch: pytest.MonkeyPatch) -> None:
         heights.append(len(left))
         return cosine_similarity(left, right)
 
-    monkeypatch.setattr("ppssl.downstream.retrieval.cosine_similarity", spy)
-    monkeypatch.setattr("ppssl.downstream.retrieval.CHUNK_ELEMENTS", 5 * 64 + 3)
+    monkeypatch.setattr("ppssl.metrics.retrieval.cosine_similarity", spy)
+    monkeypatch.setattr("ppssl.metrics.retrieval.CHUNK_ELEMENTS", 5 * 64 + 3)
     per_query_retrieval(*random_set(64, 4, 2))
     assert max(heights) == 5
     assert sum(heights) == 64
@@ -323,7 +323,7 @@ def test_a_rank_without_images_sends_none_of_the_right_kind(
         sent.append(tensor)
         return [torch.tensor([2, 5, 0]), tensor] if len(sent) == 1 else [torch.ones(4, 5), tensor]
 
-    monkeypatch.setattr("ppssl.downstream.retrieval.gather_all_tensors", two_ranks)
+    monkeypatch.setattr("ppssl.metrics.retrieval.gather_all_tensors", two_ranks)
     rows = gather_rows(torch.tensor([]))
     assert torch.cat(rows).shape == (4, 5)
     assert sent[1].shape == (0, 5)

@@ -1,0 +1,1 @@
+"""torchmetrics Metrics: retrieval, kNN, RankMe and classification."""
