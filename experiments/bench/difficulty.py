@@ -16,8 +16,8 @@ from rich.progress import track
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from ppssl.data.augment import MoCoV2Augmentation, apply_view
-from ppssl.data.birds import SyntheticBirds
+from ppssl.data.synthetic.birds import SyntheticBirds
+from ppssl.data.transforms import MoCoV2Augmentation, apply_view
 from ppssl.downstream.evaluate import evaluate
 from ppssl.encoder import resnet_small
 from ppssl.recipes import build_recipe

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from ppssl.data.birds import SyntheticBirds
+from ppssl.data.synthetic.birds import SyntheticBirds
 from ppssl.functional import saliency_target
 from ppssl.iadm.plugin import IADM
 from ppssl.measure.attributions import contrast_map

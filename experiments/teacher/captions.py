@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from ppssl.ais.towers import WordTokenizer
-from ppssl.data.birds import ATTRIBUTES, NUISANCES, BirdClass
+from ppssl.data.synthetic.birds import ATTRIBUTES, NUISANCES, BirdClass
 
 __all__ = ["Captions", "Sentence", "bird_of"]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ppssl.ais.synthetic_clip import SyntheticCLIP
-from ppssl.data.bird_classes import MAX_CLASSES
-from ppssl.data.birds import ATTRIBUTES, NUISANCES, SyntheticBirds
+from ppssl.data.synthetic.birds import ATTRIBUTES, NUISANCES, SyntheticBirds
+from ppssl.data.synthetic.classes import MAX_CLASSES
 from ppssl.downstream.linear import logistic_regression_probe
 from ppssl.utils.results import write_json
 

@@ -38,9 +38,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppssl.ais.towers import TowerConfig, Towers, WordTokenizer, normalise, pack
-from ppssl.data.bird_classes import MAX_CLASSES
-from ppssl.data.bird_scene import draw_nuisance, render_image
-from ppssl.data.birds import ATTRIBUTES, bird_classes
+from ppssl.data.synthetic.birds import ATTRIBUTES, bird_classes
+from ppssl.data.synthetic.classes import MAX_CLASSES
+from ppssl.data.synthetic.scene import draw_nuisance, render_image
 from ppssl.utils.randomness import generator, torch_seed
 from ppssl.utils.results import provenance, write_json
 

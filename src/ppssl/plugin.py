@@ -39,7 +39,7 @@ class TrainingStep:
     """What is known when the contrastive loss of a batch has been computed. Images share nothing but batch norm.
 
     Attributes:
-        batch: The batch (:class:`~ppssl.data.base.FineGrainedDataModule`), with what the plugin requested.
+        batch: The batch (:class:`~ppssl.data.datamodule.FineGrainedDataModule`), with what the plugin requested.
         image: x_q, the query's view, ``(B, 3, H, W)``; its gradient can be asked for where the plugin sets
             ``needs_image_gradient``.
         feature_map: F of x_q, ``(B, C, h, w)``, with its graph.

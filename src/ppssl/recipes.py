@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ppssl.checkpointing.atomic import AtomicCheckpointIO, newest_checkpoint
 from ppssl.checkpointing.metrics_csv import keep_metrics
 from ppssl.checkpointing.run_checkpoint import RunCheckpoint
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.utils.errors import UserError, did_you_mean, similar_path
 
 __all__ = [

@@ -16,7 +16,7 @@ from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.inspection import inspect_corpus, near_duplicates
 from ppssl.ais.teacher import load_teacher
 from ppssl.cli import main
-from ppssl.data.birds import SyntheticBirds
+from ppssl.data.synthetic.birds import SyntheticBirds
 from ppssl.utils.errors import UserError
 from ppssl.utils.plots.descriptions import description_panel
 

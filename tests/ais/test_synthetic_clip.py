@@ -24,7 +24,7 @@ from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.synthetic_clip import SyntheticCLIP
 from ppssl.ais.teacher import Teacher, load_teacher, teacher_fingerprint
 from ppssl.ais.towers import TowerConfig, Towers, pack
-from ppssl.data.birds import ATTRIBUTES, SyntheticBirds, bird_classes
+from ppssl.data.synthetic.birds import ATTRIBUTES, SyntheticBirds, bird_classes
 from ppssl.utils.errors import UserError
 
 WEIGHTS = files("ppssl.ais") / "weights" / "synthetic-clip.safetensors"

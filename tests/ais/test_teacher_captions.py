@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ppssl.data.birds import ATTRIBUTES, BACKGROUNDS, NUISANCES, SyntheticBirds
+from ppssl.data.synthetic.birds import ATTRIBUTES, BACKGROUNDS, NUISANCES, SyntheticBirds
 from ppssl.utils.randomness import generator
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "teacher"

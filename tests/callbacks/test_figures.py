@@ -14,7 +14,7 @@ from ppssl import AIS, IADM, PPSSL, FolderDataModule, UserError
 from ppssl.ais.callback import AISCallback
 from ppssl.callbacks.figures import probe_batch
 from ppssl.contrastive import MoCo
-from ppssl.data.augment import center_view
+from ppssl.data.transforms import center_view
 from ppssl.iadm.callback import IADMCallback
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from ppssl import FolderDataModule
 from ppssl.data.files import find_images
-from ppssl.data.folder import FolderSource
 from ppssl.data.images import read_frame, read_image, turn_upright
+from ppssl.data.sets.folder import FolderSource
 from ppssl.utils.errors import UserError
 
 COLOUR = (200, 100, 50)

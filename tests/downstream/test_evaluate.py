@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from ppssl import PPSSL, FolderDataModule, SyntheticDataModule, UserError
-from ppssl.data.bird_scene import NUISANCES
+from ppssl.data.synthetic.scene import NUISANCES
 from ppssl.downstream.bootstrap import image_intervals
 from ppssl.downstream.embed import Embeddings, embed
 from ppssl.downstream.evaluate import evaluate, measure

@@ -17,7 +17,7 @@ import ppssl
 from ppssl import IADM, PPSSL, FolderDataModule, UserError, explain
 from ppssl.cli import main
 from ppssl.contrastive import MoCo
-from ppssl.data.augment import center_view
+from ppssl.data.transforms import center_view
 from ppssl.downstream.explain import View, image_files, output_gradcam
 from ppssl.encoder import Encoder
 from ppssl.functional import image_gradcam, saliency_target

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ppssl.data import MoCoV2Augmentation
-from ppssl.data.augment import apply_view
-from ppssl.data.birds import SyntheticBirds
+from ppssl.data.synthetic.birds import SyntheticBirds
+from ppssl.data.transforms import apply_view
 
 BENCH = Path(__file__).parents[2] / "experiments" / "bench"
 

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from ppssl import PPSSL, FolderDataModule, SyntheticDataModule
 from ppssl.cli import main
 from ppssl.contrastive import MoCo
-from ppssl.data.birds import ATTRIBUTE_PARTS, PARTS
+from ppssl.data.synthetic.birds import ATTRIBUTE_PARTS, PARTS
 from ppssl.functional import image_gradcam
 from ppssl.measure.attributions import Place, draw_probes, signed_attributions
 from ppssl.measure.saliency import TREATMENTS, bench_saliency, map_scores, treated

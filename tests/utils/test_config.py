@@ -260,9 +260,10 @@ def test_a_path_without_a_module_is_refused(path):
 
 def test_our_modules_are_imported_when_named(monkeypatch):
     # Both are put back afterwards.
-    monkeypatch.setattr(ppssl.data, "synthetic", ppssl.data.synthetic)
-    monkeypatch.delitem(sys.modules, "ppssl.data.synthetic")
+    monkeypatch.setattr(ppssl.data, "synthetic", ppssl.data.synthetic.datamodule)
+    monkeypatch.delitem(sys.modules, "ppssl.data.synthetic.datamodule")
     assert (
-        resolve_class("ppssl.data.synthetic.SyntheticDataModule").__name__ == "SyntheticDataModule"
+        resolve_class("ppssl.data.synthetic.datamodule.SyntheticDataModule").__name__
+        == "SyntheticDataModule"
     )
     assert resolve_class("ppssl.PPSSL").__name__ == "PPSSL"  # lazily exported

@@ -31,7 +31,7 @@ from ppssl.utils.randomness import generator
 from ppssl.utils.results import provenance
 
 if TYPE_CHECKING:
-    from ppssl.data.base import FineGrainedDataModule
+    from ppssl.data.datamodule import FineGrainedDataModule
 
 __all__ = ["TextBank", "bank_folder", "embed_corpus", "open_bank"]
 

@@ -15,7 +15,7 @@ from ppssl.utils.errors import UserError
 from ppssl.utils.plots.descriptions import description_panel
 
 if TYPE_CHECKING:
-    from ppssl.data.base import FineGrainedDataModule
+    from ppssl.data.datamodule import FineGrainedDataModule
 
 __all__ = ["AISCallback"]
 

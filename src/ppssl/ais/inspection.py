@@ -20,8 +20,8 @@ from ppssl.ais.bank import embed_corpus
 from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.plugin import ranked
 from ppssl.ais.teacher import Teacher, load_teacher
-from ppssl.data.folder import FolderSource
 from ppssl.data.images import read_image
+from ppssl.data.sets.folder import FolderSource
 from ppssl.functional import teacher_probabilities
 from ppssl.utils.errors import UserError
 from ppssl.utils.plots.descriptions import Ranked, description_panel

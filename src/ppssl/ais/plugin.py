@@ -24,7 +24,7 @@ from ppssl.utils.errors import UserError
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
-    from ppssl.data.base import FineGrainedDataModule
+    from ppssl.data.datamodule import FineGrainedDataModule
     from ppssl.encoder import EncoderInfo
 
 __all__ = ["AIS", "ranked"]

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ppssl.callbacks.figures import log_figure
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.metrics.classification import (
     ClassificationMetrics,
     confused_pairs,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from matplotlib.figure import Figure
 
-    from ppssl.data.base import FineGrainedDataModule
+    from ppssl.data.datamodule import FineGrainedDataModule
 
 __all__ = ["FigureCallback", "log_figure", "probe_batch"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ppssl.checkpointing.files import read_checkpoint
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.downstream.features import Feature
 from ppssl.recipes import read_yaml, recipe_path, replace_values
 from ppssl.utils.config import instantiate

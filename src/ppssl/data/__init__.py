@@ -1,15 +1,15 @@
 """Data modules: two views and an index for training, gallery and queries for evaluation."""
 
-from ppssl.data.aircraft import AircraftDataModule
-from ppssl.data.augment import MoCoV2Augmentation
-from ppssl.data.base import FineGrainedDataModule
-from ppssl.data.cars import CarsDataModule
-from ppssl.data.cub import CUBDataModule
-from ppssl.data.folder import FolderDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.labelled import LabelledAugmentation
+from ppssl.data.sets.aircraft import AircraftDataModule
+from ppssl.data.sets.cars import CarsDataModule
+from ppssl.data.sets.cub import CUBDataModule
+from ppssl.data.sets.folder import FolderDataModule
+from ppssl.data.sets.torchvision import TorchvisionDataModule
 from ppssl.data.source import ImageSource
-from ppssl.data.synthetic import SyntheticDataModule
-from ppssl.data.torchvision_sets import TorchvisionDataModule
+from ppssl.data.synthetic.datamodule import SyntheticDataModule
+from ppssl.data.transforms import MoCoV2Augmentation
 
 __all__ = [
     "AircraftDataModule",

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
-from ppssl.data.augment import MoCoV2Augmentation, apply_view
 from ppssl.data.source import UNREADABLE, ImageSource
+from ppssl.data.transforms import MoCoV2Augmentation, apply_view
 from ppssl.utils import randomness
 from ppssl.utils.errors import UserError
 

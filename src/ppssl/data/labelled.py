@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import RandAugment
 
-from ppssl.data.augment import MoCoV2Augmentation, apply_view
 from ppssl.data.dataset import item_numbers, load_readable
 from ppssl.data.source import ImageSource
+from ppssl.data.transforms import MoCoV2Augmentation, apply_view
 from ppssl.utils import randomness
 from ppssl.utils.config import Configurable
 

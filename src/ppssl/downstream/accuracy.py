@@ -6,7 +6,7 @@ there is none the held-out part of the training images. Nothing is chosen on the
 
 import torch
 
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.downstream.classifier import Classifier
 from ppssl.downstream.embed import embed
 from ppssl.metrics.classification import TOP, ClassificationMetrics, check_same_classes

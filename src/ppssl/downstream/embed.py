@@ -9,7 +9,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.encoder import evaluation_mode
 
 __all__ = ["Embeddings", "embed"]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.labels import held_out
 from ppssl.downstream.bootstrap import image_intervals
 from ppssl.downstream.embed import Embeddings

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppssl.checkpointing.files import read_checkpoint, restore
-from ppssl.data.augment import center_view
-from ppssl.data.base import IMAGENET_MEAN, IMAGENET_STD
+from ppssl.data.datamodule import IMAGENET_MEAN, IMAGENET_STD
 from ppssl.data.files import FileSource
-from ppssl.data.folder import FolderSource
+from ppssl.data.sets.folder import FolderSource
 from ppssl.data.source import UNKNOWN
+from ppssl.data.transforms import center_view
 from ppssl.encoder import Encoder, as_map, evaluation_mode
 from ppssl.functional import Reference, image_gradcam, saliency_target
 from ppssl.utils.device import on_device

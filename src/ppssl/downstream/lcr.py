@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from ppssl.checkpointing.files import read_checkpoint
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.downstream.bootstrap import image_intervals
 from ppssl.downstream.features import Feature, feature_encoder
 from ppssl.downstream.splits import Splits, embed_splits

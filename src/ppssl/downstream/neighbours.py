@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from ppssl.data.augment import center_view
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.images import read_image
+from ppssl.data.transforms import center_view
 from ppssl.downstream.features import feature_encoder
 from ppssl.downstream.store import fingerprint, read_description, read_embeddings
 from ppssl.encoder import evaluation_mode

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ppssl.checkpointing.files import read_checkpoint
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.downstream.evaluate import described, results_of
 from ppssl.downstream.features import Feature, feature_encoder
 from ppssl.downstream.splits import Splits, embed_splits, read_splits

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.labels import held_out, labelled
 from ppssl.data.source import UNKNOWN
 from ppssl.downstream.embed import Embeddings, embed

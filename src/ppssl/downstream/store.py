@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.source import digest
 from ppssl.downstream.embed import Embeddings, embed
 from ppssl.downstream.features import Feature, feature_encoder

@@ -21,7 +21,7 @@ from ppssl.utils.plots.saliency import saliency_panel
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ppssl.data.base import FineGrainedDataModule
+    from ppssl.data.datamodule import FineGrainedDataModule
 
 __all__ = ["IADMCallback", "draw_panel", "measure_health", "probe_maps"]
 

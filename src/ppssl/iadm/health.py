@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ppssl.data.augment import center_view
+from ppssl.data.transforms import center_view
 
 __all__ = ["object_mask", "part_mask", "saliency_health"]
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.downstream.accuracy import measure_classifier
 from ppssl.downstream.classifier import Classifier
 from ppssl.downstream.evaluate import HEADLINES, evaluate

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from ppssl.checkpointing.files import read_checkpoint
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.functional import saliency_target
 from ppssl.measure.attributions import (
     KEYS,

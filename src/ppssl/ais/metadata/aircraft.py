@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from ppssl.data.tables import Row, read_rows
+from ppssl.data.sets.tables import Row, read_rows
 from ppssl.utils.errors import UserError
 
 __all__ = ["aircraft_hierarchy"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ppssl.data.tables import Row, read_numbered
+from ppssl.data.sets.tables import Row, read_numbered
 from ppssl.utils.errors import UserError
 
 __all__ = ["attribute_sentence", "cub_attributes"]

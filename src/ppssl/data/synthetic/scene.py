@@ -7,9 +7,9 @@ from dataclasses import astuple, dataclass, fields
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ppssl.data.bird_backgrounds import BACKGROUNDS, draw_scene, pixel_grid, rgb
-from ppssl.data.bird_classes import PARTS, BirdClass
-from ppssl.data.bird_parts import Colour, Palette, Stroke, bird_strokes
+from ppssl.data.synthetic.backgrounds import BACKGROUNDS, draw_scene, pixel_grid, rgb
+from ppssl.data.synthetic.classes import PARTS, BirdClass
+from ppssl.data.synthetic.parts import Colour, Palette, Stroke, bird_strokes
 
 __all__ = ["BACKGROUNDS", "NUISANCES", "Nuisance", "draw_nuisance", "render_image", "render_masks"]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from ppssl.data.augment import (
+from ppssl.data.transforms import (
     MoCoV2Augmentation,
     ViewParameters,
     apply_view,

@@ -12,8 +12,8 @@ from PIL import Image
 import layouts
 from damage import damaged
 from ppssl import CUBDataModule
-from ppssl.data.cub import read_cub
 from ppssl.data.files import FileSource
+from ppssl.data.sets.cub import read_cub
 from ppssl.utils.errors import UserError
 
 FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")

@@ -1,6 +1,6 @@
 """Procedural birds: a fine-grained data set without files, in which everything is known.
 
-All classes share one silhouette and differ in six attributes of five small parts (:mod:`ppssl.data.bird_classes`);
+All classes share one silhouette and differ in six attributes of five small parts (:mod:`ppssl.data.synthetic.classes`);
 background, pose, size, light, body colour and twigs vary strongly and say nothing about the class. Every picture is a
 function of (seed, split, index), so that a picture is the same whoever asks for it, in whichever order.
 """
@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ppssl.data.bird_classes import (
+from ppssl.data.source import ImageSource, digest
+from ppssl.data.synthetic.classes import (
     ATTRIBUTE_PARTS,
     ATTRIBUTES,
     PARTS,
@@ -20,7 +21,7 @@ from ppssl.data.bird_classes import (
     bird_classes,
     nearest_classes,
 )
-from ppssl.data.bird_scene import (
+from ppssl.data.synthetic.scene import (
     BACKGROUNDS,
     NUISANCES,
     Nuisance,
@@ -28,7 +29,6 @@ from ppssl.data.bird_scene import (
     render_image,
     render_masks,
 )
-from ppssl.data.source import ImageSource, digest
 from ppssl.utils.randomness import generator
 
 __all__ = [

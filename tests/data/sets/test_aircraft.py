@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import layouts
 from damage import damaged
 from ppssl import AircraftDataModule
-from ppssl.data.aircraft import Level, read_aircraft
 from ppssl.data.files import FileSource
+from ppssl.data.sets.aircraft import Level, read_aircraft
 from ppssl.utils.errors import UserError
 
 LEVELS: tuple[Level, ...] = ("variant", "family", "manufacturer")

@@ -17,8 +17,8 @@ import pytest
 import layouts
 from ppssl import AircraftDataModule, CUBDataModule
 from ppssl.data import download
-from ppssl.data.download import Archive, extract, fetch, obtain
-from ppssl.data.published import PublishedDataModule
+from ppssl.data.sets.download import Archive, extract, fetch, obtain
+from ppssl.data.sets.published import PublishedDataModule
 from ppssl.utils.errors import UserError
 
 OPEN: dict[str, Any] = {"image_size": 16, "batch_size": 4, "num_workers": 0, "check_counts": False}

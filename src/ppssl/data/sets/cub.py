@@ -4,11 +4,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ppssl.data.download import Archive
 from ppssl.data.files import FileSource
-from ppssl.data.published import PublishedDataModule, Sizes, check_files
+from ppssl.data.sets.download import Archive
+from ppssl.data.sets.published import PublishedDataModule, Sizes, check_files
+from ppssl.data.sets.tables import Row, fail, read_numbered, read_rows
 from ppssl.data.source import ImageSource
-from ppssl.data.tables import Row, fail, read_numbered, read_rows
 from ppssl.utils.errors import UserError
 
 __all__ = ["CUBDataModule", "read_cub"]
@@ -39,7 +39,7 @@ class CUBDataModule(PublishedDataModule):
         root: The folder.
         download: Fetch what is not there yet.
         check_counts: Refuse a copy whose numbers of images and classes are not the published ones.
-        kwargs: The arguments of :class:`~ppssl.data.base.FineGrainedDataModule`.
+        kwargs: The arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
     title = "CUB-200-2011"

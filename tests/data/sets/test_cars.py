@@ -14,9 +14,9 @@ from scipy.io import loadmat, savemat
 
 import layouts
 from ppssl import CarsDataModule
-from ppssl.data.cars import read_cars
 from ppssl.data.files import FileSource
-from ppssl.data.parquet import ParquetSource
+from ppssl.data.sets.cars import read_cars
+from ppssl.data.sets.parquet import ParquetSource
 from ppssl.utils.errors import UserError
 
 FIELDS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ppssl.data.base import FineGrainedDataModule
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.files import EXTENSIONS, FileSource, find_images
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.utils.errors import UserError, similar_path
@@ -64,7 +64,7 @@ class FolderDataModule(FineGrainedDataModule):
 
     Args:
         root: The folder.
-        kwargs: The arguments of :class:`~ppssl.data.base.FineGrainedDataModule`.
+        kwargs: The arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
     def __init__(self, root: str, **kwargs: Any) -> None:

@@ -15,7 +15,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ppssl.data.augment import MoCoV2Augmentation, center_view
 from ppssl.data.dataset import (
     EpochLoader,
     EpochSampler,
@@ -30,6 +29,7 @@ from ppssl.data.dataset import (
 from ppssl.data.labelled import LabelledAugmentation, LabelledDataset
 from ppssl.data.labels import held_out, labelled
 from ppssl.data.source import UNKNOWN, ImageSource
+from ppssl.data.transforms import MoCoV2Augmentation, center_view
 from ppssl.utils.config import Configurable
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import resolve_seed

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppssl.data.base import FineGrainedDataModule
-from ppssl.data.download import Archive, obtain
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.files import FileSource
-from ppssl.data.folder import FolderSource, existing_folder
+from ppssl.data.sets.download import Archive, obtain
+from ppssl.data.sets.folder import FolderSource, existing_folder
+from ppssl.data.sets.tables import fail
 from ppssl.data.source import ImageSource
-from ppssl.data.tables import fail
 from ppssl.utils.errors import UserError
 
 __all__ = ["PublishedDataModule", "Sizes", "check_files", "class_folders"]
@@ -37,7 +37,7 @@ class PublishedDataModule(FineGrainedDataModule):
         root: The folder that the set lies in, or the set's own folder.
         download: Fetch what is not there yet.
         check_counts: Refuse a copy whose numbers of images and classes are not the published ones.
-        kwargs: The arguments of :class:`~ppssl.data.base.FineGrainedDataModule`.
+        kwargs: The arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
     title: str

@@ -8,9 +8,9 @@ import torch
 from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
-from ppssl.data.bird_classes import MAX_CLASSES
-from ppssl.data.bird_scene import BACKGROUNDS, render_image, render_masks
-from ppssl.data.birds import ATTRIBUTES, NUISANCES, PARTS, SyntheticBirds, bird_classes
+from ppssl.data.synthetic.birds import ATTRIBUTES, NUISANCES, PARTS, SyntheticBirds, bird_classes
+from ppssl.data.synthetic.classes import MAX_CLASSES
+from ppssl.data.synthetic.scene import BACKGROUNDS, render_image, render_masks
 
 
 def _codes(classes):

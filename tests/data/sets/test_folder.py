@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ppssl.data.folder import FolderDataModule, FolderSource
+from ppssl.data.sets.folder import FolderDataModule, FolderSource
 from ppssl.data.source import UNKNOWN
 from ppssl.utils.errors import UserError
 

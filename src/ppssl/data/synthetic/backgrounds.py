@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ppssl.data.bird_parts import Colour
+from ppssl.data.synthetic.parts import Colour
 from ppssl.utils.randomness import generator
 
 __all__ = ["BACKGROUNDS", "draw_scene", "pixel_grid", "rgb"]

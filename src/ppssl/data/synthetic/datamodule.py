@@ -5,9 +5,9 @@ from typing import Any
 
 from rich.progress import Progress, TaskID
 
-from ppssl.data.base import FineGrainedDataModule
-from ppssl.data.birds import SyntheticBirds
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.source import ImageSource
+from ppssl.data.synthetic.birds import SyntheticBirds
 
 __all__ = ["SyntheticDataModule"]
 
@@ -23,7 +23,7 @@ class SyntheticDataModule(FineGrainedDataModule):
         num_classes: Classes.
         render_size: Height and width of the originals in pixels; the views are crops of them.
         data_seed: Of the pictures.
-        kwargs: The arguments of :class:`~ppssl.data.base.FineGrainedDataModule`.
+        kwargs: The arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
     def __init__(

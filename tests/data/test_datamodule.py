@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from ppssl.data import FineGrainedDataModule, FolderDataModule, MoCoV2Augmentation
-from ppssl.data.augment import center_view
 from ppssl.data.source import UNKNOWN, ImageSource
+from ppssl.data.transforms import center_view
 from ppssl.utils.errors import UserError
 from save_at import SaveAt
 

@@ -24,7 +24,7 @@ from ppssl import (
     evaluate,
 )
 from ppssl.contrastive import MoCo
-from ppssl.data.published import PublishedDataModule
+from ppssl.data.sets.published import PublishedDataModule
 from ppssl.iadm.callback import IADMCallback
 from ppssl.utils.config import instantiate
 from ppssl.utils.errors import UserError

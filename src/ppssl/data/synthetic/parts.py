@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from ppssl.data.bird_classes import PARTS, BirdClass
+from ppssl.data.synthetic.classes import PARTS, BirdClass
 
 __all__ = ["BODY", "Colour", "Palette", "Stroke", "bird_strokes"]
 

@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ppssl.data.download import Archive
 from ppssl.data.files import FileSource
-from ppssl.data.published import PublishedDataModule, Sizes, check_files
+from ppssl.data.sets.download import Archive
+from ppssl.data.sets.published import PublishedDataModule, Sizes, check_files
+from ppssl.data.sets.tables import Row, fail, read_rows
 from ppssl.data.source import ImageSource, digest
-from ppssl.data.tables import Row, fail, read_rows
 
 __all__ = ["AircraftDataModule", "BottomCut", "read_aircraft"]
 
@@ -44,8 +44,8 @@ class AircraftDataModule(PublishedDataModule):
         level: What a class is: 100 variants, 70 families or 30 manufacturers.
         banner: Rows of pixels cut off at the bottom, where each original names its photographer; 0 for a copy in which
             they are cut off already.
-        kwargs: ``download`` and ``check_counts`` of :class:`~ppssl.data.published.PublishedDataModule` and the
-            arguments of :class:`~ppssl.data.base.FineGrainedDataModule`.
+        kwargs: ``download`` and ``check_counts`` of :class:`~ppssl.data.sets.published.PublishedDataModule` and the
+            arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
     title = "FGVC-Aircraft"

@@ -8,7 +8,7 @@ import numpy as np
 import torchvision.datasets
 
 from ppssl.data.files import FileSource
-from ppssl.data.published import PublishedDataModule, Sizes, check_files
+from ppssl.data.sets.published import PublishedDataModule, Sizes, check_files
 from ppssl.data.source import ImageSource
 from ppssl.utils.errors import UserError
 
@@ -56,7 +56,7 @@ class TorchvisionDataModule(PublishedDataModule):
         root: The folder.
         download: Let torchvision fetch what is not there yet.
         check_counts: Refuse a copy whose numbers of images and classes are not the published ones.
-        kwargs: The arguments of :class:`~ppssl.data.base.FineGrainedDataModule`.
+        kwargs: The arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
     name: str  # Lightning's own may be None

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ppssl.data.files import FileSource
-from ppssl.data.parquet import find_parquet, read_parquet
-from ppssl.data.published import PublishedDataModule, Sizes, check_files
+from ppssl.data.sets.parquet import find_parquet, read_parquet
+from ppssl.data.sets.published import PublishedDataModule, Sizes, check_files
+from ppssl.data.sets.tables import fail
 from ppssl.data.source import ImageSource
-from ppssl.data.tables import fail
 from ppssl.utils.errors import UserError
 
 __all__ = ["CarsDataModule", "read_cars"]
@@ -47,7 +47,7 @@ class CarsDataModule(PublishedDataModule):
         root: The folder.
         download: Nothing can be fetched: an error says what to do, where the files are not there.
         check_counts: Refuse a copy whose numbers of images and classes are not the published ones.
-        kwargs: The arguments of :class:`~ppssl.data.base.FineGrainedDataModule`.
+        kwargs: The arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
     title = "Stanford Cars"

@@ -11,8 +11,8 @@ from PIL import Image
 from rich.progress import Progress
 
 from ppssl.data.images import read_image
+from ppssl.data.sets.tables import fail
 from ppssl.data.source import ImageSource, digest
-from ppssl.data.tables import fail
 from ppssl.utils.errors import UserError
 
 __all__ = ["ParquetSource", "find_parquet", "read_parquet"]

@@ -1,0 +1,1 @@
+"""Data sets on disk: image folders, CUB, Cars, Aircraft, and the sets that torchvision reads."""
