@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import ppssl.metrics.retrieval
 from ppssl import AIS, IADM, PPSSL, FolderDataModule
-from ppssl.ais.clip import CLIPTeacher
 from ppssl.contrastive import MoCo
+from ppssl.text.teachers.clip import CLIPTeacher
 from ppssl.utils.distributed import gather
 
 PLUGINS = ("plain", "ais", "iadm", "full")

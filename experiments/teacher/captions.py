@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ppssl.ais.towers import WordTokenizer
 from ppssl.data.synthetic.birds import ATTRIBUTES, NUISANCES, BirdClass
+from ppssl.text.teachers.towers import WordTokenizer
 
 __all__ = ["Captions", "Sentence", "bird_of"]
 

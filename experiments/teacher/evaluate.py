@@ -16,10 +16,10 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from ppssl.ais.synthetic_clip import SyntheticCLIP
 from ppssl.data.synthetic.birds import ATTRIBUTES, NUISANCES, SyntheticBirds
 from ppssl.data.synthetic.classes import MAX_CLASSES
 from ppssl.downstream.linear import logistic_regression_probe
+from ppssl.text.teachers.synthetic_clip import SyntheticCLIP
 from ppssl.utils.results import write_json
 
 IMAGES, PROBE_TRAIN = 2000, 1400

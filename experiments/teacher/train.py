@@ -37,10 +37,10 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppssl.ais.towers import TowerConfig, Towers, WordTokenizer, normalise, pack
 from ppssl.data.synthetic.birds import ATTRIBUTES, bird_classes
 from ppssl.data.synthetic.classes import MAX_CLASSES
 from ppssl.data.synthetic.scene import draw_nuisance, render_image
+from ppssl.text.teachers.towers import TowerConfig, Towers, WordTokenizer, normalise, pack
 from ppssl.utils.randomness import generator, torch_seed
 from ppssl.utils.results import provenance, write_json
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ppssl import AIS, TrainingStep, UserError
-from ppssl.ais.bank import TextBank
-from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.plugin import ranked
 from ppssl.encoder import EncoderInfo
+from ppssl.text.bank import TextBank
+from ppssl.text.corpus import TextCorpus
 from reference.distillation import text_bank_distillation_loops
 
 INFO = EncoderInfo(dim=6, channels=6, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.25))
@@ -167,7 +167,7 @@ def test_online_the_teacher_sees_the_view(
     clip_folder: Path, banks: Path, image_folder: Path
 ) -> None:
     from ppssl import FolderDataModule
-    from ppssl.ais.clip import CLIPTeacher
+    from ppssl.text.teachers.clip import CLIPTeacher
 
     data = FolderDataModule(str(image_folder), image_size=16, batch_size=8, num_workers=0)
     data.setup()

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 import layouts
 from command_line import error_line, fit_arguments
 from ppssl import PPSSL
-from ppssl.ais.corpus import TextCorpus
 from ppssl.cli import main
+from ppssl.text.corpus import TextCorpus
 from tiny import tiny_clip
 
 

@@ -12,13 +12,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from ppssl.ais.bank import TextBank, open_bank
-from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.head import StudentHead
 from ppssl.ais.targets import Control, Targets, make_targets
-from ppssl.ais.teacher import load_teacher
 from ppssl.functional import student_log_probabilities
 from ppssl.plugin import LossPlugin, LossTerm, TrainingStep
+from ppssl.text.bank import TextBank, open_bank
+from ppssl.text.corpus import TextCorpus
+from ppssl.text.teachers.base import load_teacher
 from ppssl.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ class AIS(LossPlugin):
 
     ``L_AIS = mean KL(P || Q)``: P is what the teacher sees of the corpus in the original image, Q what the student sees
     in its view (:func:`ppssl.functional.text_bank_distillation`). No image is told which description is its own (D8).
-    The teacher's embeddings are looked up in a :class:`~ppssl.ais.bank.TextBank`, made once before training.
+    The teacher's embeddings are looked up in a :class:`~ppssl.text.bank.TextBank`, made once before training.
 
     Args:
         corpus: The descriptions: a ``.txt``, ``.csv`` or ``.jsonl`` file, a packaged corpus (``birds``), or what
-            else :meth:`~ppssl.ais.corpus.TextCorpus.load` knows (``class-names``, ``cub-attributes``).
+            else :meth:`~ppssl.text.corpus.TextCorpus.load` knows (``class-names``, ``cub-attributes``).
         corpus_column: Of a ``.csv`` or ``.jsonl``.
         teacher: A CLIP or SigLIP, as hub id or local folder; ``synthetic-clip``, the embedded one; a file like it.
         loss_weight: lambda_A; on birds more filters more (experiments/RESULTS.md), with a teacher that knows them well.
@@ -129,7 +129,7 @@ class AIS(LossPlugin):
             device: Where the teacher runs.
 
         Raises:
-            UserError: See :func:`~ppssl.ais.bank.open_bank` and :meth:`~ppssl.ais.corpus.TextCorpus.load`.
+            UserError: See :func:`~ppssl.text.bank.open_bank` and :meth:`~ppssl.text.corpus.TextCorpus.load`.
         """
         root = getattr(data, "root", None)  # modules of files keep their folder under that name
         corpus = TextCorpus.load(self.corpus, self.corpus_column, data.classes, root)

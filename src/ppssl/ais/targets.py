@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ppssl.ais.bank import TextBank
-from ppssl.ais.teacher import Teacher
 from ppssl.functional import perplexity_temperature, teacher_probabilities
 from ppssl.plugin import TrainingStep
+from ppssl.text.bank import TextBank
+from ppssl.text.teachers.base import Teacher
 from ppssl.utils.randomness import generator, torch_seed
 
 __all__ = ["Control", "Targets", "make_targets"]

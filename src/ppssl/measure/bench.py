@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 
-from ppssl.ais.bank import TextBank
-from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.plugin import AIS
 from ppssl.iadm.plugin import IADM
 from ppssl.module import PPSSL
 from ppssl.plugin import LossPlugin
+from ppssl.text.bank import TextBank
+from ppssl.text.corpus import TextCorpus
 from ppssl.utils.device import resolve_device
 from ppssl.utils.results import provenance
 

@@ -91,10 +91,10 @@ def load_teacher(name: str) -> Teacher:
         UserError: There is none, or it cannot be read.
     """
     if name == SYNTHETIC or _is_file(name):
-        from ppssl.ais.synthetic_clip import SyntheticCLIP
+        from ppssl.text.teachers.synthetic_clip import SyntheticCLIP
 
         return SyntheticCLIP(None if name == SYNTHETIC else name)
-    from ppssl.ais.clip import CLIPTeacher
+    from ppssl.text.teachers.clip import CLIPTeacher
 
     return CLIPTeacher(name)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from ppssl.ais.metadata import METADATA_CORPORA, metadata_descriptions
+from ppssl.text.metadata import METADATA_CORPORA, metadata_descriptions
 from ppssl.utils.errors import UserError
 
 __all__ = ["MAX_DESCRIPTIONS", "TEMPLATES", "TextCorpus", "packaged_corpora"]
@@ -85,7 +85,7 @@ class TextCorpus:
         Args:
             name: A ``.txt`` (a description a line), ``.csv`` or ``.jsonl`` file (UTF-8), a packaged corpus
                 (:func:`packaged_corpora`), ``"class-names"``: the data set's, through :data:`TEMPLATES`, or one that
-                is made from a data set's own metadata (:mod:`ppssl.ais.metadata`).
+                is made from a data set's own metadata (:mod:`ppssl.text.metadata`).
             column: Of a ``.csv`` or ``.jsonl``; ``None``: ``description``, ``text``, ``caption``, ``sentence``, or the
                 only one.
             classes: The data set's class names, for ``"class-names"`` and ``"cars-names"``.

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from ppssl.ais import inspection
-from ppssl.ais.bank import embed_corpus
-from ppssl.ais.corpus import TextCorpus
-from ppssl.ais.inspection import inspect_corpus, near_duplicates
-from ppssl.ais.teacher import load_teacher
 from ppssl.cli import main
 from ppssl.data.synthetic.birds import SyntheticBirds
+from ppssl.text.bank import embed_corpus
+from ppssl.text.corpus import TextCorpus
+from ppssl.text.inspection import inspect_corpus, near_duplicates
+from ppssl.text.teachers.base import load_teacher
 from ppssl.utils.errors import UserError
 from ppssl.utils.plots.descriptions import description_panel
 

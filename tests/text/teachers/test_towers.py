@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ppssl.ais.towers import TowerConfig, Towers, WordTokenizer, pack, unpack
+from ppssl.text.teachers.towers import TowerConfig, Towers, WordTokenizer, pack, unpack
 from ppssl.utils.errors import UserError
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from ppssl.ais import store
-from ppssl.ais.store import RowWriter, obtain, read_rows
+from ppssl.text.bank_file import RowWriter, obtain, read_rows
 from ppssl.utils.errors import UserError
 
 
@@ -86,7 +86,7 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 MAKER = """
 import sys, time, torch
 from pathlib import Path
-from ppssl.ais.store import RowWriter, obtain
+from ppssl.text.bank_file import RowWriter, obtain
 path, log = Path(sys.argv[1]), Path(sys.argv[2])
 def make():
     with log.open("a") as file:
@@ -109,7 +109,7 @@ def test_of_two_at_once_one_makes_it(tmp_path: Path) -> None:
 def test_a_killed_maker_leaves_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "a"
     program = (
-        "import os; from pathlib import Path; from ppssl.ais.store import obtain; "
+        "import os; from pathlib import Path; from ppssl.text.bank_file import obtain; "
         f"obtain(Path({str(path)!r}), {{}}, lambda: os._exit(9))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
@@ -121,7 +121,7 @@ def test_a_killed_maker_leaves_no_lock(tmp_path: Path) -> None:
 MILLION = """
 import json, resource, sys, numpy as np, torch
 from pathlib import Path
-from ppssl.ais.store import RowWriter, read_rows
+from ppssl.text.bank_file import RowWriter, read_rows
 path = Path(sys.argv[1])
 writer = RowWriter(path, (1_000_000, 1, 512), "float16", {})
 block = torch.randn(10_000, 1, 512)

@@ -8,12 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from damage import damaged
-from ppssl.ais.corpus import TextCorpus
-from ppssl.ais.metadata.aircraft import aircraft_hierarchy
-from ppssl.ais.metadata.cars import CarName, cars_names
-from ppssl.ais.metadata.cub import cub_attributes
 from ppssl.ais.plugin import AIS
 from ppssl.data import FolderDataModule
+from ppssl.text.corpus import TextCorpus
+from ppssl.text.metadata.aircraft import aircraft_hierarchy
+from ppssl.text.metadata.cars import CarName, cars_names
+from ppssl.text.metadata.cub import cub_attributes
 from ppssl.utils.errors import UserError
 
 COLOURS = (

@@ -13,9 +13,9 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.progress import Progress
 
-from ppssl.ais.language_model import LanguageModel
-from ppssl.ais.sentences import clean_sentences
-from ppssl.ais.teacher import hash_folder, local_folder
+from ppssl.text.language_model import LanguageModel
+from ppssl.text.sentences import clean_sentences
+from ppssl.text.teachers.base import hash_folder, local_folder
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import torch_seed
 from ppssl.utils.results import provenance, write_json

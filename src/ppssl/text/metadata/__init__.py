@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppssl.ais.metadata.aircraft import aircraft_hierarchy
-from ppssl.ais.metadata.cars import cars_names
-from ppssl.ais.metadata.cub import cub_attributes
+from ppssl.text.metadata.aircraft import aircraft_hierarchy
+from ppssl.text.metadata.cars import cars_names
+from ppssl.text.metadata.cub import cub_attributes
 from ppssl.utils.errors import UserError
 
 __all__ = ["METADATA_CORPORA", "metadata_descriptions"]

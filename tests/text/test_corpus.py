@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ppssl.ais.corpus import MAX_DESCRIPTIONS, TEMPLATES, TextCorpus, packaged_corpora
+from ppssl.text.corpus import MAX_DESCRIPTIONS, TEMPLATES, TextCorpus, packaged_corpora
 from ppssl.utils.errors import UserError
 
 LINES = ["a red bill", "", "  a  red   bill ", "two wing bars", "a forked tail"]

@@ -24,9 +24,9 @@ from PIL import Image
 from rich.progress import Progress
 from torch import Tensor
 
-from ppssl.ais.corpus import TextCorpus
-from ppssl.ais.store import RowWriter, obtain
-from ppssl.ais.teacher import Teacher, load_teacher, teacher_fingerprint
+from ppssl.text.bank_file import RowWriter, obtain
+from ppssl.text.corpus import TextCorpus
+from ppssl.text.teachers.base import Teacher, load_teacher, teacher_fingerprint
 from ppssl.utils.randomness import generator
 from ppssl.utils.results import provenance
 
@@ -95,7 +95,7 @@ def open_bank(
     Safe to call by many processes at once: one makes what is missing, the others wait for it.
 
     Args:
-        teacher: Its name (:func:`~ppssl.ais.teacher.load_teacher`).
+        teacher: Its name (:func:`~ppssl.text.teachers.base.load_teacher`).
         corpus: The descriptions.
         data: The data module, after its ``setup``; ``None``: texts only.
         views: k, how many fixed crops of each image (D7); the first is the whole image.

@@ -1,6 +1,6 @@
 import pytest
 
-from ppssl.ais.sentences import clean_sentences, names_class
+from ppssl.text.sentences import clean_sentences, names_class
 
 ANSWER = """Sure! Here are eight sentences that describe it:
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ppssl import UserError
-from ppssl.ais.clip import CLIPTeacher
-from ppssl.ais.teacher import load_teacher, teacher_fingerprint
+from ppssl.text.teachers.base import load_teacher, teacher_fingerprint
+from ppssl.text.teachers.clip import CLIPTeacher
 from tiny import tiny_siglip
 
 

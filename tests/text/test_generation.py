@@ -10,11 +10,11 @@ import torch
 from filelock import FileLock
 
 from ppssl.ais import generation
-from ppssl.ais.corpus import TextCorpus
-from ppssl.ais.generation import generate_corpus, prompt
-from ppssl.ais.language_model import LanguageModel
-from ppssl.ais.sentences import names_class
 from ppssl.cli import main
+from ppssl.text.corpus import TextCorpus
+from ppssl.text.generation import generate_corpus, prompt
+from ppssl.text.language_model import LanguageModel
+from ppssl.text.sentences import names_class
 from ppssl.utils.errors import UserError
 from tiny import tiny_language_model
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ppssl.ais.teacher import Teacher
+from ppssl.text.teachers.base import Teacher
 from ppssl.utils.errors import UserError
 
 __all__ = ["CLIPTeacher"]

@@ -19,12 +19,12 @@ from safetensors.torch import save
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from ppssl.ais.bank import open_bank
-from ppssl.ais.corpus import TextCorpus
-from ppssl.ais.synthetic_clip import SyntheticCLIP
-from ppssl.ais.teacher import Teacher, load_teacher, teacher_fingerprint
-from ppssl.ais.towers import TowerConfig, Towers, pack
 from ppssl.data.synthetic.birds import ATTRIBUTES, SyntheticBirds, bird_classes
+from ppssl.text.bank import open_bank
+from ppssl.text.corpus import TextCorpus
+from ppssl.text.teachers.base import Teacher, load_teacher, teacher_fingerprint
+from ppssl.text.teachers.synthetic_clip import SyntheticCLIP
+from ppssl.text.teachers.towers import TowerConfig, Towers, pack
 from ppssl.utils.errors import UserError
 
 WEIGHTS = files("ppssl.ais") / "weights" / "synthetic-clip.safetensors"
@@ -311,7 +311,7 @@ def test_loads_without_transformers_and_without_a_network() -> None:
         "import sys, socket; sys.modules['transformers'] = None\n"
         "def refuse(*a, **k): raise OSError('no network')\n"
         "socket.socket.connect = refuse\n"
-        "from ppssl.ais.teacher import load_teacher\n"
+        "from ppssl.text.teachers.base import load_teacher\n"
         "print(load_teacher('synthetic-clip').embed_texts(['a red beak']).shape[0])"
     )
     done = subprocess.run(

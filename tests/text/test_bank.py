@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ppssl import FolderDataModule, UserError
 from ppssl.ais import bank as bank_module
-from ppssl.ais.bank import FixedCrops, bank_folder, embed_corpus, open_bank
-from ppssl.ais.clip import CLIPTeacher
-from ppssl.ais.corpus import TextCorpus
 from ppssl.ais.targets import make_targets
-from ppssl.ais.teacher import Teacher
+from ppssl.text.bank import FixedCrops, bank_folder, embed_corpus, open_bank
+from ppssl.text.corpus import TextCorpus
+from ppssl.text.teachers.base import Teacher
+from ppssl.text.teachers.clip import CLIPTeacher
 
 CORPUS = TextCorpus(["red", "green one", "blue"])
 

@@ -9,9 +9,9 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics.pairwise import cosine_similarity
 
-from ppssl.ais.corpus import TextCorpus, packaged_corpora
 from ppssl.ais.plugin import AIS
 from ppssl.data import FolderDataModule
+from ppssl.text.corpus import TextCorpus, packaged_corpora
 
 CORPORA = ("birds", "cars", "aircraft")
 

@@ -1,0 +1,1 @@
+"""Teachers: frozen image-text models that embed images and descriptions."""
