@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import ppssl.metrics.retrieval
 from ppssl import AIS, IADM, PPSSL, FolderDataModule
-from ppssl.contrastive import MoCo
+from ppssl.losses.contrastive import MoCo
 from ppssl.text.teachers.clip import CLIPTeacher
 from ppssl.utils.distributed import gather
 

@@ -21,9 +21,9 @@ from ppssl import (
     load_encoder,
 )
 from ppssl.callbacks.monitor import RepresentationMonitor
-from ppssl.contrastive import MoCo
 from ppssl.encoder import EncoderInfo
-from ppssl.iadm.plugin import IADM
+from ppssl.losses.contrastive import MoCo
+from ppssl.losses.iadm.plugin import IADM
 
 TINY = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
 

@@ -54,8 +54,8 @@ def test_sets_become_class_folders(
     from lightning.pytorch import Trainer
 
     from ppssl import IADM, PPSSL, FolderDataModule, evaluate
-    from ppssl.contrastive import MoCo
-    from ppssl.iadm.callback import IADMCallback
+    from ppssl.losses.contrastive import MoCo
+    from ppssl.losses.iadm.callback import IADMCallback
 
     root, out = make(tmp_path / "original"), tmp_path / "split"
     code = code.replace(f"path/to/{name}-split", str(out)).replace(f"path/to/{name}", str(root))

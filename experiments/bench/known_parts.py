@@ -15,9 +15,9 @@ from torchvision.ops import roi_align
 
 from ppssl.data.synthetic.birds import SyntheticBirds
 from ppssl.functional import saliency_target
-from ppssl.iadm.plugin import IADM
+from ppssl.losses.base import TrainingStep
+from ppssl.losses.iadm.plugin import IADM
 from ppssl.measure.attributions import contrast_map
-from ppssl.plugin import TrainingStep
 
 TRAIN_SIZE = 4000
 """Of the recipe, as the birds' seed 0 and their size of 96 pixels."""
@@ -32,7 +32,7 @@ class KnownParts(IADM):
     Args:
         mask: ``"object"``, the whole bird, ``"parts"``, all five parts in which classes differ, or ``"part"``, the one
             by which an image's class differs from its nearest one (for which its label is read).
-        loss_weight: As in :class:`ppssl.iadm.IADM`, like the rest.
+        loss_weight: As in :class:`ppssl.losses.iadm.IADM`, like the rest.
         use: What the map is for.
     """
 
@@ -64,7 +64,7 @@ class Contrast(IADM):
     """IADM whose A* is the image's own contrast with its local mean, in which no model takes part: a control.
 
     Args:
-        loss_weight: As in :class:`ppssl.iadm.IADM`.
+        loss_weight: As in :class:`ppssl.losses.iadm.IADM`.
         sharpen: gamma (METHOD D9).
     """
 

@@ -4,8 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ppssl.ais.plugin import AIS
-    from ppssl.contrastive import MoCo
     from ppssl.data import (
         AircraftDataModule,
         CarsDataModule,
@@ -28,16 +26,18 @@ if TYPE_CHECKING:
     from ppssl.downstream.rows import evaluate_rows
     from ppssl.downstream.store import write_embeddings
     from ppssl.encoder import load_encoder
-    from ppssl.iadm.plugin import IADM
+    from ppssl.losses.ais.plugin import AIS
+    from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep
+    from ppssl.losses.contrastive import MoCo
+    from ppssl.losses.iadm.plugin import IADM
     from ppssl.module import PPSSL
-    from ppssl.plugin import LossPlugin, LossTerm, TrainingStep
     from ppssl.utils.errors import UserError
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AIS": "ppssl.ais.plugin",
-    "IADM": "ppssl.iadm.plugin",
+    "AIS": "ppssl.losses.ais.plugin",
+    "IADM": "ppssl.losses.iadm.plugin",
     "PPSSL": "ppssl.module",
     "AircraftDataModule": "ppssl.data",
     "CUBDataModule": "ppssl.data",
@@ -48,13 +48,13 @@ _HOMES = {
     "ImageSource": "ppssl.data",
     "LabelledAugmentation": "ppssl.data",
     "LinearProbe": "ppssl.downstream.linear_probe",
-    "MoCo": "ppssl.contrastive",
+    "MoCo": "ppssl.losses.contrastive",
     "MoCoV2Augmentation": "ppssl.data",
     "SyntheticDataModule": "ppssl.data",
     "TorchvisionDataModule": "ppssl.data",
-    "LossPlugin": "ppssl.plugin",
-    "LossTerm": "ppssl.plugin",
-    "TrainingStep": "ppssl.plugin",
+    "LossPlugin": "ppssl.losses.base",
+    "LossTerm": "ppssl.losses.base",
+    "TrainingStep": "ppssl.losses.base",
     "UserError": "ppssl.utils.errors",
     "embed": "ppssl.downstream.embed",
     "evaluate": "ppssl.downstream.evaluate",

@@ -6,7 +6,7 @@ from typing import Any
 
 from ppssl.downstream.evaluate import evaluate
 from ppssl.encoder import evaluation_mode
-from ppssl.iadm.callback import draw_panel
+from ppssl.losses.iadm.callback import draw_panel
 from ppssl.recipes import build_recipe
 from ppssl.utils.results import write_json
 

@@ -10,15 +10,15 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from ppssl.ais.plugin import AIS
 from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.callbacks.throughput import Throughput
 from ppssl.checkpointing.module import TrainingModule
 from ppssl.checkpointing.resume import ResumeState
-from ppssl.contrastive import ContrastiveObjective, MoCo
-from ppssl.contrastive.prefill import fill
 from ppssl.encoder import Encoder
-from ppssl.plugin import LossPlugin, LossTerm, merge_requests, training_step
+from ppssl.losses.ais.plugin import AIS
+from ppssl.losses.base import LossPlugin, LossTerm, merge_requests, training_step
+from ppssl.losses.contrastive import ContrastiveObjective, MoCo
+from ppssl.losses.contrastive.prefill import fill
 from ppssl.utils.errors import UserError
 from ppssl.utils.finite import check_loss
 from ppssl.utils.optim import clip_gradient_norm, loss_scale, make_optimizer, warmup_cosine
@@ -42,7 +42,7 @@ class PPSSL(TrainingModule):
         backbone_kwargs: More arguments of the timm model.
         init_seed: Of all first weights that are random, where runs of other seeds are to start from the same ones;
             ``None``: the run's own seed.
-        contrastive: The contrastive objective; ``None``: :class:`~ppssl.contrastive.MoCo`.
+        contrastive: The contrastive objective; ``None``: :class:`~ppssl.losses.contrastive.MoCo`.
         plugins: Loss plugins by name.
         optimizer: ``"sgd"`` or ``"adamw"``.
         base_lr: Learning rate for a global batch of 128; it scales with the batch.
@@ -105,7 +105,7 @@ class PPSSL(TrainingModule):
     ) -> list[list[tuple[str, float]]]:
         """Which descriptions fit normalised images ``(B, 3, H, W)``, by the student alone; for models trained with AIS.
 
-        See :meth:`ppssl.ais.plugin.AIS.describe`.
+        See :meth:`ppssl.losses.ais.plugin.AIS.describe`.
         """
         for plugin in self.plugins.values():
             if isinstance(plugin, AIS):

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import nn
 
 from ppssl import AIS, IADM, PPSSL, FolderDataModule, UserError
-from ppssl.ais.callback import AISCallback
 from ppssl.callbacks.figures import probe_batch
-from ppssl.contrastive import MoCo
 from ppssl.data.transforms import center_view
-from ppssl.iadm.callback import IADMCallback
+from ppssl.losses.ais.callback import AISCallback
+from ppssl.losses.contrastive import MoCo
+from ppssl.losses.iadm.callback import IADMCallback
 
 
 @pytest.mark.parametrize("callback", [AISCallback, IADMCallback])

@@ -16,11 +16,11 @@ from torch import nn
 import ppssl
 from ppssl import IADM, PPSSL, FolderDataModule, UserError, explain
 from ppssl.cli import main
-from ppssl.contrastive import MoCo
 from ppssl.data.transforms import center_view
 from ppssl.downstream.explain import View, image_files, output_gradcam
 from ppssl.encoder import Encoder
 from ppssl.functional import image_gradcam, saliency_target
+from ppssl.losses.contrastive import MoCo
 
 VIEW = View(size=32, crop=1.0)
 LARGE = View(size=96, crop=1.0)  # stride 32 leaves 3 x 3 places

@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch import Trainer
 
 from ppssl import IADM, PPSSL, FolderDataModule, UserError, neighbours, write_embeddings
-from ppssl.contrastive import MoCo
 from ppssl.downstream.embed import embed
 from ppssl.downstream.evaluate import evaluate, measure
 from ppssl.downstream.features import attends, feature_encoder
 from ppssl.downstream.store import read_description
+from ppssl.losses.contrastive import MoCo
 from ppssl.utils.results import unpack_bits
 
 

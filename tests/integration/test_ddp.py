@@ -14,7 +14,7 @@ from PIL import Image
 
 from parallel_runs import ENCODERS, NORMS, PLUGINS, QUEUE
 from ppssl import PPSSL
-from ppssl.contrastive import MoCo
+from ppssl.losses.contrastive import MoCo
 from processes import TESTS, finish, start
 from tiny import tiny_clip
 

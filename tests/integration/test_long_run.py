@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from ppssl import AIS, IADM, PPSSL, SyntheticDataModule
 from ppssl.checkpointing.atomic import AtomicCheckpointIO
 from ppssl.checkpointing.run_checkpoint import RunCheckpoint
-from ppssl.contrastive import MoCo
+from ppssl.losses.contrastive import MoCo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from ppssl import AIS, IADM, PPSSL, FolderDataModule, LossPlugin, LossTerm, TrainingStep
-from ppssl.contrastive import MoCo
+from ppssl.losses.contrastive import MoCo
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
 PROMISED = {"z", "key", "contrastive_loss"}

@@ -12,9 +12,9 @@ from lightning.pytorch import Trainer
 
 from ppssl import PPSSL, FolderDataModule, SyntheticDataModule
 from ppssl.cli import main
-from ppssl.contrastive import MoCo
 from ppssl.data.synthetic.birds import ATTRIBUTE_PARTS, PARTS
 from ppssl.functional import image_gradcam
+from ppssl.losses.contrastive import MoCo
 from ppssl.measure.attributions import Place, draw_probes, signed_attributions
 from ppssl.measure.saliency import TREATMENTS, bench_saliency, map_scores, treated
 from reference.saliency import grid_distribution

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ppssl.ais import store
+from ppssl.losses.ais import store
 from ppssl.text.bank_file import RowWriter, obtain, read_rows
 from ppssl.utils.errors import UserError
 

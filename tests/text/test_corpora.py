@@ -9,8 +9,8 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics.pairwise import cosine_similarity
 
-from ppssl.ais.plugin import AIS
 from ppssl.data import FolderDataModule
+from ppssl.losses.ais.plugin import AIS
 from ppssl.text.corpus import TextCorpus, packaged_corpora
 
 CORPORA = ("birds", "cars", "aircraft")
@@ -166,5 +166,8 @@ def _words(text: str) -> list[str]:
 
 def _lines(name: str) -> list[str]:
     return (
-        resources.files("ppssl.ais").joinpath(f"corpora/{name}.txt").read_text("utf-8").splitlines()
+        resources.files("ppssl.losses.ais")
+        .joinpath(f"corpora/{name}.txt")
+        .read_text("utf-8")
+        .splitlines()
     )

@@ -9,8 +9,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from ppssl.ais import generation
 from ppssl.cli import main
+from ppssl.losses.ais import generation
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.generation import generate_corpus, prompt
 from ppssl.text.language_model import LanguageModel

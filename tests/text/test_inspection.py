@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ppssl.ais import inspection
 from ppssl.cli import main
 from ppssl.data.synthetic.birds import SyntheticBirds
+from ppssl.losses.ais import inspection
 from ppssl.text.bank import embed_corpus
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.inspection import inspect_corpus, near_duplicates

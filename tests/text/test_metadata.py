@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from damage import damaged
-from ppssl.ais.plugin import AIS
 from ppssl.data import FolderDataModule
+from ppssl.losses.ais.plugin import AIS
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.metadata.aircraft import aircraft_hierarchy
 from ppssl.text.metadata.cars import CarName, cars_names

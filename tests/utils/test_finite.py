@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 
 from ppssl import PPSSL, FolderDataModule, LossPlugin, LossTerm, TrainingStep, UserError
-from ppssl.contrastive import MoCo
+from ppssl.losses.contrastive import MoCo
 from ppssl.utils.finite import check_loss, check_parameters
 from ppssl.utils.randomness import generator
 

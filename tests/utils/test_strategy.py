@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ppssl import PPSSL, FineTune, FolderDataModule, LinearProbe, UserError
-from ppssl.contrastive import MoCo
+from ppssl.losses.contrastive import MoCo
 from ppssl.utils.strategy import SyncBatchNorm, check_strategy, prepare
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ppssl.data.dataset import collate
-from ppssl.plugin import LossPlugin
+from ppssl.losses.base import LossPlugin
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

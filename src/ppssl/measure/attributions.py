@@ -16,7 +16,7 @@ from ppssl.data.synthetic.birds import SyntheticBirds
 from ppssl.data.transforms import MoCoV2Augmentation, apply_view, center_view
 from ppssl.encoder import as_map
 from ppssl.functional import Reference, image_gradcam
-from ppssl.iadm.health import object_mask
+from ppssl.losses.iadm.health import object_mask
 from ppssl.module import PPSSL
 from ppssl.utils.randomness import resolve_seed
 

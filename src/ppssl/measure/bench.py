@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 
-from ppssl.ais.plugin import AIS
-from ppssl.iadm.plugin import IADM
+from ppssl.losses.ais.plugin import AIS
+from ppssl.losses.base import LossPlugin
+from ppssl.losses.iadm.plugin import IADM
 from ppssl.module import PPSSL
-from ppssl.plugin import LossPlugin
 from ppssl.text.bank import TextBank
 from ppssl.text.corpus import TextCorpus
 from ppssl.utils.device import resolve_device

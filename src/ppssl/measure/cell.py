@@ -13,8 +13,8 @@ from ppssl.downstream.evaluate import HEADLINES, evaluate
 from ppssl.downstream.features import attends
 from ppssl.downstream.store import fingerprint
 from ppssl.encoder import evaluation_mode
-from ppssl.iadm.callback import measure_health
-from ppssl.iadm.plugin import IADM
+from ppssl.losses.iadm.callback import measure_health
+from ppssl.losses.iadm.plugin import IADM
 from ppssl.measure.ablate import GIVEN
 from ppssl.measure.compare import BRANCH
 from ppssl.recipes import PPSSLCLI, build_recipe
@@ -77,7 +77,7 @@ def _add_branch(results: dict[str, Any], found: Results) -> None:
 
 
 def _add_health(results: dict[str, Any], model: Any, data: FineGrainedDataModule) -> None:
-    """Of the first IADM, on un-augmented training images (:func:`ppssl.iadm.health.saliency_health`)."""
+    """Of the first IADM, on un-augmented training images (:func:`ppssl.losses.iadm.health.saliency_health`)."""
     plugins = dict(getattr(model, "plugins", {})).values()
     iadm = next((plugin for plugin in plugins if isinstance(plugin, IADM)), None)
     if iadm is None:

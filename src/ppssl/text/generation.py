@@ -39,7 +39,7 @@ def generate_corpus(
     temperature: float = 0.8,
     device: str = "auto",
 ) -> dict[str, list[str]]:
-    """Have a local language model describe each class, into a ``.jsonl`` that :class:`~ppssl.ais.AIS` reads.
+    """Have a local language model describe each class, into a ``.jsonl`` that :class:`~ppssl.losses.ais.AIS` reads.
 
     A line is ``{"class": ..., "description": ...}``. What a class gets depends on the model, these arguments and its
     own name, and not on other classes. The file grows by whole classes; a second run adds those that are missing, and

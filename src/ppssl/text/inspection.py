@@ -16,10 +16,10 @@ from sklearn.preprocessing import normalize
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from ppssl.ais.plugin import ranked
 from ppssl.data.images import read_image
 from ppssl.data.sets.folder import FolderSource
 from ppssl.functional import teacher_probabilities
+from ppssl.losses.ais.plugin import ranked
 from ppssl.text.bank import embed_corpus
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.teachers.base import Teacher, load_teacher

@@ -14,7 +14,7 @@ from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ppssl.contrastive import KeyQueue
+from ppssl.losses.contrastive import KeyQueue
 from ppssl.utils.errors import UserError
 
 __all__ = ["SyncBatchNorm", "check_strategy", "prepare"]

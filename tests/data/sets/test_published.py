@@ -23,9 +23,9 @@ from ppssl import (
     TorchvisionDataModule,
     evaluate,
 )
-from ppssl.contrastive import MoCo
 from ppssl.data.sets.published import PublishedDataModule
-from ppssl.iadm.callback import IADMCallback
+from ppssl.losses.contrastive import MoCo
+from ppssl.losses.iadm.callback import IADMCallback
 from ppssl.utils.config import instantiate
 from ppssl.utils.errors import UserError
 

@@ -27,8 +27,8 @@ from ppssl.text.teachers.synthetic_clip import SyntheticCLIP
 from ppssl.text.teachers.towers import TowerConfig, Towers, pack
 from ppssl.utils.errors import UserError
 
-WEIGHTS = files("ppssl.ais") / "weights" / "synthetic-clip.safetensors"
-CORPUS = files("ppssl.ais") / "corpora" / "synthetic-birds.txt"
+WEIGHTS = files("ppssl.losses.ais") / "weights" / "synthetic-clip.safetensors"
+CORPUS = files("ppssl.losses.ais") / "corpora" / "synthetic-birds.txt"
 UNSEEN, COUNT = 3_000_001, 240
 # One prompt a value, in words of this test's own; the values in the order of ATTRIBUTES.
 PROMPTS = {

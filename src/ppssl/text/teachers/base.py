@@ -112,7 +112,11 @@ def teacher_fingerprint(name: str) -> str | None:
 
 def embedded_weights() -> bytes:
     """The file in the package that holds the embedded teacher: weights, sizes and vocabulary."""
-    return resources.files("ppssl.ais").joinpath(f"weights/{SYNTHETIC}.safetensors").read_bytes()
+    return (
+        resources.files("ppssl.losses.ais")
+        .joinpath(f"weights/{SYNTHETIC}.safetensors")
+        .read_bytes()
+    )
 
 
 def _is_file(name: str) -> bool:

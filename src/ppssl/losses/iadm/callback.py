@@ -13,9 +13,9 @@ from ppssl.callbacks.figures import FigureCallback, log_figure, probe_batch
 from ppssl.downstream.explain import output_gradcam
 from ppssl.encoder import evaluation_mode
 from ppssl.functional import image_gradcam
-from ppssl.iadm.health import object_mask, part_mask, saliency_health
-from ppssl.iadm.plugin import IADM
-from ppssl.plugin import training_step
+from ppssl.losses.base import training_step
+from ppssl.losses.iadm.health import object_mask, part_mask, saliency_health
+from ppssl.losses.iadm.plugin import IADM
 from ppssl.utils.plots.saliency import saliency_panel
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["IADMCallback", "draw_panel", "measure_health", "probe_maps"]
 
 
 class IADMCallback(FigureCallback[IADM]):
-    """Logs ``train/<name>_health_*`` each epoch (:func:`~ppssl.iadm.health.saliency_health`) and draws panels.
+    """Logs ``train/<name>_health_*`` each epoch (:func:`~ppssl.losses.iadm.health.saliency_health`) and draws panels.
 
     Both look at the same un-augmented training images each time. The query is such an image and its key its mirrored
     copy: of the image itself the query is as good as its key, and what little gradient is left says nothing. A panel

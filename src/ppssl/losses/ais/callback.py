@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from ppssl.ais.plugin import AIS, ranked
 from ppssl.callbacks.figures import FigureCallback, log_figure, probe_batch
 from ppssl.encoder import evaluation_mode
+from ppssl.losses.ais.plugin import AIS, ranked
 from ppssl.utils.errors import UserError
 from ppssl.utils.plots.descriptions import description_panel
 

@@ -14,8 +14,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from ppssl import AIS, PPSSL, FolderDataModule, UserError, load_encoder
-from ppssl.ais.callback import AISCallback
-from ppssl.contrastive import MoCo
+from ppssl.losses.ais.callback import AISCallback
+from ppssl.losses.contrastive import MoCo
 
 SENTENCES = ["red", "green", "blue", "a bill"]
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ppssl.iadm.branch import SaliencyBranch
+from ppssl.losses.iadm.branch import SaliencyBranch
 
 
 @pytest.mark.parametrize("upscale", [1, 2])

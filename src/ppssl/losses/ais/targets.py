@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ppssl.functional import perplexity_temperature, teacher_probabilities
-from ppssl.plugin import TrainingStep
+from ppssl.losses.base import TrainingStep
 from ppssl.text.bank import TextBank
 from ppssl.text.teachers.base import Teacher
 from ppssl.utils.randomness import generator, torch_seed
@@ -82,7 +82,7 @@ def make_targets(
     top_k: int | None = None,
     control: Control = "none",
 ) -> Targets:
-    """The teacher's side, by METHOD D5 and D6; the arguments are those of :class:`~ppssl.ais.plugin.AIS`."""
+    """The teacher's side, by METHOD D5 and D6; the arguments are those of :class:`~ppssl.losses.ais.plugin.AIS`."""
     if bank.images is None or bank.mean is None:
         raise ValueError("A bank of texts alone cannot teach: open it with the data.")
     texts, images = bank.texts, bank.images

@@ -19,8 +19,8 @@ from ppssl.utils.config import Configurable
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
-    from ppssl.contrastive import ContrastiveResult
     from ppssl.encoder import EncoderInfo
+    from ppssl.losses.contrastive import ContrastiveResult
 
 __all__ = [
     "LossPlugin",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ppssl.functional import Reference, image_gradcam, saliency_kl, saliency_target
-from ppssl.iadm.branch import SaliencyBranch
-from ppssl.plugin import LossPlugin, LossTerm, TrainingStep, attend
+from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep, attend
+from ppssl.losses.iadm.branch import SaliencyBranch
 from ppssl.utils.distributed import gather
 from ppssl.utils.errors import UserError
 
@@ -39,7 +39,7 @@ class IADM(LossPlugin):
 
     A* is the GradCAM of the query's view itself, a distribution over cells (:func:`ppssl.functional.image_gradcam`,
     :func:`~ppssl.functional.saliency_target`); A is what a branch on the feature map predicts
-    (:class:`~ppssl.iadm.branch.SaliencyBranch`). Defaults: what did best on birds (experiments/RESULTS.md).
+    (:class:`~ppssl.losses.iadm.branch.SaliencyBranch`). Defaults: what did best on birds (experiments/RESULTS.md).
 
     Args:
         loss_weight: lambda_I.
@@ -135,7 +135,7 @@ class IADM(LossPlugin):
 
     def callbacks(self) -> list[Callback]:
         """The one that measures and shows the maps."""
-        from ppssl.iadm.callback import IADMCallback
+        from ppssl.losses.iadm.callback import IADMCallback
 
         return [IADMCallback()]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ppssl import IADM, PPSSL
-from ppssl.contrastive import MoCo
+from ppssl.losses.contrastive import MoCo
 
 
 def _resident_kib() -> float:

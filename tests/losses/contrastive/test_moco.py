@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppssl.contrastive import MoCo
-from ppssl.contrastive.moco import automatic_momentum
 from ppssl.encoder import Encoder
 from ppssl.functional import info_nce
+from ppssl.losses.contrastive import MoCo
+from ppssl.losses.contrastive.moco import automatic_momentum
 
 
 def _encoder() -> Encoder:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ppssl.ais.head import StudentHead
+from ppssl.losses.ais.head import StudentHead
 
 
 def test_tau_student_stays_in_bounds_and_comes_back() -> None:

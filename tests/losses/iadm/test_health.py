@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppssl.iadm.health import object_mask, part_mask, saliency_health
+from ppssl.losses.iadm.health import object_mask, part_mask, saliency_health
 
 
 def _maps(*rows: list[float]) -> torch.Tensor:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppssl.contrastive import KeyQueue
+from ppssl.losses.contrastive import KeyQueue
 
 
 def _rows(numbers: list[int]) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,9 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from ppssl import IADM, PPSSL, FolderDataModule, LossTerm, TrainingStep, UserError
-from ppssl.contrastive import MoCo
 from ppssl.encoder import EncoderInfo
-from ppssl.plugin import attend
+from ppssl.losses.base import attend
+from ppssl.losses.contrastive import MoCo
 from reference.saliency import grid_distribution
 
 TINY = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}, "lr": 0.05}

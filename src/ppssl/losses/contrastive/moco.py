@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppssl import functional
-from ppssl.contrastive.base import ContrastiveObjective, ContrastiveResult
-from ppssl.contrastive.queue import KeyQueue
 from ppssl.encoder import Encoder
+from ppssl.losses.contrastive.base import ContrastiveObjective, ContrastiveResult
+from ppssl.losses.contrastive.queue import KeyQueue
 from ppssl.utils.distributed import gather, rank
 from ppssl.utils.randomness import torch_seed
 

@@ -12,10 +12,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from ppssl.ais.head import StudentHead
-from ppssl.ais.targets import Control, Targets, make_targets
 from ppssl.functional import student_log_probabilities
-from ppssl.plugin import LossPlugin, LossTerm, TrainingStep
+from ppssl.losses.ais.head import StudentHead
+from ppssl.losses.ais.targets import Control, Targets, make_targets
+from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep
 from ppssl.text.bank import TextBank, open_bank
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.teachers.base import load_teacher
@@ -122,7 +122,7 @@ class AIS(LossPlugin):
     # -- building -------------------------------------------------------------------------------------------------
 
     def prepare(self, data: FineGrainedDataModule, device: torch.device | str = "cpu") -> None:
-        """Find or make the bank; :class:`~ppssl.ais.callback.AISCallback` does it before training.
+        """Find or make the bank; :class:`~ppssl.losses.ais.callback.AISCallback` does it before training.
 
         Args:
             data: The data module, after its ``setup``.
@@ -187,7 +187,7 @@ class AIS(LossPlugin):
 
     def callbacks(self) -> list[Callback]:
         """The one that makes the bank, logs and draws."""
-        from ppssl.ais.callback import AISCallback
+        from ppssl.losses.ais.callback import AISCallback
 
         return [AISCallback()]
 

@@ -1,1 +1,0 @@
-"""AIS, the Anti-Interference Strategy: a text corpus and what CLIP makes of it (METHOD, "AIS")."""

@@ -1,1 +1,0 @@
-"""IADM, the Image-Aided Distinction Module: GradCAM of the original image (METHOD, "IADM")."""

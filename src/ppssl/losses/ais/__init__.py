@@ -1,0 +1,1 @@
+"""AIS, the Anti-Interference Strategy: distillation over a text corpus."""

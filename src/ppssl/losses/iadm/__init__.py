@@ -1,0 +1,1 @@
+"""IADM, the Image-Aided Distinction Module: GradCAM of the original image."""
