@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ppssl.classify.finetune import FineTune
+    from ppssl.classify.linear_probe import LinearProbe
     from ppssl.data import (
         AircraftDataModule,
         CarsDataModule,
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from ppssl.downstream.evaluate import evaluate
     from ppssl.downstream.explain import explain
     from ppssl.downstream.export import export
-    from ppssl.downstream.finetune import FineTune
-    from ppssl.downstream.linear_probe import LinearProbe
     from ppssl.downstream.neighbours import neighbours
     from ppssl.downstream.rows import evaluate_rows
     from ppssl.downstream.store import write_embeddings
@@ -43,11 +43,11 @@ _HOMES = {
     "CUBDataModule": "ppssl.data",
     "CarsDataModule": "ppssl.data",
     "FineGrainedDataModule": "ppssl.data",
-    "FineTune": "ppssl.downstream.finetune",
+    "FineTune": "ppssl.classify.finetune",
     "FolderDataModule": "ppssl.data",
     "ImageSource": "ppssl.data",
     "LabelledAugmentation": "ppssl.data",
-    "LinearProbe": "ppssl.downstream.linear_probe",
+    "LinearProbe": "ppssl.classify.linear_probe",
     "MoCo": "ppssl.losses.contrastive",
     "MoCoV2Augmentation": "ppssl.data",
     "SyntheticDataModule": "ppssl.data",

@@ -6,8 +6,8 @@ there is none the held-out part of the training images. Nothing is chosen on the
 
 import torch
 
+from ppssl.classify.base import Classifier
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.downstream.classifier import Classifier
 from ppssl.downstream.embed import embed
 from ppssl.metrics.classification import TOP, ClassificationMetrics, check_same_classes
 from ppssl.utils.errors import UserError

@@ -6,7 +6,7 @@ the test images**, which flatters every method; so both are given, what was ther
 ``best-on-test-...`` what the test images chose. The numbers of this project are those of ``clean-1``.
 
 DEVIATION: LCR's classifier is trained on random crops; here, so that any feature can be measured, on one embedding of
-each image. :class:`~ppssl.downstream.linear_probe.LinearProbe` trains on views.
+each image. :class:`~ppssl.classify.linear_probe.LinearProbe` trains on views.
 """
 
 from collections.abc import Sequence

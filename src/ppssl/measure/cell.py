@@ -6,9 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ppssl.classify.base import Classifier
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.downstream.accuracy import measure_classifier
-from ppssl.downstream.classifier import Classifier
 from ppssl.downstream.evaluate import HEADLINES, evaluate
 from ppssl.downstream.features import attends
 from ppssl.downstream.store import fingerprint

@@ -128,7 +128,7 @@ def class_number(model: nn.Module, name: str) -> int:
     """Which logit of a classifier is a class's.
 
     Args:
-        model: A :class:`~ppssl.downstream.classifier.Classifier`.
+        model: A :class:`~ppssl.classify.base.Classifier`.
         name: Of the class, or its number.
 
     Raises:

@@ -18,8 +18,8 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from ppssl.classify.base import Classifier, ClassWeights
 from ppssl.data.labelled import LabelledAugmentation
-from ppssl.downstream.classifier import Classifier, ClassWeights
 from ppssl.utils.errors import UserError
 from ppssl.utils.optim import warmup_cosine
 from ppssl.utils.randomness import generator, resolve_seed
@@ -123,7 +123,7 @@ class FineTune(Classifier):
 
     def configure_callbacks(self) -> list[Callback]:
         """The monitors, and the moving average of the weights where it is wanted and there is training."""
-        from ppssl.callbacks.averaging import MovingAverage
+        from ppssl.classify.averaging import MovingAverage
 
         callbacks = super().configure_callbacks()
         if self.ema_decay is not None and self.trainer.state.fn == "fit":

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
+from ppssl.classify.base import Classifier, ClassWeights
 from ppssl.data.labelled import LabelledAugmentation
-from ppssl.downstream.classifier import Classifier, ClassWeights
 
 __all__ = ["LinearProbe"]
 

@@ -13,8 +13,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from timm.optim import param_groups_layer_decay
 
 from ppssl import PPSSL, FineTune, FolderDataModule, LinearProbe, UserError, load_encoder
-from ppssl.callbacks.averaging import moving_average
-from ppssl.downstream.finetune import layer_decay_groups
+from ppssl.classify.averaging import moving_average
+from ppssl.classify.finetune import layer_decay_groups
 
 SMALL = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
 

@@ -30,7 +30,7 @@ ClassWeights = Literal["balanced"] | list[float] | None
 
 
 class Classifier(TrainingModule):
-    """Base of :class:`~ppssl.downstream.finetune.FineTune` and :class:`~ppssl.downstream.linear_probe.LinearProbe`.
+    """Base of :class:`~ppssl.classify.finetune.FineTune` and :class:`~ppssl.classify.linear_probe.LinearProbe`.
 
     As a function it is the classifier: ``model(images)`` gives logits ``(B, K)`` of normalised images
     ``(B, 3, H, W)``. It trains on the labelled training images that are not held out (``label_fraction`` and
