@@ -18,14 +18,14 @@ if TYPE_CHECKING:
         SyntheticDataModule,
         TorchvisionDataModule,
     )
-    from ppssl.downstream.embed import embed
     from ppssl.downstream.evaluate import evaluate
-    from ppssl.downstream.explain import explain
-    from ppssl.downstream.export import export
-    from ppssl.downstream.neighbours import neighbours
     from ppssl.downstream.rows import evaluate_rows
-    from ppssl.downstream.store import write_embeddings
     from ppssl.encoder import load_encoder
+    from ppssl.inference.embed import embed
+    from ppssl.inference.embedding_file import write_embeddings
+    from ppssl.inference.explain import explain
+    from ppssl.inference.export import export
+    from ppssl.inference.neighbours import neighbours
     from ppssl.losses.ais.plugin import AIS
     from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep
     from ppssl.losses.contrastive import MoCo
@@ -56,14 +56,14 @@ _HOMES = {
     "LossTerm": "ppssl.losses.base",
     "TrainingStep": "ppssl.losses.base",
     "UserError": "ppssl.utils.errors",
-    "embed": "ppssl.downstream.embed",
+    "embed": "ppssl.inference.embed",
     "evaluate": "ppssl.downstream.evaluate",
     "evaluate_rows": "ppssl.downstream.rows",
-    "export": "ppssl.downstream.export",
-    "explain": "ppssl.downstream.explain",
+    "export": "ppssl.inference.export",
+    "explain": "ppssl.inference.explain",
     "load_encoder": "ppssl.encoder",
-    "neighbours": "ppssl.downstream.neighbours",
-    "write_embeddings": "ppssl.downstream.store",
+    "neighbours": "ppssl.inference.neighbours",
+    "write_embeddings": "ppssl.inference.embedding_file",
 }
 
 __all__ = [  # imported when first used, see __getattr__

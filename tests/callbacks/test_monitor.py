@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from ppssl import PPSSL, FolderDataModule
 from ppssl.callbacks.monitor import RepresentationMonitor
-from ppssl.downstream.embed import embed
+from ppssl.inference.embed import embed
 from ppssl.metrics.retrieval import retrieval_metrics
 
 

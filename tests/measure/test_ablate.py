@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ppssl import load_encoder
-from ppssl.downstream.store import fingerprint
+from ppssl.inference.embedding_file import fingerprint
 from ppssl.measure.ablate import Study, ablate, load_study
 from ppssl.measure.cell import QUIET, run_cell
 from ppssl.measure.compare import summarise

@@ -13,7 +13,7 @@ from ppssl.commands.arguments import (
     data_section,
     given_data,
 )
-from ppssl.downstream.store import read_description, write_embeddings
+from ppssl.inference.embedding_file import read_description, write_embeddings
 from ppssl.utils.results import show_table
 
 __all__ = ["main"]

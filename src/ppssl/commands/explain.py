@@ -10,8 +10,8 @@ from torch import nn
 
 from ppssl.checkpointing.files import restore
 from ppssl.commands.arguments import add_checkpoint, add_device
-from ppssl.downstream.explain import BATCH, View, explain, image_files
 from ppssl.functional import Reference
+from ppssl.inference.explain import BATCH, View, explain, image_files
 from ppssl.metrics.classification import class_number
 
 __all__ = ["main"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from ppssl.commands.arguments import add_checkpoint
-from ppssl.downstream.export import Format, export
+from ppssl.inference.export import Format, export
 from ppssl.utils.results import show_table
 
 __all__ = ["main"]

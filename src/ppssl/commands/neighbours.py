@@ -4,7 +4,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 
 from ppssl.commands.arguments import add_data, data_section
-from ppssl.downstream.neighbours import neighbours
+from ppssl.inference.neighbours import neighbours
 from ppssl.utils.results import show_table
 
 __all__ = ["main"]

@@ -8,7 +8,7 @@ import torch
 
 from ppssl.classify.base import Classifier
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.downstream.embed import embed
+from ppssl.inference.embed import embed
 from ppssl.metrics.classification import TOP, ClassificationMetrics, check_same_classes
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import resolve_seed

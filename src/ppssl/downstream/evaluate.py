@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.labels import held_out
 from ppssl.downstream.bootstrap import image_intervals
-from ppssl.downstream.embed import Embeddings
-from ppssl.downstream.features import Feature, feature_encoder
 from ppssl.downstream.linear import logistic_regression_probe
 from ppssl.downstream.nuisance import nuisance_probe
 from ppssl.downstream.splits import Splits, embed_splits, read_splits
-from ppssl.downstream.store import read_description
+from ppssl.inference.embed import Embeddings
+from ppssl.inference.embedding_file import read_description
+from ppssl.inference.features import Feature, feature_encoder
 from ppssl.metrics.knn import knn_neighbours, knn_vote
 from ppssl.metrics.rankme import rankme
 from ppssl.metrics.retrieval import RANKS, per_query_retrieval
@@ -66,9 +66,9 @@ def evaluate(
 
     Args:
         model: A timm model or :class:`ppssl.PPSSL`, ``(B, 3, H, W) -> (B, D)``, or the path of a checkpoint, or without
-            ``data`` that of a file of :func:`~ppssl.downstream.store.write_embeddings`.
+            ``data`` that of a file of :func:`~ppssl.inference.embedding_file.write_embeddings`.
         data: The data set; its ``label_fraction`` is the part of the labels used.
-        feature: Which embedding, see :func:`~ppssl.downstream.features.feature_encoder`.
+        feature: Which embedding, see :func:`~ppssl.inference.features.feature_encoder`.
         device: Where the encoder runs; ``"auto"``: a GPU if there is one.
 
     Returns:

@@ -22,8 +22,8 @@ from torch.optim import SGD
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.downstream.bootstrap import image_intervals
-from ppssl.downstream.features import Feature, feature_encoder
 from ppssl.downstream.splits import Splits, embed_splits
+from ppssl.inference.features import Feature, feature_encoder
 from ppssl.metrics.retrieval import RANKS, RetrievalPerQuery, per_query_retrieval
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import first_weights, generator, resolve_seed

@@ -10,9 +10,9 @@ from torch import nn
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.downstream.evaluate import described, results_of
-from ppssl.downstream.features import Feature, feature_encoder
 from ppssl.downstream.splits import Splits, embed_splits, read_splits
 from ppssl.encoder import Encoder
+from ppssl.inference.features import Feature, feature_encoder
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import first_weights, resolve_seed
 from ppssl.utils.results import Results

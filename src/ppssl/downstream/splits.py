@@ -11,9 +11,9 @@ from torch import Tensor
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.labels import held_out, labelled
 from ppssl.data.source import UNKNOWN
-from ppssl.downstream.embed import Embeddings, embed
-from ppssl.downstream.features import Feature
-from ppssl.downstream.store import read_description, read_embeddings
+from ppssl.inference.embed import Embeddings, embed
+from ppssl.inference.embedding_file import read_description, read_embeddings
+from ppssl.inference.features import Feature
 from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError
 
@@ -83,7 +83,7 @@ def embed_splits(encoder: Any, data: FineGrainedDataModule, *, device: str = "au
 
 
 def read_splits(path: Any, feature: Feature = "gap", *, seed: int) -> Splits:
-    """The embeddings in a file of :func:`~ppssl.downstream.store.write_embeddings`; all of them are held in memory.
+    """The embeddings in a file of :func:`~ppssl.inference.embedding_file.write_embeddings`; all of them are held in memory.
 
     Args:
         path: The ``.parquet``.

@@ -10,9 +10,9 @@ from ppssl.classify.base import Classifier
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.downstream.accuracy import measure_classifier
 from ppssl.downstream.evaluate import HEADLINES, evaluate
-from ppssl.downstream.features import attends
-from ppssl.downstream.store import fingerprint
 from ppssl.encoder import evaluation_mode
+from ppssl.inference.embedding_file import fingerprint
+from ppssl.inference.features import attends
 from ppssl.losses.iadm.callback import measure_health
 from ppssl.losses.iadm.plugin import IADM
 from ppssl.measure.ablate import GIVEN

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ppssl import IADM, PPSSL, SyntheticDataModule
 from ppssl.callbacks.figures import probe_batch
-from ppssl.downstream.explain import output_gradcam
 from ppssl.functional import image_gradcam
+from ppssl.inference.explain import output_gradcam
 from ppssl.losses.contrastive import MoCo
 from ppssl.losses.iadm.callback import IADMCallback, probe_maps
 

@@ -10,9 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ppssl.callbacks.figures import FigureCallback, log_figure, probe_batch
-from ppssl.downstream.explain import output_gradcam
 from ppssl.encoder import evaluation_mode
 from ppssl.functional import image_gradcam
+from ppssl.inference.explain import output_gradcam
 from ppssl.losses.base import training_step
 from ppssl.losses.iadm.health import object_mask, part_mask, saliency_health
 from ppssl.losses.iadm.plugin import IADM

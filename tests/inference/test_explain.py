@@ -17,9 +17,9 @@ import ppssl
 from ppssl import IADM, PPSSL, FolderDataModule, UserError, explain
 from ppssl.cli import main
 from ppssl.data.transforms import center_view
-from ppssl.downstream.explain import View, image_files, output_gradcam
 from ppssl.encoder import Encoder
 from ppssl.functional import image_gradcam, saliency_target
+from ppssl.inference.explain import View, image_files, output_gradcam
 from ppssl.losses.contrastive import MoCo
 
 VIEW = View(size=32, crop=1.0)

@@ -19,8 +19,8 @@ from torch import nn
 
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.source import digest
-from ppssl.downstream.embed import Embeddings, embed
-from ppssl.downstream.features import Feature, feature_encoder
+from ppssl.inference.embed import Embeddings, embed
+from ppssl.inference.features import Feature, feature_encoder
 from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError
 
@@ -41,7 +41,7 @@ class Description:
         image_size: Height and width of the encoder's input in pixels.
         eval_crop: The centre crop, as a fraction of the short side.
         dim: D.
-        feature: Which embedding, see :func:`~ppssl.downstream.features.feature_encoder`.
+        feature: Which embedding, see :func:`~ppssl.inference.features.feature_encoder`.
     """
 
     encoder: str
@@ -70,7 +70,7 @@ def write_embeddings(
         model: A timm model or a model of ppssl, or the path of a checkpoint.
         data: The data set.
         out: The ``.parquet`` to write.
-        feature: Which embedding, see :func:`~ppssl.downstream.features.feature_encoder`.
+        feature: Which embedding, see :func:`~ppssl.inference.features.feature_encoder`.
         device: Where the encoder runs; ``"auto"``: a GPU if there is one.
         part_size: Images a part.
 

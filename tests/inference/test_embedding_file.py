@@ -8,8 +8,8 @@ from torch import nn
 
 from ppssl import FolderDataModule, UserError, neighbours, write_embeddings
 from ppssl.downstream import store
-from ppssl.downstream.embed import embed
-from ppssl.downstream.store import read_description, read_embeddings
+from ppssl.inference.embed import embed
+from ppssl.inference.embedding_file import read_description, read_embeddings
 
 
 class Colour(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from ppssl import PPSSL, FolderDataModule, UserError, export, load_encoder
-from ppssl.downstream.card import Preprocessing, model_card
+from ppssl.inference.model_card import Preprocessing, model_card
 
 RESNET = {"backbone": "resnet18"}
 VIT = {

@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch import Trainer
 
 from ppssl import IADM, PPSSL, FolderDataModule, UserError, neighbours, write_embeddings
-from ppssl.downstream.embed import embed
 from ppssl.downstream.evaluate import evaluate, measure
-from ppssl.downstream.features import attends, feature_encoder
-from ppssl.downstream.store import read_description
+from ppssl.inference.embed import embed
+from ppssl.inference.embedding_file import read_description
+from ppssl.inference.features import attends, feature_encoder
 from ppssl.losses.contrastive import MoCo
 from ppssl.utils.results import unpack_bits
 

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ppssl.checkpointing.files import read_checkpoint
-from ppssl.downstream.card import READERS, Preprocessing, model_card
 from ppssl.encoder import load_encoder
+from ppssl.inference.model_card import READERS, Preprocessing, model_card
 from ppssl.utils.errors import UserError
 from ppssl.utils.results import provenance
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ppssl import FolderDataModule
-from ppssl.downstream.embed import embed
+from ppssl.inference.embed import embed
 
 
 class Colour(nn.Module):

@@ -1,0 +1,1 @@
+"""Using an encoder: embeddings, nearest neighbours, saliency maps, export."""
