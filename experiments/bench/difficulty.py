@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ppssl.data.synthetic.birds import SyntheticBirds
 from ppssl.data.transforms import MoCoV2Augmentation, apply_view
-from ppssl.downstream.evaluate import evaluate
 from ppssl.encoder import resnet_small
+from ppssl.evaluation.evaluate import evaluate
 from ppssl.recipes import build_recipe
 from ppssl.utils.results import provenance, write_json
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ppssl.checkpointing.files import restore
-from ppssl.downstream.evaluate import results_of
-from ppssl.downstream.splits import embed_splits
+from ppssl.evaluation.evaluate import results_of
+from ppssl.evaluation.splits import embed_splits
 from ppssl.losses.base import attend
 from ppssl.recipes import build_recipe
 from ppssl.utils.results import provenance, show_table, write_json

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ppssl.downstream.evaluate import evaluate
+from ppssl.evaluation.evaluate import evaluate
 from ppssl.recipes import build_recipe
 from ppssl.text.teachers.base import Teacher, load_teacher, teacher_fingerprint
 from ppssl.utils.results import write_json

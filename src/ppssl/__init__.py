@@ -18,9 +18,9 @@ if TYPE_CHECKING:
         SyntheticDataModule,
         TorchvisionDataModule,
     )
-    from ppssl.downstream.evaluate import evaluate
-    from ppssl.downstream.rows import evaluate_rows
     from ppssl.encoder import load_encoder
+    from ppssl.evaluation.evaluate import evaluate
+    from ppssl.evaluation.rows import evaluate_rows
     from ppssl.inference.embed import embed
     from ppssl.inference.embedding_file import write_embeddings
     from ppssl.inference.explain import explain
@@ -57,8 +57,8 @@ _HOMES = {
     "TrainingStep": "ppssl.losses.base",
     "UserError": "ppssl.utils.errors",
     "embed": "ppssl.inference.embed",
-    "evaluate": "ppssl.downstream.evaluate",
-    "evaluate_rows": "ppssl.downstream.rows",
+    "evaluate": "ppssl.evaluation.evaluate",
+    "evaluate_rows": "ppssl.evaluation.rows",
     "export": "ppssl.inference.export",
     "explain": "ppssl.inference.explain",
     "load_encoder": "ppssl.encoder",

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ppssl.downstream.evaluate import evaluate
 from ppssl.encoder import evaluation_mode
+from ppssl.evaluation.evaluate import evaluate
 from ppssl.losses.iadm.callback import draw_panel
 from ppssl.recipes import build_recipe
 from ppssl.utils.results import write_json

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ppssl import FolderDataModule, UserError, neighbours, write_embeddings
-from ppssl.downstream import store
+from ppssl.evaluation import store
 from ppssl.inference.embed import embed
 from ppssl.inference.embedding_file import read_description, read_embeddings
 

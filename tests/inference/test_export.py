@@ -135,7 +135,7 @@ def test_onnx_gives_the_same_features(image_folder: Path, tmp_path: Path) -> Non
 def test_features_that_differ_are_not_exported(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ppssl.downstream import export as module
+    from ppssl.evaluation import export as module
 
     def disturbed(encoder: Any, *args: Any) -> None:
         whole = {k: v.clone() for k, v in encoder.state_dict().items()}

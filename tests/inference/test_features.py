@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from ppssl import IADM, PPSSL, FolderDataModule, UserError, neighbours, write_embeddings
-from ppssl.downstream.evaluate import evaluate, measure
+from ppssl.evaluation.evaluate import evaluate, measure
 from ppssl.inference.embed import embed
 from ppssl.inference.embedding_file import read_description
 from ppssl.inference.features import attends, feature_encoder

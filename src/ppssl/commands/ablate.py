@@ -5,8 +5,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from ppssl.commands.arguments import split_overrides
-from ppssl.downstream.accuracy import ACCURACIES
-from ppssl.downstream.evaluate import HEADLINES
+from ppssl.evaluation.classifier import ACCURACIES
+from ppssl.evaluation.evaluate import HEADLINES
 from ppssl.measure.ablate import ablate, load_study
 from ppssl.measure.compare import BRANCH, markdown_table, summarise
 from ppssl.utils.results import show_table

@@ -6,7 +6,7 @@ from jsonargparse import ArgumentParser
 
 from ppssl.commands.arguments import split_overrides
 from ppssl.demo import demo
-from ppssl.downstream.evaluate import HEADLINES
+from ppssl.evaluation.evaluate import HEADLINES
 from ppssl.utils.results import show_table
 
 __all__ = ["main"]

@@ -15,9 +15,9 @@ from ppssl.commands.arguments import (
     data_section,
     given_data,
 )
-from ppssl.downstream import evaluate as clean
-from ppssl.downstream import lcr
-from ppssl.downstream.rows import Row, evaluate_rows
+from ppssl.evaluation import evaluate as clean
+from ppssl.evaluation import lcr
+from ppssl.evaluation.rows import Row, evaluate_rows
 from ppssl.utils.errors import UserError
 from ppssl.utils.results import Results, show_table, write_json
 

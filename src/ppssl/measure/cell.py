@@ -8,9 +8,9 @@ from typing import Any
 
 from ppssl.classify.base import Classifier
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.downstream.accuracy import measure_classifier
-from ppssl.downstream.evaluate import HEADLINES, evaluate
 from ppssl.encoder import evaluation_mode
+from ppssl.evaluation.classifier import measure_classifier
+from ppssl.evaluation.evaluate import HEADLINES, evaluate
 from ppssl.inference.embedding_file import fingerprint
 from ppssl.inference.features import attends
 from ppssl.losses.iadm.callback import measure_health

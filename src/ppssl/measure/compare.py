@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ppssl.downstream.bootstrap import LEVELS, resamples
+from ppssl.evaluation.bootstrap import LEVELS, resamples
 from ppssl.utils.errors import UserError
 from ppssl.utils.results import unpack_bits
 

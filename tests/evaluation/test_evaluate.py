@@ -10,8 +10,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from ppssl import PPSSL, FolderDataModule, SyntheticDataModule, UserError
 from ppssl.data.synthetic.scene import NUISANCES
-from ppssl.downstream.bootstrap import image_intervals
-from ppssl.downstream.evaluate import evaluate, measure
+from ppssl.evaluation.bootstrap import image_intervals
+from ppssl.evaluation.evaluate import evaluate, measure
 from ppssl.inference.embed import Embeddings, embed
 from ppssl.utils.results import unpack_bits
 

@@ -21,8 +21,8 @@ from torch.optim import SGD
 
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.downstream.bootstrap import image_intervals
-from ppssl.downstream.splits import Splits, embed_splits
+from ppssl.evaluation.bootstrap import image_intervals
+from ppssl.evaluation.splits import Splits, embed_splits
 from ppssl.inference.features import Feature, feature_encoder
 from ppssl.metrics.retrieval import RANKS, RetrievalPerQuery, per_query_retrieval
 from ppssl.utils.errors import UserError

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppssl.downstream.nuisance import nuisance_probe
+from ppssl.evaluation.nuisance import nuisance_probe
 
 NAMES = ("hue", "tilt", "noise", "odd")
 

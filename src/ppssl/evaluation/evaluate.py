@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.labels import held_out
-from ppssl.downstream.bootstrap import image_intervals
-from ppssl.downstream.linear import logistic_regression_probe
-from ppssl.downstream.nuisance import nuisance_probe
-from ppssl.downstream.splits import Splits, embed_splits, read_splits
+from ppssl.evaluation.bootstrap import image_intervals
+from ppssl.evaluation.logistic_regression import logistic_regression_probe
+from ppssl.evaluation.nuisance import nuisance_probe
+from ppssl.evaluation.splits import Splits, embed_splits, read_splits
 from ppssl.inference.embed import Embeddings
 from ppssl.inference.embedding_file import read_description
 from ppssl.inference.features import Feature, feature_encoder
@@ -74,7 +74,7 @@ def evaluate(
     Returns:
         ``knn-1``, ``knn-5``, ``knn-10``, ``knn-20``, ``linear`` (top-1), ``rank-1``, ``rank-5`` and ``mAP`` in [0, 1],
         with bootstrap intervals over the test images; ``rankme``; where the data set knows nuisances,
-        ``nuisance-<name>`` of each and their mean ``nuisance`` (:func:`~ppssl.downstream.nuisance.nuisance_probe`).
+        ``nuisance-<name>`` of each and their mean ``nuisance`` (:func:`~ppssl.evaluation.nuisance.nuisance_probe`).
 
     Raises:
         UserError: No labels, the checkpoint cannot be read, or it has no such feature.

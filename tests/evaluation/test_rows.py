@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ppssl import PPSSL, FolderDataModule, UserError, evaluate, write_embeddings
-from ppssl.downstream.rows import evaluate_rows
 from ppssl.encoder import Encoder
+from ppssl.evaluation.rows import evaluate_rows
 from ppssl.utils.randomness import first_weights
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
@@ -176,7 +176,7 @@ def test_what_cannot_be_evaluated_is_said(image_folder: Path, tmp_path: Path) ->
 
 def test_no_query_is_in_the_gallery(image_folder: Path, tmp_path: Path) -> None:
     """Of every way to split: a test split, held-out images, and a file of either."""
-    from ppssl.downstream.splits import embed_splits, read_splits
+    from ppssl.evaluation.splits import embed_splits, read_splits
 
     encoder: Any = _model().encoder.model
     for folder in (image_folder, image_folder / "train"):

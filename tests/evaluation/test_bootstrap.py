@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ppssl.downstream.bootstrap import RESAMPLES, image_intervals, resamples
+from ppssl.evaluation.bootstrap import RESAMPLES, image_intervals, resamples
 
 
 def _scipy(values: np.ndarray) -> tuple[float, float]:

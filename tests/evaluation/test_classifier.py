@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from sklearn.metrics import balanced_accuracy_score
 
 from ppssl import FineTune, FolderDataModule, UserError
-from ppssl.downstream.accuracy import measure_classifier
+from ppssl.evaluation.classifier import measure_classifier
 from ppssl.utils.results import unpack_bits
 
 SMALL = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}, "seed": 0, "init_seed": 0}

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ppssl.data.labels import held_out as choose
-from ppssl.downstream import linear
-from ppssl.downstream.linear import logistic_regression_probe
+from ppssl.evaluation import linear
+from ppssl.evaluation.logistic_regression import logistic_regression_probe
 
 
 def blobs(

@@ -9,9 +9,9 @@ from torch import nn
 
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.downstream.evaluate import described, results_of
-from ppssl.downstream.splits import Splits, embed_splits, read_splits
 from ppssl.encoder import Encoder
+from ppssl.evaluation.evaluate import described, results_of
+from ppssl.evaluation.splits import Splits, embed_splits, read_splits
 from ppssl.inference.features import Feature, feature_encoder
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import first_weights, resolve_seed
@@ -50,7 +50,7 @@ def evaluate_rows(
     feature: Feature = "gap",
     device: str = "auto",
 ) -> list[Row]:
-    """:func:`~ppssl.downstream.evaluate.evaluate` for several parts of the labels, and for untrained encoders.
+    """:func:`~ppssl.evaluation.evaluate.evaluate` for several parts of the labels, and for untrained encoders.
 
     Every row has the same queries; each encoder embeds the images once.
 

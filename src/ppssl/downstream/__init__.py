@@ -1,1 +1,0 @@
-"""What comes after pretraining: measuring, using and handing on an encoder."""

@@ -1,0 +1,1 @@
+"""Evaluation protocols: kNN, retrieval and linear probe, with confidence intervals."""
