@@ -17,7 +17,7 @@ from ppssl.checkpointing.files import restore
 from ppssl.evaluation.evaluate import results_of
 from ppssl.evaluation.splits import embed_splits
 from ppssl.losses.base import attend
-from ppssl.recipes import build_recipe
+from ppssl.studies.recipes import build_recipe
 from ppssl.utils.results import provenance, show_table, write_json
 
 METRICS = ("knn-1", "knn-5", "linear", "rank-1", "mAP")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ppssl.evaluation.evaluate import evaluate
-from ppssl.recipes import build_recipe
+from ppssl.studies.recipes import build_recipe
 from ppssl.text.teachers.base import Teacher, load_teacher, teacher_fingerprint
 from ppssl.utils.results import write_json
 

@@ -7,8 +7,8 @@ from jsonargparse import ArgumentParser
 from ppssl.commands.arguments import split_overrides
 from ppssl.evaluation.classifier import ACCURACIES
 from ppssl.evaluation.evaluate import HEADLINES
-from ppssl.measure.ablate import ablate, load_study
-from ppssl.measure.compare import BRANCH, markdown_table, summarise
+from ppssl.studies.ablate import ablate, load_study
+from ppssl.studies.compare import BRANCH, markdown_table, summarise
 from ppssl.utils.results import show_table
 
 __all__ = ["main"]

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.inference.features import Feature
-from ppssl.recipes import read_yaml, recipe_path, replace_values
+from ppssl.studies.recipes import read_yaml, recipe_path, replace_values
 from ppssl.utils.config import instantiate
 from ppssl.utils.errors import UserError
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ppssl.commands.arguments import add_data, add_device
-from ppssl.measure.saliency import bench_saliency
-from ppssl.measure.saliency_figures import draw_bars, draw_examples
-from ppssl.measure.saliency_table import after_rows, markdown_tables
+from ppssl.studies.bench_saliency import bench_saliency
+from ppssl.studies.saliency_figures import draw_bars, draw_examples
+from ppssl.studies.saliency_table import after_rows, markdown_tables
 from ppssl.utils.results import show_table, write_json
 
 __all__ = ["parser", "run"]

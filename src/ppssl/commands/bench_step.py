@@ -2,7 +2,7 @@
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ppssl.measure.bench import VARIANTS, bench_step
+from ppssl.studies.bench_step import VARIANTS, bench_step
 from ppssl.utils.results import show_table, write_json
 
 __all__ = ["parser", "run"]

@@ -5,8 +5,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from ppssl.commands.arguments import split_overrides
-from ppssl.demo import demo
 from ppssl.evaluation.evaluate import HEADLINES
+from ppssl.studies.demo import demo
 from ppssl.utils.results import show_table
 
 __all__ = ["main"]

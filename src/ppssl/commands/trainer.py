@@ -4,7 +4,7 @@ import threading
 from typing import Any
 
 from ppssl.checkpointing.atomic import is_full
-from ppssl.recipes import PPSSLCLI
+from ppssl.studies.recipes import PPSSLCLI
 
 __all__ = ["main"]
 

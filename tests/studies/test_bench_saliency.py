@@ -15,8 +15,8 @@ from ppssl.cli import main
 from ppssl.data.synthetic.birds import ATTRIBUTE_PARTS, PARTS
 from ppssl.functional import image_gradcam
 from ppssl.losses.contrastive import MoCo
-from ppssl.measure.attributions import Place, draw_probes, signed_attributions
-from ppssl.measure.saliency import TREATMENTS, bench_saliency, map_scores, treated
+from ppssl.studies.attributions import Place, draw_probes, signed_attributions
+from ppssl.studies.bench_saliency import TREATMENTS, bench_saliency, map_scores, treated
 from reference.saliency import grid_distribution
 
 SMALL = {"image_size": 32, "batch_size": 8, "num_workers": 0}

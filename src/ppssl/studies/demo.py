@@ -7,7 +7,7 @@ from typing import Any
 from ppssl.encoder import evaluation_mode
 from ppssl.evaluation.evaluate import evaluate
 from ppssl.losses.iadm.callback import draw_panel
-from ppssl.recipes import build_recipe
+from ppssl.studies.recipes import build_recipe
 from ppssl.utils.results import write_json
 
 __all__ = ["EPOCHS", "RECIPE", "demo"]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ppssl.cli import main
-from ppssl.measure.bench import VARIANTS, _ratios, _stepper, bench_step
+from ppssl.studies.bench_step import VARIANTS, _ratios, _stepper, bench_step
 
 
 def test_json_has_ratios_times_and_memory(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppssl.measure.compare import Difference, group, markdown_table, paired_difference, summarise
+from ppssl.studies.compare import Difference, group, markdown_table, paired_difference, summarise
 from ppssl.utils.errors import UserError
 from ppssl.utils.results import pack_bits
 

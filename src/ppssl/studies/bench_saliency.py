@@ -22,14 +22,14 @@ from torch import Tensor
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.functional import saliency_target
-from ppssl.measure.attributions import (
+from ppssl.module import PPSSL
+from ppssl.studies.attributions import (
     KEYS,
     Place,
     Probes,
     draw_probes,
     signed_attributions,
 )
-from ppssl.module import PPSSL
 from ppssl.utils.config import instantiate
 from ppssl.utils.device import resolve_device
 from ppssl.utils.errors import UserError

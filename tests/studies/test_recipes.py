@@ -6,8 +6,8 @@ import torch
 import yaml
 
 import layouts
-from ppssl.measure.ablate import GIVEN, load_study
-from ppssl.recipes import add_plugins, build_recipe, recipe_path
+from ppssl.studies.ablate import GIVEN, load_study
+from ppssl.studies.recipes import add_plugins, build_recipe, recipe_path
 from tiny import tiny_clip
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

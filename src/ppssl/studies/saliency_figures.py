@@ -1,4 +1,4 @@
-"""The figures of :func:`ppssl.measure.saliency.bench_saliency`."""
+"""The figures of :func:`ppssl.studies.bench_saliency.bench_saliency`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from ppssl.measure.attributions import Place
-from ppssl.measure.saliency import Measured, treated
-from ppssl.measure.saliency_table import COLUMNS, row_name
+from ppssl.studies.attributions import Place
+from ppssl.studies.bench_saliency import Measured, treated
+from ppssl.studies.saliency_table import COLUMNS, row_name
 from ppssl.utils.plots.saliency import saliency_bars, saliency_panel
 
 __all__ = ["draw_bars", "draw_examples"]

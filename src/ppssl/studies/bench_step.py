@@ -180,7 +180,7 @@ def _synchronize(device: torch.device) -> None:
 
 def _memory(variant: str, arguments: Mapping[str, Any]) -> float:
     """Largest resident size of a process that takes three steps of one variant, in MiB."""
-    command = [sys.executable, "-m", "ppssl.measure.bench", variant, json.dumps(arguments)]
+    command = [sys.executable, "-m", "ppssl.studies.bench_step", variant, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.strip().splitlines()[-1])
 

@@ -27,7 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ppssl.recipes import read_yaml
+from ppssl.studies.recipes import read_yaml
 from ppssl.utils.errors import UserError
 
 __all__ = ["GIVEN", "Study", "ablate", "load_study"]
@@ -255,7 +255,14 @@ class _Runner:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"
         local = [*self.local[cell["key"]], f"--trainer.default_root_dir={folder}"]
-        command = [sys.executable, "-m", "ppssl.measure.cell", json.dumps(cell), str(path), *local]
+        command = [
+            sys.executable,
+            "-m",
+            "ppssl.studies.single_run",
+            json.dumps(cell),
+            str(path),
+            *local,
+        ]
         with log.open("wb") as output:
             env = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)

@@ -12,10 +12,10 @@ import yaml
 
 from ppssl import load_encoder
 from ppssl.inference.embedding_file import fingerprint
-from ppssl.measure.ablate import Study, ablate, load_study
-from ppssl.measure.cell import QUIET, run_cell
-from ppssl.measure.compare import summarise
-from ppssl.recipes import build_recipe
+from ppssl.studies.ablate import Study, ablate, load_study
+from ppssl.studies.compare import summarise
+from ppssl.studies.recipes import build_recipe
+from ppssl.studies.single_run import QUIET, run_cell
 from ppssl.utils.errors import UserError
 from ppssl.utils.results import unpack_bits
 

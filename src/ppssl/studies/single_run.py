@@ -15,9 +15,9 @@ from ppssl.inference.embedding_file import fingerprint
 from ppssl.inference.features import attends
 from ppssl.losses.iadm.callback import measure_health
 from ppssl.losses.iadm.plugin import IADM
-from ppssl.measure.ablate import GIVEN
-from ppssl.measure.compare import BRANCH
-from ppssl.recipes import PPSSLCLI, build_recipe
+from ppssl.studies.ablate import GIVEN
+from ppssl.studies.compare import BRANCH
+from ppssl.studies.recipes import PPSSLCLI, build_recipe
 from ppssl.utils.results import Results, without_local, write_json
 
 __all__ = ["main", "run_cell"]
@@ -93,7 +93,7 @@ def _text(value: Any) -> str:
 
 
 def main() -> None:
-    """``python -m ppssl.measure.cell CELL_JSON PATH [LOCAL OVERRIDES]``."""
+    """``python -m ppssl.studies.single_run CELL_JSON PATH [LOCAL OVERRIDES]``."""
     run_cell(json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:])
 
 

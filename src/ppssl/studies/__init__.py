@@ -1,0 +1,1 @@
+"""Studies: recipes, ablations over seeds, benchmarks, and the demonstration."""
