@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from faults import Crash
 from ppssl.checkpointing.atomic import newest_checkpoint
-from ppssl.cli import main
+from ppssl.cli.main import main
 
 RECIPES = Path(__file__).parents[1] / "experiments" / "folder"
 EPOCHS, STEPS = 4, 3

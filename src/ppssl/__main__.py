@@ -1,5 +1,5 @@
 """``python -m ppssl``."""
 
-from ppssl.cli import run
+from ppssl.cli.main import run
 
 run()

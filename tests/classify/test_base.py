@@ -12,7 +12,7 @@ from PIL import Image
 
 from command_line import TINY, error_line
 from ppssl import PPSSL, FineTune, FolderDataModule, LinearProbe, UserError
-from ppssl.cli import main
+from ppssl.cli.main import main
 from ppssl.losses.contrastive import MoCo
 
 RECIPE = Path(__file__).parents[2] / "experiments" / "folder" / "finetune.yaml"

@@ -15,7 +15,7 @@ from torch import nn
 
 import ppssl
 from ppssl import IADM, PPSSL, FolderDataModule, UserError, explain
-from ppssl.cli import main
+from ppssl.cli.main import main
 from ppssl.data.transforms import center_view
 from ppssl.encoder import Encoder
 from ppssl.functional import image_gradcam, saliency_target

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import layouts
 from command_line import error_line, fit_arguments
 from ppssl import PPSSL
-from ppssl.cli import main
+from ppssl.cli.main import main
 from ppssl.text.corpus import TextCorpus
 from tiny import tiny_clip
 

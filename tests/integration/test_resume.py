@@ -22,7 +22,7 @@ from interrupted import (
     run_here,
     saved_step,
 )
-from ppssl.cli import main
+from ppssl.cli.main import main
 
 AIS = ["--model.plugins.ais.corpus=synthetic-birds", "--model.plugins.ais.teacher=synthetic-clip"]
 IADM = [

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 RUNS = """
 import json
 import sys
-from ppssl.cli import main
+from ppssl.cli.main import main
 
 if __name__ == "__main__":
     for arguments in json.loads(sys.argv[1]):

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from ppssl import PPSSL, FolderDataModule, SyntheticDataModule
-from ppssl.cli import main
+from ppssl.cli.main import main
 from ppssl.data.synthetic.birds import ATTRIBUTE_PARTS, PARTS
 from ppssl.functional import image_gradcam
 from ppssl.losses.contrastive import MoCo

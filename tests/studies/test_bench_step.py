@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ppssl.cli import main
+from ppssl.cli.main import main
 from ppssl.studies.bench_step import VARIANTS, _ratios, _stepper, bench_step
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ppssl.cli import main
+from ppssl.cli.main import main
 
 
 def test_demo_leaves_checkpoint_json_and_events(tmp_path: Path, caplog: Any) -> None:

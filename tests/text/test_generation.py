@@ -9,7 +9,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from ppssl.cli import main
+from ppssl.cli.main import main
 from ppssl.losses.ais import generation
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.generation import generate_corpus, prompt

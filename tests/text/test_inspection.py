@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ppssl.cli import main
+from ppssl.cli.main import main
 from ppssl.data.synthetic.birds import SyntheticBirds
 from ppssl.losses.ais import inspection
 from ppssl.text.bank import embed_corpus

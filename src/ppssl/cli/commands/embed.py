@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 
-from ppssl.commands.arguments import (
+from ppssl.cli.arguments import (
     add_checkpoint,
     add_data,
     add_device,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from ppssl.commands.arguments import split_overrides
+from ppssl.cli.arguments import split_overrides
 from ppssl.evaluation.classifier import ACCURACIES
 from ppssl.evaluation.evaluate import HEADLINES
 from ppssl.studies.ablate import ablate, load_study

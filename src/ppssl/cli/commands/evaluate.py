@@ -6,7 +6,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import seed_everything
 
-from ppssl.commands.arguments import (
+from ppssl.cli.arguments import (
     add_checkpoint,
     add_data,
     add_device,

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        from ppssl.commands.messages import describe
+        from ppssl.cli.messages import describe
 
         code, message = describe(error)
         if message is None:
@@ -92,9 +92,9 @@ def _stopped(command: str, code: int) -> int:
 def _dispatch(args: list[str]) -> int:
     command, rest = args[0], args[1:]
     if command in TRAINER_COMMANDS:
-        module = import_module("ppssl.commands.trainer")
+        module = import_module("ppssl.cli.commands.trainer")
     elif command in COMMANDS:
-        module = import_module(f"ppssl.commands.{command}")
+        module = import_module(f"ppssl.cli.commands.{command}")
     else:
         hint = did_you_mean(command, TRAINER_COMMANDS | COMMANDS, "; see `ppssl --help`")
         raise UserError(f"No such command: {command}{hint}.")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from ppssl.commands.arguments import add_checkpoint
+from ppssl.cli.arguments import add_checkpoint
 from ppssl.inference.export import Format, export
 from ppssl.utils.results import show_table
 

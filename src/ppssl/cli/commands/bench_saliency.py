@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ppssl.commands.arguments import add_data, add_device
+from ppssl.cli.arguments import add_data, add_device
 from ppssl.studies.bench_saliency import bench_saliency
 from ppssl.studies.saliency_figures import draw_bars, draw_examples
 from ppssl.studies.saliency_table import after_rows, markdown_tables

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from command_line import RECIPE, error_line, fit_arguments
-from ppssl.cli import COMMANDS, TRAINER_COMMANDS, main
-from ppssl.commands.messages import describe
+from ppssl.cli.main import COMMANDS, TRAINER_COMMANDS, main
+from ppssl.cli.messages import describe
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def _last(run: Path) -> Path:
 
 
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:
-    code = "import sys; from ppssl.cli import main; main(['--help']); print('torch' in sys.modules)"
+    code = "import sys; from ppssl.cli.main import main; main(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
     assert all(f"  {name} " in done.stdout for name in TRAINER_COMMANDS | COMMANDS)

@@ -3,7 +3,7 @@
 from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 
-from ppssl.commands.arguments import add_data, data_section
+from ppssl.cli.arguments import add_data, data_section
 from ppssl.inference.neighbours import neighbours
 from ppssl.utils.results import show_table
 

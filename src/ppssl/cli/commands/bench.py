@@ -2,8 +2,8 @@
 
 from jsonargparse import ArgumentParser
 
-from ppssl.commands import bench_saliency, bench_step
-from ppssl.commands.arguments import data_section
+from ppssl.cli.arguments import data_section
+from ppssl.cli.commands import bench_saliency, bench_step
 
 __all__ = ["main"]
 

@@ -9,7 +9,7 @@ from rich.progress import track
 from torch import nn
 
 from ppssl.checkpointing.files import restore
-from ppssl.commands.arguments import add_checkpoint, add_device
+from ppssl.cli.arguments import add_checkpoint, add_device
 from ppssl.functional import Reference
 from ppssl.inference.explain import BATCH, View, explain, image_files
 from ppssl.metrics.classification import class_number

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from ppssl.commands.arguments import split_overrides
+from ppssl.cli.arguments import split_overrides
 from ppssl.evaluation.evaluate import HEADLINES
 from ppssl.studies.demo import demo
 from ppssl.utils.results import show_table
