@@ -15,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tiny import tiny_clip
+
 torch.set_num_threads(1)
 
 
@@ -46,3 +48,16 @@ def image_folder(tmp_path: Path) -> Path:
                 )
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     return tmp_path / "images"
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP; not to be changed: copy it."""
+    return tiny_clip(tmp_path_factory.mktemp("teacher") / "clip")
+
+
+@pytest.fixture
+def banks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where banks are kept."""
+    monkeypatch.setenv("PPSSL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "banks"

@@ -1,6 +1,4 @@
-import numpy as np
 import pytest
-import scipy.stats
 import torch
 import torch.nn.functional as F
 from lightly.loss import NTXentLoss
@@ -9,7 +7,6 @@ from torch import Tensor
 from ppssl.functional import (
     info_nce,
     info_nce_logits,
-    perplexity_temperature,
     student_log_probabilities,
     teacher_probabilities,
     text_bank_distillation,
@@ -198,19 +195,6 @@ def test_similarities_stay_exact_under_autocast() -> None:
         torch.testing.assert_close(teacher_probabilities(v, texts, temperature=0.01), exact)
 
 
-@pytest.mark.parametrize("perplexity", [1.2, 3.0, 18.0])
-def test_perplexity_temperature(perplexity: float) -> None:
-    similarities = _unit(30, 16, seed=0) @ _unit(20, 16, seed=1).T
-    tau = perplexity_temperature(similarities, perplexity)
-    p = (similarities / tau).softmax(dim=1).numpy()
-    reached = np.exp(scipy.stats.entropy(p, axis=1)).mean()
-    assert reached == pytest.approx(perplexity, rel=1e-6)
-
-
-def test_perplexity_temperature_with_ties_ends_at_a_bound() -> None:
-    assert perplexity_temperature(torch.zeros(3, 5), 2.0) == pytest.approx(1e-5)
-
-
 def test_distillation_errors() -> None:
     s, texts = _unit(2, 4, seed=0), _unit(5, 4, seed=1)
     with pytest.raises(ValueError, match="`student` must be"):
@@ -221,5 +205,3 @@ def test_distillation_errors() -> None:
         teacher_probabilities(s, texts, temperature=0)
     with pytest.raises(ValueError, match=r"`top_k` must be in \[1, 5\]"):
         teacher_probabilities(s, texts, temperature=0.1, top_k=6)
-    with pytest.raises(ValueError, match="`perplexity` must lie between"):
-        perplexity_temperature(s @ texts.T, 5.0)

@@ -140,7 +140,7 @@ def test_checkpoint_is_plain_data(tmp_path: Path, image_folder: Path) -> None:
     _, _, path = _fit(tmp_path, image_folder, _model(plugins={"whiten": Whiten()}))
     content = torch.load(path, weights_only=True)
     assert content["ppssl"]["schema_version"] == 1
-    assert content["ppssl"]["data"]["class_path"] == "ppssl.data.sets.folder.FolderDataModule"
+    assert content["ppssl"]["data"]["class_path"] == "ppssl.FolderDataModule"
 
 
 def test_third_plugin_trains_logs_and_is_checkpointed(tmp_path: Path, image_folder: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ppssl.checkpointing.files import restore
 from ppssl.evaluation.evaluate import results_of
 from ppssl.evaluation.splits import embed_splits
-from ppssl.losses.base import attend
+from ppssl.functional import attend
 from ppssl.studies.recipes import build_recipe
 from ppssl.utils.results import provenance, show_table, write_json
 

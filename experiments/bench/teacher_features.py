@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ppssl.evaluation.evaluate import evaluate
 from ppssl.studies.recipes import build_recipe
-from ppssl.text.teachers.base import Teacher, load_teacher, teacher_fingerprint
+from ppssl.text.teachers.base import Teacher
+from ppssl.text.teachers.load import load_teacher, teacher_fingerprint
 from ppssl.utils.results import write_json
 
 

@@ -3,106 +3,102 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from ppssl.classify.finetune import FineTune
-    from ppssl.classify.linear_probe import LinearProbe
-    from ppssl.data import (
-        AircraftDataModule,
-        CarsDataModule,
-        CUBDataModule,
-        FineGrainedDataModule,
-        FolderDataModule,
-        ImageSource,
-        LabelledAugmentation,
-        MoCoV2Augmentation,
-        SyntheticDataModule,
-        TorchvisionDataModule,
-    )
-    from ppssl.encoder import load_encoder
-    from ppssl.evaluation.evaluate import evaluate
-    from ppssl.evaluation.rows import evaluate_rows
-    from ppssl.inference.embed import embed
-    from ppssl.inference.embedding_file import write_embeddings
-    from ppssl.inference.explain import explain
-    from ppssl.inference.export import export
-    from ppssl.inference.neighbours import neighbours
-    from ppssl.losses.ais.plugin import AIS
-    from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep
-    from ppssl.losses.contrastive import MoCo
-    from ppssl.losses.iadm.plugin import IADM
-    from ppssl.module import PPSSL
-    from ppssl.utils.errors import UserError
+if TYPE_CHECKING:  # for editors and type checkers: the table below again
+    from ppssl import functional as functional
+    from ppssl.checkpointing.atomic import AtomicCheckpointIO as AtomicCheckpointIO
+    from ppssl.checkpointing.run_checkpoint import RunCheckpoint as RunCheckpoint
+    from ppssl.classify.finetune import FineTune as FineTune
+    from ppssl.classify.linear_probe import LinearProbe as LinearProbe
+    from ppssl.data.datamodule import FineGrainedDataModule as FineGrainedDataModule
+    from ppssl.data.labelled import LabelledAugmentation as LabelledAugmentation
+    from ppssl.data.sets.aircraft import AircraftDataModule as AircraftDataModule
+    from ppssl.data.sets.cars import CarsDataModule as CarsDataModule
+    from ppssl.data.sets.cub import CUBDataModule as CUBDataModule
+    from ppssl.data.sets.folder import FolderDataModule as FolderDataModule
+    from ppssl.data.sets.torchvision import TorchvisionDataModule as TorchvisionDataModule
+    from ppssl.data.source import ImageSource as ImageSource
+    from ppssl.data.synthetic.datamodule import SyntheticDataModule as SyntheticDataModule
+    from ppssl.data.transforms import MoCoV2Augmentation as MoCoV2Augmentation
+    from ppssl.encoder import EncoderInfo as EncoderInfo
+    from ppssl.encoder import load_encoder as load_encoder
+    from ppssl.evaluation.evaluate import evaluate as evaluate
+    from ppssl.evaluation.rows import evaluate_rows as evaluate_rows
+    from ppssl.inference.embed import embed as embed
+    from ppssl.inference.explain import explain as explain
+    from ppssl.inference.export import export as export
+    from ppssl.inference.neighbours import neighbours as neighbours
+    from ppssl.losses.ais.plugin import AIS as AIS
+    from ppssl.losses.base import LossPlugin as LossPlugin
+    from ppssl.losses.base import LossTerm as LossTerm
+    from ppssl.losses.base import TrainingStep as TrainingStep
+    from ppssl.losses.contrastive.base import ContrastiveObjective as ContrastiveObjective
+    from ppssl.losses.contrastive.base import ContrastiveResult as ContrastiveResult
+    from ppssl.losses.contrastive.moco import MoCo as MoCo
+    from ppssl.losses.iadm.plugin import IADM as IADM
+    from ppssl.metrics.knn import KNNClassifier as KNNClassifier
+    from ppssl.metrics.rankme import RankMe as RankMe
+    from ppssl.metrics.retrieval import RetrievalMetrics as RetrievalMetrics
+    from ppssl.module import PPSSL as PPSSL
+    from ppssl.studies.demo import demo as demo
+    from ppssl.utils.errors import UserError as UserError
 
 __version__ = "0.1.0"
 
-_HOMES = {
+PUBLIC = {
+    "functional": "ppssl",
+    # training
+    "PPSSL": "ppssl.module",
+    "MoCo": "ppssl.losses.contrastive.moco",
     "AIS": "ppssl.losses.ais.plugin",
     "IADM": "ppssl.losses.iadm.plugin",
-    "PPSSL": "ppssl.module",
-    "AircraftDataModule": "ppssl.data",
-    "CUBDataModule": "ppssl.data",
-    "CarsDataModule": "ppssl.data",
-    "FineGrainedDataModule": "ppssl.data",
     "FineTune": "ppssl.classify.finetune",
-    "FolderDataModule": "ppssl.data",
-    "ImageSource": "ppssl.data",
-    "LabelledAugmentation": "ppssl.data",
     "LinearProbe": "ppssl.classify.linear_probe",
-    "MoCo": "ppssl.losses.contrastive",
-    "MoCoV2Augmentation": "ppssl.data",
-    "SyntheticDataModule": "ppssl.data",
-    "TorchvisionDataModule": "ppssl.data",
+    "RunCheckpoint": "ppssl.checkpointing.run_checkpoint",
+    "AtomicCheckpointIO": "ppssl.checkpointing.atomic",
+    "demo": "ppssl.studies.demo",
+    # data
+    "FolderDataModule": "ppssl.data.sets.folder",
+    "CUBDataModule": "ppssl.data.sets.cub",
+    "CarsDataModule": "ppssl.data.sets.cars",
+    "AircraftDataModule": "ppssl.data.sets.aircraft",
+    "TorchvisionDataModule": "ppssl.data.sets.torchvision",
+    "SyntheticDataModule": "ppssl.data.synthetic.datamodule",
+    # using an encoder
+    "load_encoder": "ppssl.encoder",
+    "evaluate": "ppssl.evaluation.evaluate",
+    "evaluate_rows": "ppssl.evaluation.rows",
+    "embed": "ppssl.inference.embed",
+    "neighbours": "ppssl.inference.neighbours",
+    "explain": "ppssl.inference.explain",
+    "export": "ppssl.inference.export",
+    "RetrievalMetrics": "ppssl.metrics.retrieval",
+    "KNNClassifier": "ppssl.metrics.knn",
+    "RankMe": "ppssl.metrics.rankme",
+    # writing your own
     "LossPlugin": "ppssl.losses.base",
     "LossTerm": "ppssl.losses.base",
     "TrainingStep": "ppssl.losses.base",
+    "ContrastiveObjective": "ppssl.losses.contrastive.base",
+    "ContrastiveResult": "ppssl.losses.contrastive.base",
+    "EncoderInfo": "ppssl.encoder",
+    "FineGrainedDataModule": "ppssl.data.datamodule",
+    "ImageSource": "ppssl.data.source",
+    "MoCoV2Augmentation": "ppssl.data.transforms",
+    "LabelledAugmentation": "ppssl.data.labelled",
     "UserError": "ppssl.utils.errors",
-    "embed": "ppssl.inference.embed",
-    "evaluate": "ppssl.evaluation.evaluate",
-    "evaluate_rows": "ppssl.evaluation.rows",
-    "export": "ppssl.inference.export",
-    "explain": "ppssl.inference.explain",
-    "load_encoder": "ppssl.encoder",
-    "neighbours": "ppssl.inference.neighbours",
-    "write_embeddings": "ppssl.inference.embedding_file",
 }
+"""The public names, and the module that each is imported from when it is first used."""
 
-__all__ = [  # imported when first used, see __getattr__
-    "AIS",
-    "IADM",
-    "PPSSL",
-    "AircraftDataModule",
-    "CUBDataModule",
-    "CarsDataModule",
-    "FineGrainedDataModule",
-    "FineTune",
-    "FolderDataModule",
-    "ImageSource",
-    "LabelledAugmentation",
-    "LinearProbe",
-    "LossPlugin",
-    "LossTerm",
-    "MoCo",
-    "MoCoV2Augmentation",
-    "SyntheticDataModule",
-    "TorchvisionDataModule",
-    "TrainingStep",
-    "UserError",
-    "embed",
-    "evaluate",
-    "evaluate_rows",
-    "explain",
-    "export",
-    "load_encoder",
-    "neighbours",
-    "write_embeddings",
-]
+__all__ = list(PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562): ``import ppssl`` itself costs nothing."""
-    if name not in _HOMES:
+    if name not in PUBLIC:
         raise AttributeError(f"module 'ppssl' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    if PUBLIC[name] == __name__:
+        return import_module(f"{__name__}.{name}")
+    return getattr(import_module(PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:

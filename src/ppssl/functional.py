@@ -1,6 +1,5 @@
 """The losses as pure functions of tensors: values per sample, no reduction, no logging, no trainer."""
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,10 +9,10 @@ from torch import Tensor
 
 __all__ = [
     "Reference",
+    "attend",
     "image_gradcam",
     "info_nce",
     "info_nce_logits",
-    "perplexity_temperature",
     "saliency_kl",
     "saliency_target",
     "student_log_probabilities",
@@ -157,29 +156,6 @@ def text_bank_distillation(
     return F.kl_div(log_q, p, reduction="none").sum(dim=1)
 
 
-def perplexity_temperature(similarities: Tensor, perplexity: float) -> float:
-    """The temperature at which ``softmax(similarities / tau)`` has a given mean perplexity, by bisection (METHOD D5).
-
-    Args:
-        similarities: ``(N, M)``.
-        perplexity: exp of the entropy in nats, averaged over the rows; strictly between 1 and M.
-
-    Returns:
-        tau in [1e-5, 1e3]; the nearer end where no temperature between them reaches it (rows with ties).
-    """
-    if similarities.ndim != 2 or not 1 < perplexity < similarities.shape[1]:
-        raise ValueError(
-            f"`perplexity` must lie between 1 and the columns of {tuple(similarities.shape)}, got {perplexity}."
-        )
-    values = similarities.double()
-    low, high = math.log(1e-5), math.log(1e3)
-    for _ in range(60):
-        middle = (low + high) / 2
-        entropy = torch.special.entr((values / math.exp(middle)).softmax(dim=1)).sum(dim=1)
-        low, high = (middle, high) if entropy.exp().mean() < perplexity else (low, middle)
-    return math.exp((low + high) / 2)
-
-
 def image_gradcam(
     objective: Tensor | Callable[[Tensor], Tensor],
     images: Tensor,
@@ -279,6 +255,22 @@ def saliency_kl(target: Tensor, log_map: Tensor) -> Tensor:
             f"`target` and `log_map` must be (B, gh, gw), got {tuple(target.shape)} and {tuple(log_map.shape)}."
         )
     return F.kl_div(log_map, target.detach(), reduction="none").sum(dim=(1, 2))
+
+
+def attend(feature_map: Tensor, weights: Tensor) -> Tensor:
+    """Features pooled with a map: ``sum over places of A * F`` (METHOD D13).
+
+    Args:
+        feature_map: F, ``(B, C, h, w)``; receives gradient.
+        weights: A, ``(B, h * u, w * u)``, sums to 1; of a place's u x u cells the sum counts.
+
+    Returns:
+        ``(B, C)``.
+    """
+    places = (feature_map.shape[-2], feature_map.shape[-1])
+    cells = weights.shape[-1] * weights.shape[-2] / (places[0] * places[1])
+    coarse = F.adaptive_avg_pool2d(weights[:, None].to(feature_map.dtype), places)[:, 0] * cells
+    return torch.einsum("bchw,bhw->bc", feature_map, coarse)
 
 
 def _similarities(embeddings: Tensor, texts: Tensor) -> Tensor:

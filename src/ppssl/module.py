@@ -17,7 +17,7 @@ from ppssl.checkpointing.resume import ResumeState
 from ppssl.encoder import Encoder
 from ppssl.losses.ais.plugin import AIS
 from ppssl.losses.base import LossPlugin, LossTerm, merge_requests, training_step
-from ppssl.losses.contrastive import ContrastiveObjective, MoCo
+from ppssl.losses.contrastive import ContrastiveObjective, KeyQueue, MoCo
 from ppssl.losses.contrastive.prefill import fill
 from ppssl.utils.errors import UserError
 from ppssl.utils.finite import check_loss
@@ -120,7 +120,7 @@ class PPSSL(TrainingModule):
             data.request(merge_requests(self._plugins()))
         if stage == "fit":
             self.build(data.num_train if hasattr(data, "num_train") else self._count_images())
-            prepare(self)
+            prepare(self, not_broadcast=self._queue_buffers())
 
     def build(self, num_images: int) -> None:
         """Make heads, queue and plugin parameters for so many training images; once. A Trainer does it in setup."""
@@ -131,6 +131,15 @@ class PPSSL(TrainingModule):
             for name, plugin in self._plugins().items():
                 with first_weights(self.init_seed, name):
                     plugin.build(self.encoder.info)
+
+    def _queue_buffers(self) -> list[str]:
+        """Every process enqueues the same gathered keys, and a queue is by far the largest buffer."""
+        return [
+            f"{prefix}.{name}"
+            for prefix, part in self.named_modules()
+            if isinstance(part, KeyQueue)
+            for name, _ in part.named_buffers()
+        ]
 
     def _count_images(self) -> int:
         self.trainer.fit_loop.setup_data()

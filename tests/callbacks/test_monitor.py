@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from ppssl import PPSSL, FolderDataModule
 from ppssl.callbacks.monitor import RepresentationMonitor
-from ppssl.inference.embed import embed
+from ppssl.inference.embeddings import embed_loader
 from ppssl.metrics.retrieval import retrieval_metrics
 
 
@@ -24,7 +24,9 @@ def test_logs_what_scikit_learn_and_the_metrics_say(image_folder: Path) -> None:
     trainer = _trainer(callbacks=[RepresentationMonitor(k=1)])
     trainer.test(model, data, verbose=False)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    gallery, queries = (embed(model.encoder, loader, data) for loader in data.test_dataloader())
+    gallery, queries = (
+        embed_loader(model.encoder, loader, data) for loader in data.test_dataloader()
+    )
     unit = [torch.nn.functional.normalize(e.features, dim=1).numpy() for e in (gallery, queries)]
     knn = KNeighborsClassifier(1, metric="cosine").fit(unit[0], gallery.labels)
     assert logged["test/knn_top1"] == pytest.approx(

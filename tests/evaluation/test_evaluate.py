@@ -12,7 +12,7 @@ from ppssl import PPSSL, FolderDataModule, SyntheticDataModule, UserError
 from ppssl.data.synthetic.scene import NUISANCES
 from ppssl.evaluation.bootstrap import image_intervals
 from ppssl.evaluation.evaluate import evaluate, measure
-from ppssl.inference.embed import Embeddings, embed
+from ppssl.inference.embeddings import Embeddings, embed_loader
 from ppssl.utils.results import unpack_bits
 
 
@@ -30,7 +30,9 @@ def _model() -> PPSSL:
 def test_knn_is_scikit_learns_and_hits_are_per_image(image_folder: Path) -> None:
     model, data = _model(), _data(image_folder)
     results = evaluate(model, data)
-    gallery, queries = (embed(model.encoder, loader, data) for loader in data.test_dataloader())
+    gallery, queries = (
+        embed_loader(model.encoder, loader, data) for loader in data.test_dataloader()
+    )
     unit = [torch.nn.functional.normalize(e.features, dim=1).numpy() for e in (gallery, queries)]
     expected = (
         KNeighborsClassifier(1, metric="cosine").fit(unit[0], gallery.labels).predict(unit[1])
@@ -51,7 +53,7 @@ def test_intervals_are_of_the_means_over_test_images(image_folder: Path) -> None
     assert set(results.intervals) == per_image == set(results.metrics) - {"rankme"}
     for name, (low, high) in results.intervals.items():
         assert 0 <= low <= results.metrics[name] <= high <= 1, name
-    queries = embed(_model().encoder, data.eval_loader("test"), data)
+    queries = embed_loader(_model().encoder, data.eval_loader("test"), data)
     unit = torch.nn.functional.normalize(queries.features.double(), dim=1)
     precision = []
     for i, label in enumerate(queries.labels):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ppssl.data.labels import held_out as choose
-from ppssl.evaluation import linear
+from ppssl.evaluation import logistic_regression
 from ppssl.evaluation.logistic_regression import logistic_regression_probe
 
 
@@ -60,7 +60,7 @@ def test_solver_equals_torch_lbfgs(c: float) -> None:
     x, y = blobs(300, 12, 5)
     test, _ = blobs(200, 12, 5, seed=1)
     expected = torch_optimum(x, y, c, test).softmax(1)
-    model = linear._model(c).fit(x.double().numpy(), y.numpy())
+    model = logistic_regression._model(c).fit(x.double().numpy(), y.numpy())
     assert np.abs(model.predict_proba(test.double().numpy()) - expected.numpy()).max() < 1e-4
 
 

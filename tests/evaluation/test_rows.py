@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ppssl import PPSSL, FolderDataModule, UserError, evaluate, write_embeddings
+from ppssl import PPSSL, FolderDataModule, UserError, embed, evaluate
 from ppssl.encoder import Encoder
 from ppssl.evaluation.rows import evaluate_rows
 from ppssl.utils.randomness import first_weights
@@ -107,7 +107,7 @@ def test_a_file_of_embeddings_takes_the_place_of_model_and_images(
     image_folder: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "e.parquet"
-    write_embeddings(_model(), _data(image_folder), file)
+    embed(_model(), _data(image_folder), file)
     expected = evaluate(_model(), _data(image_folder))
     found = evaluate(file)
     assert _same(found, expected)
@@ -124,7 +124,7 @@ def test_a_file_of_embeddings_takes_the_place_of_model_and_images(
 def test_a_file_without_a_test_split_holds_labels_out(image_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "e.parquet"
     data = _data(image_folder / "train", val_fraction=0.1)
-    write_embeddings(_model(), data, file)
+    embed(_model(), data, file)
     assert _same(evaluate(file), evaluate(_model(), data))
 
 
@@ -135,7 +135,7 @@ def test_broken_images_shift_no_label(image_folder: Path, tmp_path: Path) -> Non
     file = tmp_path / "e.parquet"
     data = _data(image_folder, on_error="skip")
     with pytest.warns(UserWarning, match="Skipped"):
-        write_embeddings(_model(), data, file)
+        embed(_model(), data, file)
     assert pq.read_metadata(file).num_rows == 34
     with pytest.warns(UserWarning, match="Skipped"):
         expected = evaluate(_model(), _data(image_folder, on_error="skip"))
@@ -149,7 +149,7 @@ def test_a_validation_split_queries_where_there_is_no_test(
     data, file = _data(image_folder), tmp_path / "e.parquet"
     results = evaluate(_model(), data)
     assert results.per_image["knn-1"].startswith("12:")
-    write_embeddings(_model(), data, file)
+    embed(_model(), data, file)
     assert _same(evaluate(file), results)
 
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_evaluated_is_said(image_folder: Path, tmp_path: Path) ->
     for i, path in enumerate(sorted(image_folder.rglob("*.png"))):
         path.rename(flat / f"{i}.png")
     file = tmp_path / "e.parquet"
-    write_embeddings(_model(), _data(flat), file)
+    embed(_model(), _data(flat), file)
     with pytest.raises(UserError, match="has no labelled training image"):
         evaluate(file)
 
@@ -181,7 +181,7 @@ def test_no_query_is_in_the_gallery(image_folder: Path, tmp_path: Path) -> None:
     encoder: Any = _model().encoder.model
     for folder in (image_folder, image_folder / "train"):
         data, file = _data(folder), tmp_path / f"{folder.name}.parquet"
-        write_embeddings(encoder, data, file)
+        embed(encoder, data, file)
         for splits in (embed_splits(encoder, data), read_splits(file, seed=0)):
             assert not set(splits.gallery.index.tolist()) & set(splits.queries.index.tolist())
             few = splits.with_labels(0.3, 0)

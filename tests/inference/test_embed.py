@@ -1,54 +1,131 @@
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
 
-from ppssl import FolderDataModule
-from ppssl.inference.embed import embed
+from ppssl import FolderDataModule, UserError, embed, neighbours
+from ppssl.inference import embed as embed_module
+from ppssl.inference.embed import read_description, read_embeddings
+from ppssl.inference.embeddings import embed_loader
 
 
 class Colour(nn.Module):
-    """The mean of each channel; says whether it was in evaluation mode."""
+    """The mean of each channel; counts the images it has seen, and stops where told."""
 
-    def __init__(self) -> None:
+    pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # noqa: RUF012
+    num_features = 3
+
+    def __init__(self, limit: int = 10**6) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(3))
-        self.modes: set[bool] = set()
+        self.seen, self.limit = 0, limit
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.modes.add(self.training)
+        self.seen += len(images)
+        if self.seen > self.limit:
+            raise KeyboardInterrupt
         return images.mean(dim=(2, 3)) * self.scale
 
 
-def _data(images: Path) -> FolderDataModule:
-    data = FolderDataModule(
-        str(images), image_size=32, batch_size=5, num_workers=0, on_error="skip"
+def _data(images: Path, **kwargs: Any) -> FolderDataModule:
+    return FolderDataModule(
+        str(images), **{"image_size": 32, "batch_size": 4, "num_workers": 0} | kwargs
     )
-    data.setup()
-    return data
 
 
-def test_a_row_an_image(image_folder: Path) -> None:
-    data, model = _data(image_folder), Colour()
-    found = embed(model, data.eval_loader("test"), data)
-    assert found.index.tolist() == list(range(24, 36))
-    assert found.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert found.features.argmax(dim=1).equal(found.labels)  # a class is a colour
-    assert (model.modes, model.training) == ({False}, True)
+def test_a_row_an_image_of_all_splits(image_folder: Path, tmp_path: Path) -> None:
+    data, out = _data(image_folder), tmp_path / "new" / "e.parquet"
+    assert embed(Colour(), data, out, part_size=7) == out
+    table = pq.read_table(out).to_pydict()
+    assert table["index"] == list(range(36))
+    assert table["split"] == ["train"] * 24 + ["test"] * 12
+    assert table["path"][0] == str(image_folder / "train" / "class0" / "0.png")
+    assert table["path"][-1] == str(image_folder / "test" / "class2" / "3.png")
+    assert table["class"][-1] == "class2"
+    expected = embed_loader(Colour(), data.eval_loader("test"), data).features
+    torch.testing.assert_close(torch.tensor(table["embedding"][24:]), expected)
+    assert [p.name for p in out.parent.iterdir()] == ["e.parquet"]
+    rows = list(read_embeddings(out, rows=10))
+    assert [len(names) for _, names in rows] == [10, 10, 10, 6]
+    assert torch.equal(torch.cat([r.features for r, _ in rows]), torch.tensor(table["embedding"]))
 
 
-def test_each_image_once_where_others_are_broken(image_folder: Path) -> None:
-    """The next image takes a broken one's place, and after the last the first."""
-    whole = _data(image_folder)
-    expected = embed(Colour(), whole.eval_loader("train"), whole)
-    for name in ("class0/3.png", "class2/7.png"):
-        path = image_folder / "train" / name
-        path.write_bytes(path.read_bytes()[:200])
+def test_an_interruption_keeps_what_was_done(image_folder: Path, tmp_path: Path) -> None:
+    out, whole = tmp_path / "e.parquet", tmp_path / "whole.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        embed(Colour(limit=17), _data(image_folder), out, part_size=8)
+    assert not out.exists()
+    model = Colour()
+    embed(model, _data(image_folder), out, part_size=8)
+    assert model.seen == 36 - 16
+    embed(Colour(), _data(image_folder), whole)
+    assert pq.read_table(out).equals(pq.read_table(whole))
+    again = Colour()
+    embed(again, _data(image_folder), out)
+    assert again.seen == 0
+
+
+def test_parts_of_another_encoder_or_other_images_are_not_used(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "e.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        embed(Colour(limit=17), _data(image_folder), out, part_size=8)
+    other = Colour()
+    other.scale.data *= 2
+    embed(other, _data(image_folder), out, part_size=8)
+    assert other.seen == 36
+    first = read_description(out)
+    larger = Colour()
+    larger.scale.data *= 2
+    embed(larger, _data(image_folder, image_size=24), out)
+    assert larger.seen == 36
+    assert read_description(out).image_size == 24
+    assert read_description(out).encoder == first.encoder
+
+
+def test_files_that_are_none_are_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file of embeddings"):
+        read_description(tmp_path / "none.parquet")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="is no file of embeddings"):
+        read_description(tmp_path / "torn.parquet")
+
+
+def test_neighbours_are_the_nearest_of_all_parts(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, picture = tmp_path / "e.parquet", tmp_path / "n.png"
     data = _data(image_folder)
-    with pytest.warns(UserWarning, match="Skipped"):
-        found = embed(Colour(), data.eval_loader("train"), data)
-    kept = [i for i in range(24) if i not in (3, 23)]
-    assert found.index.tolist() == kept
-    assert found.labels.equal(expected.labels[kept])
-    torch.testing.assert_close(found.features, expected.features[kept])
+    embed(Colour(), data, out)
+    query = image_folder / "test" / "class1" / "2.png"
+    monkeypatch.setattr(embed_module.read_embeddings, "__defaults__", (5,))  # parts of five rows
+    found = neighbours(query, out, Colour(), k=6, out=picture)
+    table = pq.read_table(out).to_pydict()
+    features = nn.functional.normalize(torch.tensor(table["embedding"]).double(), dim=1)
+    similarity = features @ features[table["path"].index(str(query))]
+    expected = similarity.argsort(descending=True)[:6].tolist()
+    assert [n.index for n in found] == [table["index"][i] for i in expected]
+    assert found[0].path == str(query)
+    assert found[0].similarity == pytest.approx(1)
+    assert {n.class_name for n in found} == {"class1"}
+    assert picture.stat().st_size > 10_000
+
+
+def test_neighbours_say_what_is_wrong(image_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e.parquet"
+    embed(Colour(), _data(image_folder), out)
+    query = image_folder / "test" / "class1" / "2.png"
+    other = Colour()
+    other.scale.data *= 2
+    with pytest.raises(UserError, match="made by another encoder"):
+        neighbours(query, out, other)
+    (tmp_path / "no.png").write_text("none")
+    with pytest.raises(UserError, match=r"Cannot read the image .*no\.png.* Give an image file"):
+        neighbours(tmp_path / "no.png", out, Colour())
+    (image_folder / "test" / "class1" / "3.png").rename(tmp_path / "away.png")
+    with pytest.raises(UserError, match=r"3.png` is no file here"):
+        neighbours(query, out, Colour(), k=36, out=tmp_path / "n.png")

@@ -19,8 +19,9 @@ from ppssl.cli.main import main
 from ppssl.data.transforms import center_view
 from ppssl.encoder import Encoder
 from ppssl.functional import image_gradcam, saliency_target
-from ppssl.inference.explain import View, image_files, output_gradcam
+from ppssl.inference.explain import View, image_files
 from ppssl.losses.contrastive import MoCo
+from ppssl.losses.iadm.output_gradcam import output_gradcam
 
 VIEW = View(size=32, crop=1.0)
 LARGE = View(size=96, crop=1.0)  # stride 32 leaves 3 x 3 places

@@ -9,10 +9,10 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from ppssl import IADM, PPSSL, FolderDataModule, UserError, neighbours, write_embeddings
+from ppssl import IADM, PPSSL, FolderDataModule, UserError, embed, neighbours
 from ppssl.evaluation.evaluate import evaluate, measure
-from ppssl.inference.embed import embed
-from ppssl.inference.embedding_file import read_description
+from ppssl.inference.embed import read_description
+from ppssl.inference.embeddings import embed_loader
 from ppssl.inference.features import attends, feature_encoder
 from ppssl.losses.contrastive import MoCo
 from ppssl.utils.results import unpack_bits
@@ -93,7 +93,7 @@ def test_evaluate_measures_the_branch_features(checkpoint: Path, image_folder: P
     own = evaluate(checkpoint, data)
     results = evaluate(checkpoint, data, feature="branch")
     encoder = feature_encoder(checkpoint, "branch")
-    gallery, queries = (embed(encoder, loader, data) for loader in data.test_dataloader())
+    gallery, queries = (embed_loader(encoder, loader, data) for loader in data.test_dataloader())
     measured = measure(gallery, queries, seed=0)
     metrics = measured.metrics
     assert results.metrics == pytest.approx(metrics)
@@ -111,12 +111,12 @@ def test_branch_embeddings_in_a_file_know_what_they_are(
     checkpoint: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     own, branch = tmp_path / "own.parquet", tmp_path / "branch.parquet"
-    write_embeddings(checkpoint, _data(image_folder), own)
-    write_embeddings(checkpoint, _data(image_folder), branch, feature="branch")
+    embed(checkpoint, _data(image_folder), own)
+    embed(checkpoint, _data(image_folder), branch, feature="branch")
     assert (read_description(own).feature, read_description(branch).feature) == ("gap", "branch")
     data = _data(image_folder)
     data.setup()
-    expected = embed(feature_encoder(checkpoint, "branch"), data.eval_loader("test"), data)
+    expected = embed_loader(feature_encoder(checkpoint, "branch"), data.eval_loader("test"), data)
     found = torch.tensor(pq.read_table(branch)["embedding"].to_pylist()[24:])
     torch.testing.assert_close(found, expected.features)
     query = image_folder / "test" / "class1" / "2.png"
@@ -131,7 +131,7 @@ def test_files_from_before_the_choice_are_read(
     checkpoint: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "e.parquet"
-    write_embeddings(checkpoint, _data(image_folder), out)
+    embed(checkpoint, _data(image_folder), out)
     table = pq.read_table(out)
     described = json.loads(table.schema.metadata[b"ppssl"])
     del described["feature"]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
-from ppssl.evaluation import classification
+from ppssl.metrics import classification
 from ppssl.metrics.classification import ClassificationMetrics, confused_pairs
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ppssl import load_encoder
-from ppssl.inference.embedding_file import fingerprint
+from ppssl.inference.embed import fingerprint
 from ppssl.studies.ablate import Study, ablate, load_study
 from ppssl.studies.compare import summarise
 from ppssl.studies.recipes import build_recipe

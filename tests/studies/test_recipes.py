@@ -10,7 +10,7 @@ from ppssl.studies.ablate import GIVEN, load_study
 from ppssl.studies.recipes import add_plugins, build_recipe, recipe_path
 from tiny import tiny_clip
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 STUDIES = sorted((EXPERIMENTS / "ablation").glob("*.yaml"))
 TEACHER = set((EXPERIMENTS / "teacher").glob("*.yaml"))  # settings of its own script
 RECIPES = sorted(set(EXPERIMENTS.rglob("*.yaml")) - set(STUDIES) - TEACHER)

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from ppssl import FolderDataModule, UserError
-from ppssl.losses.ais import bank as bank_module
 from ppssl.losses.ais.targets import make_targets
+from ppssl.text import bank as bank_module
 from ppssl.text.bank import FixedCrops, bank_folder, embed_corpus, open_bank
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.teachers.base import Teacher

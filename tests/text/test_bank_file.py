@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ppssl.losses.ais import store
+from ppssl.text import bank_file
 from ppssl.text.bank_file import RowWriter, obtain, read_rows
 from ppssl.utils.errors import UserError
 
@@ -78,7 +78,7 @@ def test_damaged_files(tmp_path: Path, damage: str) -> None:
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1_000})
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(bank_file.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"takes 0.4 GB, and 0.0 GB are free: make room"):
         RowWriter(tmp_path / "a", (200_000, 1, 1000), "float16", {})
 
@@ -149,7 +149,7 @@ def test_a_million_images_from_disk(tmp_path: Path) -> None:
 
 
 def test_mean_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_CHUNK", 4)
+    monkeypatch.setattr(bank_file, "_CHUNK", 4)
     rows = torch.randn(11, 1, 3)
     _write(tmp_path / "a", rows)
     expected = rows.half().double().mean(dim=0)[0].float()

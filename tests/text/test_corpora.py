@@ -166,7 +166,7 @@ def _words(text: str) -> list[str]:
 
 def _lines(name: str) -> list[str]:
     return (
-        resources.files("ppssl.losses.ais")
+        resources.files("ppssl.text")
         .joinpath(f"corpora/{name}.txt")
         .read_text("utf-8")
         .splitlines()

@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 
 from ppssl.cli.main import main
-from ppssl.losses.ais import generation
+from ppssl.text import generation
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.generation import generate_corpus, prompt
 from ppssl.text.language_model import LanguageModel

@@ -12,11 +12,11 @@ from PIL import Image
 
 from ppssl.cli.main import main
 from ppssl.data.synthetic.birds import SyntheticBirds
-from ppssl.losses.ais import inspection
+from ppssl.text import inspection
 from ppssl.text.bank import embed_corpus
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.inspection import inspect_corpus, near_duplicates
-from ppssl.text.teachers.base import load_teacher
+from ppssl.text.teachers.load import load_teacher
 from ppssl.utils.errors import UserError
 from ppssl.utils.plots.descriptions import description_panel
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppssl import results
+from ppssl.utils import results
 from ppssl.utils.results import (
     Results,
     pack_bits,

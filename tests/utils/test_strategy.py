@@ -65,7 +65,7 @@ def test_others_are_not(strategy: Any) -> None:
 
 def test_the_queue_is_all_that_ddp_leaves_alone() -> None:
     model = _with(DDPStrategy())
-    prepare(model)
+    model.setup("fit")
     names = model._ddp_params_and_buffers_to_ignore
     assert names == {
         f"contrastive.queue.{name}" for name in ("keys", "index", "position", "filled")

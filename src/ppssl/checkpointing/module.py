@@ -8,7 +8,6 @@ from typing import Any, Self
 from lightning.pytorch import Callback, LightningModule
 
 from ppssl.checkpointing.files import SCHEMA_VERSION, check_schema, restore
-from ppssl.encoder import Encoder
 from ppssl.utils.config import Configurable
 
 __all__ = ["TrainingModule"]
@@ -21,7 +20,7 @@ class TrainingModule(LightningModule, Configurable):
     LightningModule needs.
     """
 
-    encoder: Encoder
+    encoder: Any  # ppssl.encoder.Encoder, whose room comes later
 
     def wanted_callbacks(self) -> list[Callback]:
         """The callbacks that belong to every run of this model."""

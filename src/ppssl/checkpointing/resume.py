@@ -1,6 +1,7 @@
 """What a checkpoint needs beside Lightning's own state, so that a resumed run is the uninterrupted one, bit for bit.
 
-Order, views and step noise are functions of counters (:mod:`ppssl.utils.randomness`), which Lightning restores. Left over
+Order, views and step noise are functions of counters (:mod:`ppssl.utils.randomness`), which Lightning restores. Left
+over
 are the sums behind epoch means, the line of the log that was about to be written, and the counters at an epoch's end.
 """
 

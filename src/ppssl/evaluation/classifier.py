@@ -8,7 +8,7 @@ import torch
 
 from ppssl.classify.base import Classifier
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.inference.embed import embed
+from ppssl.inference.embeddings import embed_loader
 from ppssl.metrics.classification import TOP, ClassificationMetrics, check_same_classes
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import resolve_seed
@@ -44,7 +44,9 @@ def measure_classifier(model: Classifier, data: FineGrainedDataModule) -> Result
         raise UserError(
             "Nothing to measure on: no `test/` folder, and `val_fraction` holds none out."
         )
-    rows = embed(model, data.eval_loader(split, items), data, description=f"Classifying {split}")
+    rows = embed_loader(
+        model, data.eval_loader(split, items), data, description=f"Classifying {split}"
+    )
     known = rows.labels >= 0
     if not known.any():
         raise UserError(f"Nothing to compare with: no image of the {split} split has a label.")

@@ -19,8 +19,8 @@ from ppssl.evaluation.bootstrap import image_intervals
 from ppssl.evaluation.logistic_regression import logistic_regression_probe
 from ppssl.evaluation.nuisance import nuisance_probe
 from ppssl.evaluation.splits import Splits, embed_splits, read_splits
-from ppssl.inference.embed import Embeddings
-from ppssl.inference.embedding_file import read_description
+from ppssl.inference.embed import read_description
+from ppssl.inference.embeddings import Embeddings
 from ppssl.inference.features import Feature, feature_encoder
 from ppssl.metrics.knn import knn_neighbours, knn_vote
 from ppssl.metrics.rankme import rankme
@@ -66,7 +66,7 @@ def evaluate(
 
     Args:
         model: A timm model or :class:`ppssl.PPSSL`, ``(B, 3, H, W) -> (B, D)``, or the path of a checkpoint, or without
-            ``data`` that of a file of :func:`~ppssl.inference.embedding_file.write_embeddings`.
+            ``data`` that of a file of :func:`~ppssl.inference.embed.embed`.
         data: The data set; its ``label_fraction`` is the part of the labels used.
         feature: Which embedding, see :func:`~ppssl.inference.features.feature_encoder`.
         device: Where the encoder runs; ``"auto"``: a GPU if there is one.

@@ -11,8 +11,8 @@ from torch import Tensor
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.labels import held_out, labelled
 from ppssl.data.source import UNKNOWN
-from ppssl.inference.embed import Embeddings, embed
-from ppssl.inference.embedding_file import read_description, read_embeddings
+from ppssl.inference.embed import read_description, read_embeddings
+from ppssl.inference.embeddings import Embeddings, embed_loader
 from ppssl.inference.features import Feature
 from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError
@@ -76,14 +76,16 @@ def embed_splits(encoder: Any, data: FineGrainedDataModule, *, device: str = "au
         )
     with on_device(encoder, device):
         queries, gallery = (
-            embed(encoder, data.eval_loader(part, rows), data, description=f"Embedding {part}")
+            embed_loader(
+                encoder, data.eval_loader(part, rows), data, description=f"Embedding {part}"
+            )
             for part, rows in ((split, items), ("train", among))
         )
     return Splits(gallery, queries, split, data.sources["train"].labels, data.offset("train"))
 
 
 def read_splits(path: Any, feature: Feature = "gap", *, seed: int) -> Splits:
-    """The embeddings in a file of :func:`~ppssl.inference.embedding_file.write_embeddings`; all of them are held in memory.
+    """The embeddings in a file of :func:`~ppssl.inference.embed.embed`; all of them are held in memory.
 
     Args:
         path: The ``.parquet``.

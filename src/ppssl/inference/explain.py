@@ -19,15 +19,16 @@ from ppssl.data.files import FileSource
 from ppssl.data.sets.folder import FolderSource
 from ppssl.data.source import UNKNOWN
 from ppssl.data.transforms import center_view
-from ppssl.encoder import Encoder, as_map, evaluation_mode
+from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.functional import Reference, image_gradcam, saliency_target
+from ppssl.losses.iadm.output_gradcam import find_timm_model, output_gradcam
 from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError, similar_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Explanation", "Objective", "View", "explain", "image_files", "output_gradcam"]
+__all__ = ["Explanation", "Objective", "View", "explain", "image_files"]
 
 Objective = Callable[[Tensor], Tensor]
 """A score of each image, of normalised images: ``(B, 3, H, W) -> (B,)``, differentiable."""
@@ -130,7 +131,7 @@ def explain(
         for rows in torch.arange(len(source)).split(BATCH):
             views = [center_view(source.read(i), view.size, view.crop) for i in rows.tolist()]
             batch = torch.stack(views)
-            x = _normalise(batch.to(chosen), _timm_model(model))
+            x = _normalise(batch.to(chosen), find_timm_model(model))
             score = _score(model, x, objective, class_index)
             maps = _maps(model, score, x, layer, reference)
             parts.append((batch, {title: values.cpu() for title, values in maps.items()}))
@@ -156,44 +157,6 @@ def image_files(paths: Sequence[str | Path]) -> FileSource:
         raise UserError("No images given: name files, or folders of them.")
     unique = list(dict.fromkeys(found))
     return FileSource(Path(), unique, np.full(len(unique), UNKNOWN), [])
-
-
-def output_gradcam(
-    model: nn.Module, score: Objective, images: Tensor, layer: nn.Module | None = None
-) -> Tensor | None:
-    """Grad-CAM at the last feature map, by the grad-cam library.
-
-    Args:
-        model: A timm model or what holds one, in evaluation mode.
-        score: What is explained; runs the model once.
-        images: ``(B, 3, H, W)``, normalised.
-        layer: Where it is taken; ``None``: timm's last stage, and in a ViT before the last block's attention, where
-            its patches still matter to its class token.
-
-    Returns:
-        ``(B, H, W)`` in [0, 1], as the library scales and resizes it; ``None`` where no layer is known.
-    """
-    from pytorch_grad_cam import GradCAM
-
-    timm_model = _timm_model(model)
-    if layer is None:
-        if timm_model is None:
-            return None
-        layer = _last_layer(timm_model)
-    reshape = None if timm_model is None else partial(as_map, timm_model)
-    kept = [p.grad for p in model.parameters()]
-    x = (
-        images.detach().clone().requires_grad_()
-    )  # a frozen encoder has a gradient at its layers then
-    scored = _Scored(model, score)
-    with (
-        torch.enable_grad(),
-        GradCAM(model=scored, target_layers=[layer], reshape_transform=reshape) as cam,
-    ):
-        maps = torch.from_numpy(cam(x, targets=[_itself] * len(x)))
-    for parameter, gradient in zip(model.parameters(), kept, strict=True):
-        parameter.grad = gradient  # the library zeroes them
-    return maps
 
 
 def _score(
@@ -234,42 +197,12 @@ def _maps(
     return maps if output is None else maps | {"output Grad-CAM": output}
 
 
-def _timm_model(model: nn.Module) -> Any:
-    """The first timm model in a module; ``None`` where there is none."""
-    found = (
-        m for m in model.modules() if hasattr(m, "forward_features") and hasattr(m, "feature_info")
-    )
-    return next(found, None)
-
-
-def _last_layer(timm_model: Any) -> nn.Module:
-    if getattr(timm_model, "num_prefix_tokens", 0) and hasattr(timm_model.blocks[-1], "norm1"):
-        return timm_model.blocks[-1].norm1
-    return timm_model.get_submodule(timm_model.feature_info[-1]["module"])
-
-
 def _normalise(images: Tensor, timm_model: Any) -> Tensor:
     cfg = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} | dict(
         getattr(timm_model, "pretrained_cfg", None) or {}
     )
     mean, std = (torch.tensor(cfg[k], device=images.device).view(-1, 1, 1) for k in ("mean", "std"))
     return (images.float() / 255 - mean) / std
-
-
-class _Scored(nn.Module):
-    """A model seen through a score of it, for the library to hook and differentiate."""
-
-    def __init__(self, model: nn.Module, score: Objective) -> None:
-        super().__init__()
-        self.model, self.score = model, score
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.score(images)
-
-
-def _itself(score: Tensor) -> Tensor:
-    """The library's target: the score of one image."""
-    return score
 
 
 def _free(folder: Path, stem: str) -> Path:

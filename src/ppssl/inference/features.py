@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from ppssl.checkpointing.files import restore
 from ppssl.encoder import Encoder, load_encoder
-from ppssl.losses.base import LossPlugin, attend
+from ppssl.functional import attend
+from ppssl.losses.base import LossPlugin
 from ppssl.utils.errors import UserError
 
 __all__ = ["AttendedEncoder", "Feature", "attends", "feature_encoder"]
@@ -19,7 +20,8 @@ Feature = Literal["gap", "branch"]
 class AttendedEncoder(nn.Module):
     """An encoder whose feature map is pooled with what a plugin attends to: ``(B, 3, H, W) -> (B, C)``.
 
-    ``sum over places of A * F`` (:func:`ppssl.losses.base.attend`); what timm does after its own pooling, such as a norm, is
+    ``sum over places of A * F`` (:func:`ppssl.functional.attend`); what timm does after its own pooling, such as a
+    norm, is
     not done.
 
     Args:

@@ -12,7 +12,7 @@ from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.images import read_image
 from ppssl.data.transforms import center_view
 from ppssl.encoder import evaluation_mode
-from ppssl.inference.embedding_file import fingerprint, read_description, read_embeddings
+from ppssl.inference.embed import fingerprint, read_description, read_embeddings
 from ppssl.inference.features import feature_encoder
 from ppssl.metrics.retrieval import cosine_similarity, unit_rows
 from ppssl.utils.errors import UserError
@@ -55,7 +55,7 @@ def neighbours(
 
     Args:
         image: An image file. It is not looked for itself: an image of the file finds itself.
-        embeddings: A file of :func:`~ppssl.inference.embedding_file.write_embeddings`.
+        embeddings: A file of :func:`~ppssl.inference.embed.embed`.
         model: The encoder that wrote it: a timm model, a model of ppssl, or the path of a checkpoint.
         k: How many, >= 1; fewer where the file has fewer.
         out: Draw them to this file (its ending tells the format).

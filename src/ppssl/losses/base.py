@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppssl.utils.config import Configurable
@@ -26,7 +24,6 @@ __all__ = [
     "LossPlugin",
     "LossTerm",
     "TrainingStep",
-    "attend",
     "merge_requests",
     "training_step",
 ]
@@ -97,12 +94,16 @@ class LossTerm:
 class LossPlugin(nn.Module, Configurable):
     """Base class of the plugins: implement :meth:`forward`, and what else is needed.
 
-    Every constructor argument is kept under its own name (see :mod:`ppssl.utils.config`). ``train/loss_<name>`` is logged,
+    Every constructor argument is kept under its own name (see :mod:`ppssl.utils.config`). ``train/loss_<name>`` is
+    logged,
     and each of the term's logs as ``train/<name>_<log>``.
     """
 
     needs_image_gradient = False
     """Whether :meth:`forward` differentiates with respect to ``step.image``."""
+
+    watcher: ClassVar[type[Callback] | None] = None
+    """The callback that watches plugins of this type, made without arguments."""
 
     def build(self, encoder: EncoderInfo) -> None:  # optional
         """Make parameters, before the optimizer is made and after all other modules."""
@@ -134,23 +135,7 @@ class LossPlugin(nn.Module, Configurable):
 
     def callbacks(self) -> list[Callback]:
         """Callbacks to run beside the plugin; one that the Trainer already has, or a subclass of, is left out."""
-        return []
-
-
-def attend(feature_map: Tensor, weights: Tensor) -> Tensor:
-    """Features pooled with a map: ``sum over places of A * F`` (METHOD D13).
-
-    Args:
-        feature_map: F, ``(B, C, h, w)``; receives gradient.
-        weights: A, ``(B, h * u, w * u)``, sums to 1; of a place's u x u cells the sum counts.
-
-    Returns:
-        ``(B, C)``.
-    """
-    places = (feature_map.shape[-2], feature_map.shape[-1])
-    cells = weights.shape[-1] * weights.shape[-2] / (places[0] * places[1])
-    coarse = F.adaptive_avg_pool2d(weights[:, None].to(feature_map.dtype), places)[:, 0] * cells
-    return torch.einsum("bchw,bhw->bc", feature_map, coarse)
+        return [] if self.watcher is None else [self.watcher()]
 
 
 def merge_requests(

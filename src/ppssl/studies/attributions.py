@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppssl.data.annotations import object_mask
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.source import ImageSource
 from ppssl.data.synthetic.birds import SyntheticBirds
 from ppssl.data.transforms import MoCoV2Augmentation, apply_view, center_view
 from ppssl.encoder import as_map
 from ppssl.functional import Reference, image_gradcam
-from ppssl.losses.iadm.health import object_mask
 from ppssl.module import PPSSL
 from ppssl.utils.randomness import resolve_seed
 

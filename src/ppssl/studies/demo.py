@@ -32,7 +32,8 @@ def demo(out: str | Path, *, seed: int = 0, overrides: Sequence[str] = ()) -> di
         overrides: Of the recipe, as on the command line: ``--trainer.max_epochs=1``.
 
     Returns:
-        What ``results.json`` holds: ``before`` and ``after``, each as :class:`ppssl.utils.results.Results`, and where the
+        What ``results.json`` holds: ``before`` and ``after``, each as :class:`ppssl.utils.results.Results`, and
+        where the
         checkpoint is.
     """
     own = [

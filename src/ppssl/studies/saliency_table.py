@@ -83,7 +83,8 @@ def markdown_tables(content: Mapping[str, Any]) -> str:
     lines = [
         f"{arguments['images']} images ({counted or 'no masks'}), checkpoints: {arguments['checkpoints']}. "
         "Before -> after training; ± is the standard deviation over checkpoints, or, of one, a lift's standard error "
-        "over images. `ppssl.studies.bench_saliency.map_scores` says what each column is; `contrast` is no model at all. "
+        "over images. `ppssl.studies.bench_saliency.map_scores` says what each column is; `contrast` is no "
+        "model at all. "
         f"Target similarity and order pool_relu unless named; sharpen is gamma {arguments['gamma']:g}.",
     ]
     pairs = dict.fromkeys((r["resolution"], r["treatment"]) for r in content["rows"])

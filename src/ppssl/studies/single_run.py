@@ -11,7 +11,7 @@ from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.encoder import evaluation_mode
 from ppssl.evaluation.classifier import measure_classifier
 from ppssl.evaluation.evaluate import HEADLINES, evaluate
-from ppssl.inference.embedding_file import fingerprint
+from ppssl.inference.embed import fingerprint
 from ppssl.inference.features import attends
 from ppssl.losses.iadm.callback import measure_health
 from ppssl.losses.iadm.plugin import IADM
@@ -43,7 +43,8 @@ def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> N
     Args:
         cell: ``recipe``, ``overrides`` (dotted names and values), ``seed`` and what identifies the cell.
         path: The JSON to write.
-        local: Overrides of this machine; their values are not written down (:func:`~ppssl.utils.results.without_local`).
+        local: Overrides of this machine; their values are not written down
+        (:func:`~ppssl.utils.results.without_local`).
     """
     stated = {name: value for name, value in cell["overrides"].items() if value != GIVEN}
     overrides = [f"--{name}={_text(value)}" for name, value in stated.items()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,14 +26,15 @@ from torch import Tensor
 
 from ppssl.text.bank_file import RowWriter, obtain
 from ppssl.text.corpus import TextCorpus
-from ppssl.text.teachers.base import Teacher, load_teacher, teacher_fingerprint
+from ppssl.text.teachers.base import Teacher
+from ppssl.text.teachers.load import load_teacher, teacher_fingerprint
 from ppssl.utils.randomness import generator
 from ppssl.utils.results import provenance
 
 if TYPE_CHECKING:
     from ppssl.data.datamodule import FineGrainedDataModule
 
-__all__ = ["TextBank", "bank_folder", "embed_corpus", "open_bank"]
+__all__ = ["TextBank", "bank_folder", "embed_corpus", "open_bank", "ranked"]
 
 _SAVE_SECONDS = 10.0
 
@@ -95,7 +96,7 @@ def open_bank(
     Safe to call by many processes at once: one makes what is missing, the others wait for it.
 
     Args:
-        teacher: Its name (:func:`~ppssl.text.teachers.base.load_teacher`).
+        teacher: Its name (:func:`~ppssl.text.teachers.load.load_teacher`).
         corpus: The descriptions.
         data: The data module, after its ``setup``; ``None``: texts only.
         views: k, how many fixed crops of each image (D7); the first is the whole image.
@@ -256,3 +257,12 @@ class FixedCrops:
 def _slug(name: str) -> str:
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_")[-60:]
     return f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def ranked(probabilities: Tensor, titles: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
+    """The k likeliest titles of each row of ``(B, M)``, with their probabilities."""
+    best = probabilities.topk(min(k, len(titles)), dim=1)
+    return [
+        [(titles[j], p) for j, p in zip(numbers, values, strict=True)]
+        for numbers, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]

@@ -100,7 +100,7 @@ class TextCorpus:
             made = metadata_descriptions(str(name), root=root, classes=classes)
             return cls(made, f"the corpus `{name}`")
         if str(name) in packaged_corpora():
-            packaged = resources.files("ppssl.losses.ais").joinpath(f"corpora/{name}.txt")
+            packaged = resources.files("ppssl.text").joinpath(f"corpora/{name}.txt")
             return cls(packaged.read_text("utf-8").splitlines(), f"the packaged corpus `{name}`")
         path = Path(name).expanduser()
         if not path.is_file():
@@ -130,7 +130,7 @@ class TextCorpus:
 
 def packaged_corpora() -> list[str]:
     """The names of the corpora that come with the package."""
-    folder = resources.files("ppssl.losses.ais").joinpath("corpora")
+    folder = resources.files("ppssl.text").joinpath("corpora")
     return sorted(
         item.name[: -len(".txt")] for item in folder.iterdir() if item.name.endswith(".txt")
     )

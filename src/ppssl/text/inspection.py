@@ -19,10 +19,10 @@ from torchvision.transforms.functional import pil_to_tensor
 from ppssl.data.images import read_image
 from ppssl.data.sets.folder import FolderSource
 from ppssl.functional import teacher_probabilities
-from ppssl.losses.ais.plugin import ranked
-from ppssl.text.bank import embed_corpus
+from ppssl.text.bank import embed_corpus, ranked
 from ppssl.text.corpus import TextCorpus
-from ppssl.text.teachers.base import Teacher, load_teacher
+from ppssl.text.teachers.base import Teacher
+from ppssl.text.teachers.load import load_teacher
 from ppssl.utils.errors import UserError
 from ppssl.utils.plots.descriptions import Ranked, description_panel
 
@@ -74,7 +74,8 @@ def inspect_corpus(
 
     Args:
         corpus: The descriptions.
-        teacher: Its name (:func:`~ppssl.text.teachers.base.load_teacher`); ``None``: nothing is said of tokens and images.
+        teacher: Its name (:func:`~ppssl.text.teachers.load.load_teacher`); ``None``: nothing is said of tokens and
+        images.
         images: Image files, and folders, of each of which ``num_images`` are taken, evenly spaced.
         out: Draw the images with what the teacher picks for them, to this file (its ending tells the format).
         num_images: See ``images``.

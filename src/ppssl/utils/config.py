@@ -12,7 +12,7 @@ from typing import Any
 
 from ppssl.utils.errors import UserError
 
-__all__ = ["Configurable", "instantiate", "resolve_class"]
+__all__ = ["Configurable", "class_path_of", "instantiate", "resolve_class"]
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -31,7 +31,14 @@ class Configurable:
             name: _plain(_argument(self, name), f"{cls.__name__}({name}=...)")
             for name in _names(cls)
         }
-        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
+        return {"class_path": class_path_of(cls), "init_args": init_args}
+
+
+def class_path_of(cls: type) -> str:
+    """The shortest import path of a class: below its top-level package where that has it under the same name."""
+    package = cls.__module__.partition(".")[0]
+    public = getattr(sys.modules.get(package), cls.__name__, None) is cls
+    return f"{package}.{cls.__name__}" if public else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def resolve_class(class_path: str) -> type:

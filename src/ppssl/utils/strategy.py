@@ -1,5 +1,6 @@
 """What training in several processes asks of the Trainer's strategy."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -14,17 +15,17 @@ from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ppssl.losses.contrastive import KeyQueue
 from ppssl.utils.errors import UserError
 
 __all__ = ["SyncBatchNorm", "check_strategy", "prepare"]
 
 
-def prepare(model: LightningModule) -> None:
+def prepare(model: LightningModule, *, not_broadcast: Iterable[str] = ()) -> None:
     """Make a built model and its Trainer's strategy ready for several processes.
 
-    The queues are left out of DDP's broadcast of buffers before each forward pass, and of its first one: every process
-    enqueues the same gathered keys, and a queue is by far the largest buffer.
+    Args:
+        model: The model, with its Trainer.
+        not_broadcast: Names of buffers that DDP leaves alone, because every process has the same without it.
 
     Raises:
         UserError: See :func:`check_strategy`; or ``trainer.sync_batchnorm`` over processes without GPUs.
@@ -37,13 +38,7 @@ def prepare(model: LightningModule) -> None:
                 "`trainer.sync_batchnorm` needs GPUs: PyTorch's synchronised batch norm has no version for the CPU."
             )
         strategy._layer_sync = SyncBatchNorm()  # type: ignore[attr-defined]  # of ParallelStrategy
-    queues = {
-        f"{prefix}.{name}"
-        for prefix, module in model.named_modules()
-        if isinstance(module, KeyQueue)
-        for name, _ in module.named_buffers()
-    }
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, queues)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, set(not_broadcast))
 
 
 def check_strategy(strategy: Strategy) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import layouts
 from ppssl import AircraftDataModule, CUBDataModule
-from ppssl.data import download
+from ppssl.data.sets import download
 from ppssl.data.sets.download import Archive, extract, fetch, obtain
 from ppssl.data.sets.published import PublishedDataModule
 from ppssl.utils.errors import UserError

@@ -9,11 +9,11 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from ppssl import IADM, PPSSL, SyntheticDataModule
-from ppssl.callbacks.figures import probe_batch
+from ppssl.callbacks.probes import probe_batch
 from ppssl.functional import image_gradcam
-from ppssl.inference.explain import output_gradcam
 from ppssl.losses.contrastive import MoCo
 from ppssl.losses.iadm.callback import IADMCallback, probe_maps
+from ppssl.losses.iadm.output_gradcam import output_gradcam
 
 
 def _data() -> SyntheticDataModule:

@@ -14,7 +14,7 @@ from ppssl.data import MoCoV2Augmentation
 from ppssl.data.synthetic.birds import SyntheticBirds
 from ppssl.data.transforms import apply_view
 
-BENCH = Path(__file__).parents[2] / "experiments" / "bench"
+BENCH = Path(__file__).parents[3] / "experiments" / "bench"
 
 
 @pytest.mark.parametrize("mask", ["object", "parts"])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ppssl import IADM, PPSSL, FolderDataModule, LossTerm, TrainingStep, UserError
 from ppssl.encoder import EncoderInfo
-from ppssl.losses.base import attend
+from ppssl.functional import attend
 from ppssl.losses.contrastive import MoCo
 from reference.saliency import grid_distribution
 

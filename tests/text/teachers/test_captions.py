@@ -12,7 +12,7 @@ import yaml
 from ppssl.data.synthetic.birds import ATTRIBUTES, BACKGROUNDS, NUISANCES, SyntheticBirds
 from ppssl.utils.randomness import generator
 
-FOLDER = Path(__file__).parents[2] / "experiments" / "teacher"
+FOLDER = Path(__file__).parents[3] / "experiments" / "teacher"
 SUBSET = [0.5, 0.2, 0.1, 0.06, 0.06, 0.08]
 SCENE = {
     "background": [

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ppssl import UserError
-from ppssl.text.teachers.base import load_teacher, teacher_fingerprint
 from ppssl.text.teachers.clip import CLIPTeacher
+from ppssl.text.teachers.load import load_teacher, teacher_fingerprint
 from tiny import tiny_siglip
 
 

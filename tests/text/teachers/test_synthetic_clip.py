@@ -22,13 +22,14 @@ from torchvision.transforms.functional import pil_to_tensor
 from ppssl.data.synthetic.birds import ATTRIBUTES, SyntheticBirds, bird_classes
 from ppssl.text.bank import open_bank
 from ppssl.text.corpus import TextCorpus
-from ppssl.text.teachers.base import Teacher, load_teacher, teacher_fingerprint
+from ppssl.text.teachers.base import Teacher
+from ppssl.text.teachers.load import load_teacher, teacher_fingerprint
 from ppssl.text.teachers.synthetic_clip import SyntheticCLIP
 from ppssl.text.teachers.towers import TowerConfig, Towers, pack
 from ppssl.utils.errors import UserError
 
-WEIGHTS = files("ppssl.losses.ais") / "weights" / "synthetic-clip.safetensors"
-CORPUS = files("ppssl.losses.ais") / "corpora" / "synthetic-birds.txt"
+WEIGHTS = files("ppssl.text.teachers") / "weights" / "synthetic-clip.safetensors"
+CORPUS = files("ppssl.text") / "corpora" / "synthetic-birds.txt"
 UNSEEN, COUNT = 3_000_001, 240
 # One prompt a value, in words of this test's own; the values in the order of ATTRIBUTES.
 PROMPTS = {
@@ -311,7 +312,7 @@ def test_loads_without_transformers_and_without_a_network() -> None:
         "import sys, socket; sys.modules['transformers'] = None\n"
         "def refuse(*a, **k): raise OSError('no network')\n"
         "socket.socket.connect = refuse\n"
-        "from ppssl.text.teachers.base import load_teacher\n"
+        "from ppssl.text.teachers.load import load_teacher\n"
         "print(load_teacher('synthetic-clip').embed_texts(['a red beak']).shape[0])"
     )
     done = subprocess.run(

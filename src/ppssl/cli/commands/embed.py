@@ -13,7 +13,7 @@ from ppssl.cli.arguments import (
     data_section,
     given_data,
 )
-from ppssl.inference.embedding_file import read_description, write_embeddings
+from ppssl.inference.embed import embed, read_description
 from ppssl.utils.results import show_table
 
 __all__ = ["main"]
@@ -37,9 +37,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(data_section(argv))
     seed_everything(args.seed, verbose=False)
     data = given_data(parser, args, args.checkpoint)
-    out = write_embeddings(
-        args.checkpoint, data, args.out, feature=args.feature, device=args.device
-    )
+    out = embed(args.checkpoint, data, args.out, feature=args.feature, device=args.device)
     rows = [
         ["images", str(pq.read_metadata(out).num_rows)],
         ["dimensions", str(read_description(out).dim)],

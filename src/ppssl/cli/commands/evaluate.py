@@ -16,7 +16,7 @@ from ppssl.cli.arguments import (
     given_data,
 )
 from ppssl.evaluation import evaluate as clean
-from ppssl.evaluation import lcr
+from ppssl.evaluation import lcr_protocol as lcr
 from ppssl.evaluation.rows import Row, evaluate_rows
 from ppssl.utils.errors import UserError
 from ppssl.utils.results import Results, show_table, write_json

@@ -8,19 +8,21 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from ppssl.callbacks.figures import FigureCallback, log_figure, probe_batch
+from ppssl.callbacks.figures import FigureCallback, log_figure
+from ppssl.callbacks.probes import probe_batch
 from ppssl.encoder import evaluation_mode
-from ppssl.losses.ais.plugin import AIS, ranked
+from ppssl.text.bank import ranked
 from ppssl.utils.errors import UserError
 from ppssl.utils.plots.descriptions import description_panel
 
 if TYPE_CHECKING:
     from ppssl.data.datamodule import FineGrainedDataModule
+    from ppssl.losses.ais.plugin import AIS
 
 __all__ = ["AISCallback"]
 
 
-class AISCallback(FigureCallback[AIS]):
+class AISCallback(FigureCallback):
     """Makes the bank of every AIS plugin, and shows images with the best descriptions of teacher and student.
 
     Each epoch it logs ``train/<name>_corpus_in_use``: the share of the descriptions that the student named first for
@@ -31,8 +33,6 @@ class AISCallback(FigureCallback[AIS]):
         num_images: How many, evenly spaced among the training images.
         top: How many descriptions of each.
     """
-
-    plugin_type = AIS
 
     def __init__(self, every_n_epochs: int = 5, num_images: int = 8, top: int = 3) -> None:
         super().__init__(every_n_epochs, num_images)

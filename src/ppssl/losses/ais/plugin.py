@@ -13,17 +13,16 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from ppssl.functional import student_log_probabilities
+from ppssl.losses.ais.callback import AISCallback
 from ppssl.losses.ais.head import StudentHead
 from ppssl.losses.ais.targets import Control, Targets, make_targets
 from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep
-from ppssl.text.bank import TextBank, open_bank
+from ppssl.text.bank import TextBank, open_bank, ranked
 from ppssl.text.corpus import TextCorpus
-from ppssl.text.teachers.base import load_teacher
+from ppssl.text.teachers.load import load_teacher
 from ppssl.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback
-
     from ppssl.data.datamodule import FineGrainedDataModule
     from ppssl.encoder import EncoderInfo
 
@@ -57,6 +56,8 @@ class AIS(LossPlugin):
             ``"random_texts"`` takes orthogonal directions for descriptions, ``"shuffled_images"`` gives each image the
             v of another.
     """
+
+    watcher = AISCallback
 
     def __init__(
         self,
@@ -185,12 +186,6 @@ class AIS(LossPlugin):
         if self._targets is not None:
             self._targets.mean, self._targets.std = encoder.mean, encoder.std
 
-    def callbacks(self) -> list[Callback]:
-        """The one that makes the bank, logs and draws."""
-        from ppssl.losses.ais.callback import AISCallback
-
-        return [AISCallback()]
-
     # -- training -------------------------------------------------------------------------------------------------
 
     @property
@@ -261,12 +256,3 @@ class AIS(LossPlugin):
         s = self.student(embeddings)
         tau = self.student.log_temperature.exp()
         return student_log_probabilities(s, texts.to(s.device), temperature=tau).exp()
-
-
-def ranked(probabilities: Tensor, titles: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
-    """The k likeliest titles of each row of ``(B, M)``, with their probabilities."""
-    best = probabilities.topk(min(k, len(titles)), dim=1)
-    return [
-        [(titles[j], p) for j, p in zip(numbers, values, strict=True)]
-        for numbers, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ppssl.functional import perplexity_temperature, teacher_probabilities
+from ppssl.functional import teacher_probabilities
 from ppssl.losses.base import TrainingStep
 from ppssl.text.bank import TextBank
 from ppssl.text.teachers.base import Teacher
@@ -107,3 +108,26 @@ def _orthogonal(count: int, dim: int) -> Tensor:
         torch.linalg.qr(torch.randn(dim, dim, generator=draw))[0] for _ in range(-(-count // dim))
     ]
     return F.normalize(torch.cat(blocks)[:count], dim=1)
+
+
+def perplexity_temperature(similarities: Tensor, perplexity: float) -> float:
+    """The temperature at which ``softmax(similarities / tau)`` has a given mean perplexity, by bisection (METHOD D5).
+
+    Args:
+        similarities: ``(N, M)``.
+        perplexity: exp of the entropy in nats, averaged over the rows; strictly between 1 and M.
+
+    Returns:
+        tau in [1e-5, 1e3]; the nearer end where no temperature between them reaches it (rows with ties).
+    """
+    if similarities.ndim != 2 or not 1 < perplexity < similarities.shape[1]:
+        raise ValueError(
+            f"`perplexity` must lie between 1 and the columns of {tuple(similarities.shape)}, got {perplexity}."
+        )
+    values = similarities.double()
+    low, high = math.log(1e-5), math.log(1e3)
+    for _ in range(60):
+        middle = (low + high) / 2
+        entropy = torch.special.entr((values / math.exp(middle)).softmax(dim=1)).sum(dim=1)
+        low, high = (middle, high) if entropy.exp().mean() < perplexity else (low, middle)
+    return math.exp((low + high) / 2)

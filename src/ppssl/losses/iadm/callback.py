@@ -9,24 +9,25 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from ppssl.callbacks.figures import FigureCallback, log_figure, probe_batch
+from ppssl.callbacks.figures import FigureCallback, log_figure
+from ppssl.callbacks.probes import probe_batch, probe_masks
 from ppssl.encoder import evaluation_mode
 from ppssl.functional import image_gradcam
-from ppssl.inference.explain import output_gradcam
 from ppssl.losses.base import training_step
-from ppssl.losses.iadm.health import object_mask, part_mask, saliency_health
-from ppssl.losses.iadm.plugin import IADM
+from ppssl.losses.iadm.health import saliency_health
+from ppssl.losses.iadm.output_gradcam import output_gradcam
 from ppssl.utils.plots.saliency import saliency_panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ppssl.data.datamodule import FineGrainedDataModule
+    from ppssl.losses.iadm.plugin import IADM
 
 __all__ = ["IADMCallback", "draw_panel", "measure_health", "probe_maps"]
 
 
-class IADMCallback(FigureCallback[IADM]):
+class IADMCallback(FigureCallback):
     """Logs ``train/<name>_health_*`` each epoch (:func:`~ppssl.losses.iadm.health.saliency_health`) and draws panels.
 
     Both look at the same un-augmented training images each time. The query is such an image and its key its mirrored
@@ -39,8 +40,6 @@ class IADMCallback(FigureCallback[IADM]):
         num_images: How many images a panel has.
         num_probes: How many images the health is measured on.
     """
-
-    plugin_type = IADM
 
     def __init__(self, every_n_epochs: int = 5, num_images: int = 6, num_probes: int = 64) -> None:
         super().__init__(every_n_epochs, num_images)
@@ -78,21 +77,8 @@ def measure_health(
     """The health of the maps of un-augmented training images."""
     batch = probe_batch(data, count)
     maps = probe_maps(module, plugin, data, batch)
-    source, offset = data.sources["train"], data.offset("train")
-    objects, parts = [], []
-    for i in (batch["index"] - offset).tolist():
-        known = source.annotations(i)
-        size = source.load(i).size if "box" in known and "object" not in known else (0, 0)
-        view = (known, size, data.image_size, data.eval_crop)
-        objects.append(object_mask(*view))
-        parts.append(part_mask(*view))
-    target, branch = maps["A*"].cpu(), maps["branch"].cpu()
-    return saliency_health(target, branch, _all_known(objects), _all_known(parts))
-
-
-def _all_known(masks: list[Tensor | None]) -> Tensor | None:
-    found = [mask for mask in masks if mask is not None]
-    return torch.stack(found) if len(found) == len(masks) else None
+    objects, parts = probe_masks(data, batch["index"])
+    return saliency_health(maps["A*"].cpu(), maps["branch"].cpu(), objects, parts)
 
 
 def probe_maps(

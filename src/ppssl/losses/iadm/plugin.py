@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from ppssl.functional import Reference, image_gradcam, saliency_kl, saliency_target
-from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep, attend
+from ppssl.functional import Reference, attend, image_gradcam, saliency_kl, saliency_target
+from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep
 from ppssl.losses.iadm.branch import SaliencyBranch
+from ppssl.losses.iadm.callback import IADMCallback
 from ppssl.utils.distributed import gather
 from ppssl.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback
-
     from ppssl.encoder import EncoderInfo
 
 __all__ = ["IADM"]
@@ -59,6 +58,8 @@ class IADM(LossPlugin):
             the image is what IADM costs. With 4 nothing measured is worse than with 1.
         hidden: Channels of the branch.
     """
+
+    watcher = IADMCallback
 
     def __init__(
         self,
@@ -132,12 +133,6 @@ class IADM(LossPlugin):
         if progress >= self.full:
             return self.loss_weight
         return self.loss_weight * max(0.0, progress - self.start) / (self.full - self.start)
-
-    def callbacks(self) -> list[Callback]:
-        """The one that measures and shows the maps."""
-        from ppssl.losses.iadm.callback import IADMCallback
-
-        return [IADMCallback()]
 
     def forward(self, step: TrainingStep) -> LossTerm:
         """KL(A* || A) of each image, plus the second contrastive term where features are pooled with A: ``(B,)``."""

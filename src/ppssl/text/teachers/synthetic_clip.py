@@ -1,7 +1,8 @@
 """``synthetic-clip``: the teacher inside the wheel, an image-text model of procedural birds.
 
 It was trained from scratch on drawn birds with captions by ``experiments/teacher/train.py``; neither transformers nor a
-network is needed to run it. What it is made of: :mod:`ppssl.text.teachers.towers`. Other files of that script are teachers too.
+network is needed to run it. What it is made of: :mod:`ppssl.text.teachers.towers`. Other files of that script are
+teachers too.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class SyntheticCLIP(Teacher):
     """The embedded teacher of procedural birds, or another one of its kind.
 
     Args:
-        path: A file of :func:`ppssl.text.teachers.towers.pack`, whose path becomes its name; by default the one in the package.
+        path: A file of :func:`ppssl.text.teachers.towers.pack`, whose path becomes its name; by default the one in
+        the package.
 
     Raises:
         UserError: No such file, one of another layout, or one that is not whole.

@@ -1,0 +1,64 @@
+"""The training images that callbacks look at: the same ones each time, un-augmented, with what is known of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppssl.data.annotations import object_mask, part_mask
+from ppssl.data.dataset import collate
+
+if TYPE_CHECKING:
+    from ppssl.data.datamodule import FineGrainedDataModule
+
+__all__ = ["probe_batch", "probe_masks"]
+
+
+def probe_batch(data: FineGrainedDataModule, count: int) -> dict[str, Any]:
+    """The same training images each time, evenly spaced, un-augmented.
+
+    Args:
+        data: The data module, after its ``setup``.
+        count: How many; where there are fewer, and where broken ones are skipped, it is fewer.
+
+    Returns:
+        ``image`` ``(n, 3, S, S)`` uint8, ``index`` and ``label`` ``(n,)`` int64, ascending by index.
+
+    Raises:
+        UserError: An image is broken, and ``on_error`` is ``"raise"``; or all are.
+    """
+    items = np.linspace(0, data.num_train - 1, min(count, data.num_train)).round().astype(int)
+    probes = data.eval_dataset("train", items)
+    batch = data.on_before_batch_transfer(collate([probes[i] for i in range(len(probes))]), 0)
+    _, once = np.unique(batch["index"], return_index=True)  # another probe in a broken one's place
+    return {name: values[once] for name, values in batch.items()}
+
+
+def probe_masks(data: FineGrainedDataModule, index: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Where the objects, and their parts, are in the centre views of training images.
+
+    Args:
+        data: The data module, after its ``setup``.
+        index: The images' numbers ``(n,)``, as :func:`probe_batch` gives them.
+
+    Returns:
+        Two masks ``(n, S, S)`` float32 in [0, 1]; ``None`` where it is not known of every image.
+    """
+    source, offset = data.sources["train"], data.offset("train")
+    objects, parts = [], []
+    for i in (index - offset).tolist():
+        annotations = source.annotations(i)
+        boxed = "box" in annotations and "object" not in annotations
+        size = source.load(i).size if boxed else (0, 0)
+        view = (annotations, size, data.image_size, data.eval_crop)
+        objects.append(object_mask(*view))
+        parts.append(part_mask(*view))
+    return _stacked(objects), _stacked(parts)
+
+
+def _stacked(masks: list[Tensor | None]) -> Tensor | None:
+    present = [mask for mask in masks if mask is not None]
+    return torch.stack(present) if len(present) == len(masks) else None

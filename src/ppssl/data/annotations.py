@@ -1,0 +1,72 @@
+"""Where an object and its parts are in the centre view of an image: masks from boxes, points and masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ppssl.data.transforms import center_view
+
+__all__ = ["object_mask", "part_mask"]
+
+_REACH = 0.1
+"""Radius of a part that is known as a point, as a fraction of the object's larger side: as PCK@0.1 counts a hit."""
+
+
+def object_mask(
+    annotations: Mapping[str, Tensor], size: tuple[int, int], view_size: int, crop_fraction: float
+) -> Tensor | None:
+    """Where the object is in the centre view of an image.
+
+    Args:
+        annotations: ``object``, an ``(H, W)`` mask, or ``box``, left, top, right, bottom in [0, 1]; of the original.
+        size: Width and height of the original in pixels.
+        view_size: Of the view, in pixels.
+        crop_fraction: Of the centre crop.
+
+    Returns:
+        ``(view_size, view_size)`` float32 in [0, 1]; ``None`` where neither is known.
+    """
+    if "object" in annotations:
+        mask = Image.fromarray(annotations["object"].numpy().astype("uint8") * 255)
+    elif "box" in annotations:
+        mask = Image.new("L", size)
+        left, top, right, bottom = annotations["box"].tolist()
+        corners = (left * size[0], top * size[1], right * size[0] - 1, bottom * size[1] - 1)
+        ImageDraw.Draw(mask).rectangle(corners, fill=255)
+    else:
+        return None
+    return _in_view(mask, view_size, crop_fraction)
+
+
+def part_mask(
+    annotations: Mapping[str, Tensor], size: tuple[int, int], view_size: int, crop_fraction: float
+) -> Tensor | None:
+    """Where any part of the object is in the centre view of an image, as :func:`object_mask`.
+
+    Args:
+        annotations: ``parts``, ``(P, H, W)`` masks, or ``points``, ``(P, 2)``, x and y in [0, 1], NaN for what cannot
+            be seen, with ``box``: a point then stands for a disc of a tenth of the box's larger side.
+        size: Width and height of the original in pixels.
+        view_size: Of the view, in pixels.
+        crop_fraction: Of the centre crop.
+    """
+    if "parts" in annotations:
+        mask = Image.fromarray(annotations["parts"].any(dim=0).numpy().astype("uint8") * 255)
+    elif "points" in annotations and "box" in annotations:
+        mask = Image.new("L", size)
+        left, top, right, bottom = annotations["box"].tolist()
+        radius = _REACH * max((right - left) * size[0], (bottom - top) * size[1])
+        for x, y in annotations["points"].tolist():
+            if not math.isnan(x):
+                ImageDraw.Draw(mask).circle((x * size[0], y * size[1]), radius, fill=255)
+    else:
+        return None
+    return _in_view(mask, view_size, crop_fraction)
+
+
+def _in_view(mask: Image.Image, view_size: int, crop_fraction: float) -> Tensor:
+    return center_view(mask.convert("RGB"), view_size, crop_fraction)[0].float() / 255

@@ -1,0 +1,85 @@
+"""Grad-CAM at the output layer, by the grad-cam library: what the image's own GradCAM is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppssl.encoder import as_map
+
+__all__ = ["find_timm_model", "output_gradcam"]
+
+
+def output_gradcam(
+    model: nn.Module,
+    score: Callable[[Tensor], Tensor],
+    images: Tensor,
+    layer: nn.Module | None = None,
+) -> Tensor | None:
+    """Grad-CAM at the last feature map, by the grad-cam library.
+
+    Args:
+        model: A timm model or what holds one, in evaluation mode.
+        score: What is explained; runs the model once.
+        images: ``(B, 3, H, W)``, normalised.
+        layer: Where it is taken; ``None``: timm's last stage, and in a ViT before the last block's attention, where
+            its patches still matter to its class token.
+
+    Returns:
+        ``(B, H, W)`` in [0, 1], as the library scales and resizes it; ``None`` where no layer is known.
+    """
+    from pytorch_grad_cam import GradCAM
+
+    timm_model = find_timm_model(model)
+    if layer is None:
+        if timm_model is None:
+            return None
+        layer = _last_layer(timm_model)
+    reshape = None if timm_model is None else partial(as_map, timm_model)
+    kept = [p.grad for p in model.parameters()]
+    x = (
+        images.detach().clone().requires_grad_()
+    )  # a frozen encoder has a gradient at its layers then
+    scored = _Scored(model, score)
+    with (
+        torch.enable_grad(),
+        GradCAM(model=scored, target_layers=[layer], reshape_transform=reshape) as cam,
+    ):
+        maps = torch.from_numpy(cam(x, targets=[_itself] * len(x)))
+    for parameter, gradient in zip(model.parameters(), kept, strict=True):
+        parameter.grad = gradient  # the library zeroes them
+    return maps
+
+
+def find_timm_model(model: nn.Module) -> Any:
+    """The first timm model in a module; ``None`` where there is none."""
+    found = (
+        m for m in model.modules() if hasattr(m, "forward_features") and hasattr(m, "feature_info")
+    )
+    return next(found, None)
+
+
+def _last_layer(timm_model: Any) -> nn.Module:
+    if getattr(timm_model, "num_prefix_tokens", 0) and hasattr(timm_model.blocks[-1], "norm1"):
+        return timm_model.blocks[-1].norm1
+    return timm_model.get_submodule(timm_model.feature_info[-1]["module"])
+
+
+class _Scored(nn.Module):
+    """A model seen through a score of it, for the library to hook and differentiate."""
+
+    def __init__(self, model: nn.Module, score: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.score = model, score
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.score(images)
+
+
+def _itself(score: Tensor) -> Tensor:
+    """The library's target: the score of one image."""
+    return score

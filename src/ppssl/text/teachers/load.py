@@ -1,0 +1,42 @@
+"""Teachers by name: the one in the package, a file of its kind, or a CLIP or SigLIP of transformers."""
+
+import hashlib
+from pathlib import Path
+
+from ppssl.text.teachers.base import SYNTHETIC, Teacher, embedded_weights, hash_folder, local_folder
+
+__all__ = ["load_teacher", "teacher_fingerprint"]
+
+
+def load_teacher(name: str) -> Teacher:
+    """The teacher of that name.
+
+    Args:
+        name: ``"synthetic-clip"``, the embedded one; another of its kind: a ``.safetensors`` file that
+            experiments/teacher/train.py wrote; or a CLIP or SigLIP of transformers: a local folder or a hub id.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
+    if name == SYNTHETIC or _is_file(name):
+        from ppssl.text.teachers.synthetic_clip import SyntheticCLIP
+
+        return SyntheticCLIP(None if name == SYNTHETIC else name)
+    from ppssl.text.teachers.clip import CLIPTeacher
+
+    return CLIPTeacher(name)
+
+
+def teacher_fingerprint(name: str) -> str | None:
+    """The hash of a teacher's files without loading it; ``None`` where they are not on this machine."""
+    if name == SYNTHETIC:
+        return hashlib.sha256(embedded_weights()).hexdigest()
+    if _is_file(name):
+        path = Path(name).expanduser()
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    folder = local_folder(name)
+    return None if folder is None else hash_folder(folder)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".safetensors") and not Path(name).expanduser().is_dir()
