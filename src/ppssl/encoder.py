@@ -1,7 +1,7 @@
-"""The encoder: a timm model seen as a feature map and the embedding pooled from it.
+"""The encoder: a timm model as a feature map and the embedding that is pooled from it.
 
-The embedding p is timm's own pooled pre-logits, what ``model(x)`` gives for ``num_classes=0`` (METHOD, "Notation");
-it is what every metric, every exported file and :func:`load_encoder` work with (F5).
+The embedding p is timm's pooled pre-logits, the output of a model with ``num_classes=0``. All metrics, exported files
+and :func:`load_encoder` use it (:ref:`F5 <f5>`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ PREFIX = "encoder.model."
 
 
 class Features(NamedTuple):
-    """What the encoder makes of a batch.
+    """Feature map and embedding of a batch.
 
     Attributes:
         map: The feature map F that is pooled, ``(B, C, h, w)``; tokens become a grid, class tokens are left out.
@@ -47,7 +47,7 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What plugins and objectives may know of the encoder before they make their own parameters.
+    """Sizes and normalisation of an encoder, from which objectives and plugins create their parameters.
 
     Attributes:
         dim: D, the length of the embedding.
@@ -97,7 +97,7 @@ class Encoder(nn.Module):
 
     @property
     def info(self) -> EncoderInfo:
-        """Its sizes and its normalisation."""
+        """Sizes of the feature map and embedding, and the normalisation of the input."""
         cfg = self.model.pretrained_cfg
         dim = getattr(self.model, "head_hidden_size", None) or self.model.num_features
         return EncoderInfo(dim, self.model.num_features, tuple(cfg["mean"]), tuple(cfg["std"]))
@@ -118,10 +118,10 @@ class Encoder(nn.Module):
 
     @contextmanager
     def stages(self) -> Iterator[dict[str, Tensor]]:
-        """What passes through timm's own stages (``feature_info``) while the encoder runs, the last batch's, by name.
+        """Hidden states of timm's stages (``feature_info``), by name, recorded by hooks while the encoder runs.
 
-        Of more than five, as a ViT's blocks, five are taken evenly. They are hooks on the modules: what timm's
-        ``forward_intermediates`` gives of tokens is a copy, which the embedding does not depend on.
+        Of more than five stages, such as the blocks of a ViT, five evenly spaced ones are recorded. Hooks are needed
+        because tokens from timm's ``forward_intermediates`` are copies that the embedding does not depend on.
 
         Yields:
             Filled by the next forward pass: hidden states with their graph, as the model has them (:func:`as_map`).
@@ -142,7 +142,7 @@ class Encoder(nn.Module):
 
 
 def as_map(model: Any, hidden: Tensor) -> Tensor:
-    """What ``forward_features``, or a stage, of a timm model gives, as ``(B, C, h, w)``; without its class tokens."""
+    """Output of ``forward_features`` or of a stage of a timm model as a map ``(B, C, h, w)``, without class tokens."""
     if hidden.ndim == 4:
         channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         return hidden.permute(0, 3, 1, 2) if channels_last else hidden
@@ -152,7 +152,7 @@ def as_map(model: Any, hidden: Tensor) -> Tensor:
 
 
 def load_encoder(path: str | Path) -> nn.Module:
-    """The trained encoder of a checkpoint, as a timm model in evaluation mode: ``(B, 3, H, W) -> (B, D)``.
+    """Load the encoder of a checkpoint as a timm model in evaluation mode: ``(B, 3, H, W) -> (B, D)``.
 
     Needs neither the data set nor the plugins nor transformers.
 
@@ -170,7 +170,7 @@ def load_encoder(path: str | Path) -> nn.Module:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards, and after an error, each of its parts is in the mode it was in."""
+    """Context in which a model is in evaluation mode; afterwards each submodule is back in its previous mode."""
     modes = {part: part.training for part in model.modules()}
     model.eval()
     try:
@@ -183,7 +183,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def resnet_small(
     width: int = 32, depth: int = 1, in_chans: int = 3, num_classes: int = 0, **kwargs: Any
 ) -> ByobNet:
-    """A narrow ResNet of stride 8, for images of 48 to 96 pixels on a CPU.
+    """Narrow ResNet of stride 8, for images of 48 to 96 pixels on a CPU.
 
     3x3 stem of stride 2, then stages of ``depth`` basic blocks with 1, 2, 4 and 8 times ``width`` channels and
     strides 1, 2, 2, 1; timm's own blocks. Unlike timm's default no block begins as its shortcut alone
@@ -203,7 +203,7 @@ def resnet_small(
 
 
 def _from_map(model: Any, feature_map: Tensor, hidden: Tensor) -> Tensor:
-    """A feature map in the model's own layout, with the class tokens of ``hidden``."""
+    """Inverse of :func:`as_map`: the map in the layout of the model, with the class tokens of ``hidden``."""
     if hidden.ndim == 4:
         channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         return feature_map.permute(0, 2, 3, 1) if channels_last else feature_map

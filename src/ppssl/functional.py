@@ -1,4 +1,4 @@
-"""The losses as pure functions of tensors: values per sample, no reduction, no logging, no trainer."""
+"""Losses and saliency maps as pure functions of tensors, with one value for each sample and no reduction."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -21,13 +21,13 @@ __all__ = [
 ]
 
 Reference = Literal["zero", "blur", "gradient"]
-"""What an image's attribution is measured from (METHOD D9)."""
+"""Reference of an image attribution, see :ref:`D9 <d9>`."""
 
 
 def info_nce_logits(
     query: Tensor, key: Tensor, queue: Tensor, *, temperature: float, mask: Tensor | None = None
 ) -> Tensor:
-    """Similarities of each query with its key (column 0) and with the queue, over the temperature.
+    """InfoNCE logits: similarity of each query to its key (column 0) and to the queue, over the temperature.
 
     Args:
         query: z_q, ``(B, D)``, L2-normalised; receives gradient.
@@ -79,7 +79,9 @@ def teacher_probabilities(
     hubs: Tensor | None = None,
     top_k: int | None = None,
 ) -> Tensor:
-    """Which descriptions the teacher sees in an image: ``P_i = softmax_j(t'_ij / tau_T)`` (METHOD D5, D6; F10).
+    """Teacher distribution over the descriptions: ``P_i = softmax_j(t'_ij / tau_T)``.
+
+    See :ref:`D5 <d5>`, :ref:`D6 <d6>` and :ref:`F10 <f10>`.
 
     Args:
         teacher: v, ``(B, e)`` L2-normalised image embeddings, or ``(B, k, e)`` of k crops, over which P is averaged.
@@ -109,7 +111,7 @@ def teacher_probabilities(
 def student_log_probabilities(
     student: Tensor, texts: Tensor, *, temperature: float | Tensor
 ) -> Tensor:
-    """Which descriptions the student sees: ``log Q``, ``Q = softmax_j(s . T_j / tau_S)`` (METHOD, "AIS").
+    """Student log-distribution over the descriptions: ``log Q``, ``Q_i = softmax_j(s_i . T_j / tau_S)``.
 
     Args:
         student: s, ``(B, e)``, L2-normalised; receives gradient.
@@ -134,7 +136,7 @@ def text_bank_distillation(
     hubs: Tensor | None = None,
     top_k: int | None = None,
 ) -> Tensor:
-    """Distillation over a text bank, ``KL(P || Q)`` of each image (METHOD, "AIS"; F3, F10).
+    """Distillation loss over a text bank: ``KL(P || Q)`` of each image (:ref:`F3 <f3>`, :ref:`F10 <f10>`).
 
     Args:
         student: s; see :func:`student_log_probabilities`, as ``texts`` and ``student_temperature``.
@@ -162,10 +164,12 @@ def image_gradcam(
     reference: Reference = "zero",
     rectify: bool = True,
 ) -> Tensor:
-    """GradCAM of the image itself: ``a = sum_c (x - r)_c * d ell / dx_c`` (METHOD, "IADM"; F4, D9, D17).
+    """GradCAM of the input image: ``a = sum_c (x - r)_c * d ell / dx_c``.
 
-    The image takes the place that the feature map has in Grad-CAM without averaged gradients (HiResCAM); with a feature
-    map for ``images`` it is that, LCR's saliency (F8).
+    See :ref:`F4 <f4>`, :ref:`D9 <d9>` and :ref:`D17 <d17>`.
+
+    The image takes the place of the feature map in Grad-CAM without averaged gradients (HiResCAM). With a feature map
+    for ``images`` the result is HiResCAM itself, the saliency of LCR (:ref:`F8 <f8>`).
 
     Args:
         objective: ell of each image, ``(B,)``, with its graph down to ``images``; or what makes it of images.
@@ -211,7 +215,7 @@ def saliency_target(
     sharpen: float = 1.0,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """A*: an attribution as a distribution over a grid of cells (METHOD, "IADM"; D9, D10).
+    """Saliency target A*: an attribution as a distribution over a grid (:ref:`D9 <d9>`, :ref:`D10 <d10>`).
 
     Args:
         attribution: a, ``(B, H, W)``, signed.
@@ -241,7 +245,7 @@ def saliency_target(
 
 
 def saliency_kl(target: Tensor, log_map: Tensor) -> Tensor:
-    """How far a map is from its target: ``KL(A* || A)`` over all cells of an image (METHOD, "IADM").
+    """Divergence of a predicted map from its target: ``KL(A* || A)`` over all cells of an image.
 
     Args:
         target: A*, ``(B, gh, gw)``, sums to 1.
@@ -258,11 +262,11 @@ def saliency_kl(target: Tensor, log_map: Tensor) -> Tensor:
 
 
 def attend(feature_map: Tensor, weights: Tensor) -> Tensor:
-    """Features pooled with a map: ``sum over places of A * F`` (METHOD D13).
+    """Attention pooling: ``sum over places of A * F`` (:ref:`D13 <d13>`).
 
     Args:
         feature_map: F, ``(B, C, h, w)``; receives gradient.
-        weights: A, ``(B, h * u, w * u)``, sums to 1; of a place's u x u cells the sum counts.
+        weights: A, ``(B, h * u, w * u)``, sums to 1; the weight of a place is the sum over its u x u cells.
 
     Returns:
         ``(B, C)``.

@@ -1,4 +1,4 @@
-"""PPSSL: an encoder, a contrastive objective, and one more loss for each plugin (METHOD, "Total"; F5)."""
+"""PPSSL, the LightningModule for pretraining: encoder, contrastive objective and loss plugins (:ref:`F5 <f5>`)."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class PPSSL(TrainingModule):
             checkpoint of ppssl or a timm weight file, which must fit completely.
         image_size: Input height and width in pixels, for models built for one size (ViT); ``None``: their own.
         backbone_kwargs: More arguments of the timm model.
-        init_seed: Of all first weights that are random, where runs of other seeds are to start from the same ones;
-            ``None``: the run's own seed.
+        init_seed: Seed of all randomly initialised weights, for runs that differ in ``seed`` but share their initial
+            weights; ``None``: the seed of the run.
         contrastive: The contrastive objective; ``None``: :class:`~ppssl.losses.contrastive.MoCo`.
         plugins: Loss plugins by name.
         optimizer: ``"sgd"`` or ``"adamw"``.
         base_lr: Learning rate for a global batch of 128; it scales with the batch.
-        lr: The learning rate outright, in place of ``base_lr``.
-        weight_decay: For matrices and kernels; norms and biases have none.
+        lr: Learning rate, independent of the batch size; replaces ``base_lr``.
+        weight_decay: Weight decay of matrices and kernels; norms and biases are not decayed.
         sgd_momentum: SGD's momentum.
-        warmup_fraction: Part of the steps in which the learning rate rises linearly; then it falls as a cosine.
-        seed: For the steps' own randomness; ``None``: that of ``seed_everything``, or 0.
+        warmup_fraction: Fraction of the steps with a linearly rising learning rate; a cosine decay to 0 follows.
+        seed: Seed of the random numbers of each step; ``None``: that of ``seed_everything``, or 0.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class PPSSL(TrainingModule):
     def describe(
         self, images: Tensor, corpus: Sequence[str] | None = None, *, k: int = 3
     ) -> list[list[tuple[str, float]]]:
-        """Which descriptions fit normalised images ``(B, 3, H, W)``, by the student alone; for models trained with AIS.
+        """The best-matching descriptions of normalised images ``(B, 3, H, W)``; needs a model trained with AIS.
 
         See :meth:`ppssl.losses.ais.plugin.AIS.describe`.
         """
@@ -113,7 +113,7 @@ class PPSSL(TrainingModule):
         raise UserError("Only a model trained with AIS can describe: this one has no such plugin.")
 
     def setup(self, stage: str) -> None:
-        """Tell the data module what is needed; make what depends on the data."""
+        """Configure the data module; create the parts whose sizes depend on the data."""
         self.config()  # raises now, not after an epoch
         if hasattr(data := self._data_module(), "normalise_with"):
             data.normalise_with(self.encoder.info.mean, self.encoder.info.std)
@@ -123,7 +123,11 @@ class PPSSL(TrainingModule):
             prepare(self, not_broadcast=self._queue_buffers())
 
     def build(self, num_images: int) -> None:
-        """Make heads, queue and plugin parameters for so many training images; once. A Trainer does it in setup."""
+        """Create heads, queue and plugin parameters, once; a Trainer calls it in ``setup``.
+
+        Args:
+            num_images: Number of training images.
+        """
         if self._num_images is None:
             self._num_images = num_images
             with first_weights(self.init_seed, "contrastive"):
@@ -149,18 +153,18 @@ class PPSSL(TrainingModule):
         return dict(self.plugins.items())  # type: ignore[arg-type]  # ModuleDict's values are Modules
 
     def wanted_callbacks(self) -> list[Callback]:
-        """The monitors, what resuming needs, and the plugins' own."""
+        """Monitors, resuming, and the callbacks of the plugins."""
         wanted: list[Callback] = [RepresentationMonitor(), Throughput(), ResumeState()]
         for plugin in self._plugins().values():
             wanted += plugin.callbacks()
         return wanted
 
     def on_train_start(self) -> None:
-        """Fill the queue with keys of training images."""
+        """Fill the key queue with keys of training images."""
         fill(self.contrastive, self.trainer, self._data_module(), self._seed)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """The loss of one batch; its random numbers depend on seed, step and process alone."""
+        """Loss of one batch; its random numbers depend on seed, step and rank only."""
         seed_step(self._seed, self.global_step, batch_idx, self.global_rank)
         shared = torch_seed(self._seed, "shared step", self.global_step, batch_idx)
         loss, logs = self.losses(
@@ -175,16 +179,16 @@ class PPSSL(TrainingModule):
     def losses(
         self, batch: Mapping[str, Any], *, seed: int, progress: float, number: int = 0
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Contrastive loss plus the plugins' losses; then the objective remembers the batch. Needs no Trainer.
+        """Total loss of a batch, after which its keys are enqueued; works without a Trainer.
 
         Args:
             batch: A training batch as the data module gives it.
-            seed: For what is random in the step, equal on all processes.
-            progress: How much of the training is done, in [0, 1].
-            number: How many optimizer steps came before.
+            seed: Seed of the step, equal on all processes.
+            progress: Finished fraction of the training, in [0, 1].
+            number: Number of optimizer steps before this one.
 
         Returns:
-            The total, a scalar with its graph, and what to log, by name.
+            The total loss, a scalar with its graph, and the values to log, by name.
         """
         if any(plugin.needs_image_gradient for plugin in self._plugins().values()):
             batch["views"][0].requires_grad_()
@@ -209,14 +213,14 @@ class PPSSL(TrainingModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's clipping, with a norm that a plugin of weight 0 does not change."""
+        """Gradient clipping whose norm does not change with a plugin of weight 0."""
         if gradient_clip_val is None or gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         clip_gradient_norm(optimizer, gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """An optimizer step, and the momentum encoder's after it; neither where fp16's loss scaling skips the step."""
+        """Optimizer step, then the momentum update; both are left out where fp16 loss scaling skips the step."""
         before = loss_scale(self.trainer.scaler)
         super().optimizer_step(*args, **kwargs)
         if loss_scale(self.trainer.scaler) >= before:
@@ -233,11 +237,11 @@ class PPSSL(TrainingModule):
 
     @property
     def progress(self) -> float:
-        """How much of the training is done, in [0, 1]."""
+        """Finished fraction of the training, in [0, 1]."""
         return min(1.0, self.global_step / self._total_steps)
 
     def _learning_rate(self) -> float:
-        """For the global batch; says so in one line."""
+        """Learning rate of the global batch size; logged in one line."""
         trainer, source = self.trainer, self._data_module() or self.trainer.train_dataloader
         batch = getattr(source, "batch_size", None) or 128
         batch *= trainer.world_size * trainer.accumulate_grad_batches
@@ -246,7 +250,7 @@ class PPSSL(TrainingModule):
         return lr
 
     def configure_optimizers(self) -> Any:
-        """SGD or AdamW over everything that is trained, warm-up and cosine by step."""
+        """SGD or AdamW over all trained parameters, with warm-up and cosine decay by step."""
         optimizer = make_optimizer(
             self,
             self.optimizer,
@@ -267,7 +271,7 @@ class PPSSL(TrainingModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make what the checkpoint has weights for."""
+        """Create the parts that the checkpoint has weights for."""
         super().on_load_checkpoint(checkpoint)
         for name, sizes in checkpoint["ppssl"].get("sizes", {}).items():
             if name in self.plugins and sizes:

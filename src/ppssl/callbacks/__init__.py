@@ -1,1 +1,1 @@
-"""Callbacks that serve every method."""
+"""Callbacks for all models: monitors, throughput, figures."""

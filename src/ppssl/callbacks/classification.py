@@ -1,4 +1,4 @@
-"""How good a classifier is, while it is trained, and which classes it takes for each other."""
+"""Online monitor of a classifier: accuracy, and the most confused pairs of classes."""
 
 from typing import Any
 

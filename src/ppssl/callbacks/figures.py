@@ -1,4 +1,4 @@
-"""Figures while training: when they are drawn, of which images, and where they go."""
+"""Figures during training: the base of callbacks that draw, and the logging of figures."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["FigureCallback", "log_figure"]
 
 
 class FigureCallback(Callback):
-    """Base of the callbacks that watch the loss plugins of one type and draw training images every few epochs.
+    """Base of callbacks that observe the loss plugins of one type and draw training images every few epochs.
 
     A plugin names its callback (:attr:`ppssl.LossPlugin.watcher`), not the other way round.
 
     Args:
-        every_n_epochs: How often a figure is drawn; 0: never.
-        num_images: How many images it has, evenly spaced among the training images.
+        every_n_epochs: Epochs between two figures; 0: none.
+        num_images: Number of images in a figure, evenly spaced among the training images.
     """
 
     def __init__(self, every_n_epochs: int, num_images: int) -> None:
@@ -35,7 +35,7 @@ class FigureCallback(Callback):
         self.num_images = num_images
 
     def should_draw(self, epoch: int) -> bool:
-        """Whether the epoch, from 0, ends with a figure."""
+        """Whether a figure is due at the end of an epoch, counted from 0."""
         return self.every_n_epochs > 0 and (epoch + 1) % self.every_n_epochs == 0
 
     def plugins(self, module: Any) -> dict[str, Any]:
@@ -46,12 +46,13 @@ class FigureCallback(Callback):
 
 @rank_zero_only
 def log_figure(trainer: Trainer, name: str, figure: Figure, step: int) -> None:
-    """Show a figure.
+    """Log a figure to TensorBoard, or save it as PNG.
 
     Args:
-        trainer: Its TensorBoard loggers get it; where it has none, ``<log_dir>/figures/<name>-<step>.png`` does.
-        name: As in ``ais/descriptions``.
-        figure: A figure of matplotlib.
+        trainer: Its TensorBoard loggers show the figure; without one it is saved as
+            ``<log_dir>/figures/<name>-<step>.png``.
+        name: A name such as ``ais/descriptions``.
+        figure: The matplotlib figure.
         step: The global step.
     """
     boards = [log for log in trainer.loggers if isinstance(log, TensorBoardLogger)]

@@ -1,4 +1,4 @@
-"""How good the embedding is, while it is trained: kNN, retrieval and RankMe on the validation images."""
+"""Online monitor of the embedding: kNN, retrieval and RankMe on the validation images."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ GALLERY, QUERIES = 0, 1
 
 
 class RepresentationMonitor(Callback):
-    """Logs ``knn_top1``, ``retrieval_rank1``, ``retrieval_rank5``, ``retrieval_map`` and ``rankme`` under ``val/``.
+    """Log ``knn_top1``, ``retrieval_rank1``, ``retrieval_rank5``, ``retrieval_map`` and ``rankme`` under ``val/``.
 
-    Queries find their class among the gallery (kNN) and each other (retrieval). ``ppssl test`` logs the same under
-    ``test/``. Without labels there is nothing to find: one line says so.
+    kNN classifies the queries by the gallery; retrieval ranks the queries among each other. ``ppssl test`` logs the
+    same under ``test/``. Without labels the monitor is off, with one line that says so.
 
     Args:
-        k: Neighbours that vote; fewer where the gallery is smaller.
+        k: Number of neighbours that vote, at most the size of the gallery.
     """
 
     def __init__(self, k: int = 5) -> None:
@@ -32,13 +32,13 @@ class RepresentationMonitor(Callback):
         self._embeddings: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so where nothing can be monitored."""
+        """Report a data set without labels."""
         data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "has_labels") and not data.has_labels():
             rank_zero_info("No labels: kNN and retrieval are not monitored.")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last run."""
+        """Drop the embeddings of the previous validation."""
         self._embeddings = {GALLERY: [], QUERIES: []}
 
     def on_validation_batch_end(
@@ -83,12 +83,12 @@ class RepresentationMonitor(Callback):
             knn.update(*batch)
             retrieval.update(*batch)
             rankme.update(*batch)
-        found = retrieval.compute()
+        scores = retrieval.compute()
         values = {
             "knn_top1": knn.compute()[f"knn-{k}"],
-            "retrieval_rank1": found["rank-1"],
-            "retrieval_rank5": found["rank-5"],
-            "retrieval_map": found["mAP"],
+            "retrieval_rank1": scores["rank-1"],
+            "retrieval_rank5": scores["rank-5"],
+            "retrieval_map": scores["mAP"],
             "rankme": rankme.compute(),
         }
         bar = {"knn_top1", "retrieval_rank1"}

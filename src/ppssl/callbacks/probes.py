@@ -1,4 +1,4 @@
-"""The training images that callbacks look at: the same ones each time, un-augmented, with what is known of them."""
+"""Fixed un-augmented training images for callbacks, with the masks of their objects and parts."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["probe_batch", "probe_masks"]
 
 
 def probe_batch(data: FineGrainedDataModule, count: int) -> dict[str, Any]:
-    """The same training images each time, evenly spaced, un-augmented.
+    """A fixed batch of un-augmented training images, evenly spaced.
 
     Args:
         data: The data module, after its ``setup``.
-        count: How many; where there are fewer, and where broken ones are skipped, it is fewer.
+        count: Number of images; the batch is smaller if the data set is, or if broken images are skipped.
 
     Returns:
         ``image`` ``(n, 3, S, S)`` uint8, ``index`` and ``label`` ``(n,)`` int64, ascending by index.
 
     Raises:
-        UserError: An image is broken, and ``on_error`` is ``"raise"``; or all are.
+        UserError: An image is broken and ``on_error`` is ``"raise"``, or all images are broken.
     """
     items = np.linspace(0, data.num_train - 1, min(count, data.num_train)).round().astype(int)
     probes = data.eval_dataset("train", items)
@@ -38,14 +38,14 @@ def probe_batch(data: FineGrainedDataModule, count: int) -> dict[str, Any]:
 
 
 def probe_masks(data: FineGrainedDataModule, index: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Where the objects, and their parts, are in the centre views of training images.
+    """Masks of the objects and of their parts in the centre views of training images.
 
     Args:
         data: The data module, after its ``setup``.
         index: The images' numbers ``(n,)``, as :func:`probe_batch` gives them.
 
     Returns:
-        Two masks ``(n, S, S)`` float32 in [0, 1]; ``None`` where it is not known of every image.
+        Two masks ``(n, S, S)`` float32 in [0, 1]; ``None`` if an image has no such annotation.
     """
     source, offset = data.sources["train"], data.offset("train")
     objects, parts = [], []

@@ -1,4 +1,4 @@
-"""How fast training is, and how much of its time it waits for data."""
+"""Throughput of training: images per second, and the share of time spent waiting for data."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ __all__ = ["Throughput"]
 
 
 class Throughput(Callback):
-    """Logs ``train/images_per_second`` and ``train/data_wait`` (share of the time, in [0, 1]) each epoch."""
+    """Log ``train/images_per_second`` and ``train/data_wait`` (share of the time, in [0, 1]) in each epoch."""
 
     def __init__(self) -> None:
         self._images = 0
@@ -17,7 +17,7 @@ class Throughput(Callback):
         self._started = self._batch_ended = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock: a run resumed in mid-epoch starts no epoch."""
+        """Start the clock; a run that is resumed within an epoch does not start an epoch."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -28,7 +28,7 @@ class Throughput(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Since the last batch ended it was waiting for this one."""
+        """Count the time since the end of the last batch as waiting."""
         self._waited += time.perf_counter() - self._batch_ended
 
     def on_train_batch_end(
@@ -39,13 +39,13 @@ class Throughput(Callback):
         self._batch_ended = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave validation out: neither training nor waiting."""
+        """Exclude the time of validation."""
         paused = time.perf_counter() - self._batch_ended
         self._started += paused
         self._batch_ended += paused
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log."""
+        """Log the figures of the epoch."""
         elapsed = self._batch_ended - self._started
         if elapsed > 0:
             values = {

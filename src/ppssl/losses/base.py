@@ -1,7 +1,7 @@
-"""What a loss plugin is, and what it is given.
+"""Loss plugins: the base class, and the training step that they are given.
 
 A plugin adds one term to the loss. It is an ``nn.Module``, so its parameters are trained, moved and checkpointed with
-the model; ``PPSSL(plugins={"name": plugin})`` is all there is to register.
+the model. ``PPSSL(plugins={"name": plugin})`` registers it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TAKEN = ("views", "index", "label", "geometry", "broken")
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What is known when the contrastive loss of a batch has been computed. Images share nothing but batch norm.
+    """State of a training step after the contrastive loss, the input of every plugin.
 
     Attributes:
         batch: The batch (:class:`~ppssl.data.datamodule.FineGrainedDataModule`), with what the plugin requested.
@@ -45,8 +45,8 @@ class TrainingStep:
         key: z_k, ``(B, d)`` float32, L2-normalised, no gradient.
         contrastive_loss: L_con of each sample, ``(B,)``, with its graph.
         contrast: L_con of other embeddings of x_q, ``(B, D) -> (B,)``, against the same keys.
-        progress: How much of the training is done, in [0, 1].
-        number: How many optimizer steps came before; the same for all micro-batches of one step.
+        progress: Finished fraction of the training, in [0, 1].
+        number: Number of optimizer steps before this one; equal for all micro-batches of one step.
     """
 
     batch: Mapping[str, Any]
@@ -64,7 +64,7 @@ class TrainingStep:
 def training_step(
     batch: Mapping[str, Any], result: ContrastiveResult, progress: float, number: int = 0
 ) -> TrainingStep:
-    """What plugins are given of a batch and its contrastive result."""
+    """The :class:`TrainingStep` of a batch and its contrastive result."""
     return TrainingStep(
         batch=batch,
         image=batch["views"][0],
@@ -81,9 +81,12 @@ def training_step(
 
 @dataclass(frozen=True)
 class LossTerm:
-    """A plugin's loss: ``value`` per sample ``(B,)`` or a scalar, its batch mean is minimised; ``logs`` by name.
+    """Loss of a plugin in one step.
 
-    ``logged`` is whether the value says something in this step; False for a plugin that sits it out.
+    Attributes:
+        value: Loss of each sample ``(B,)``, or a scalar; its batch mean is minimised.
+        logs: Scalars to log, by name.
+        logged: Whether the value is logged; False in steps in which the plugin computes none.
     """
 
     value: Tensor
@@ -92,7 +95,7 @@ class LossTerm:
 
 
 class LossPlugin(nn.Module, Configurable):
-    """Base class of the plugins: implement :meth:`forward`, and what else is needed.
+    """Base class of loss plugins; subclasses implement :meth:`forward` and, if needed, the other methods.
 
     Every constructor argument is kept under its own name (see :mod:`ppssl.utils.config`). ``train/loss_<name>`` is
     logged,
@@ -106,14 +109,14 @@ class LossPlugin(nn.Module, Configurable):
     """The callback that watches plugins of this type, made without arguments."""
 
     def build(self, encoder: EncoderInfo) -> None:  # optional
-        """Make parameters, before the optimizer is made and after all other modules."""
+        """Create parameters; called before the optimizer is created and after all other modules are."""
 
     def sizes(self) -> dict[str, int]:
-        """What :meth:`build` has to know beside the encoder, from the data or a teacher; kept in the checkpoint."""
+        """Sizes that :meth:`build` needs beside the encoder, from the data or a teacher; saved in checkpoints."""
         return {}
 
     def restore_sizes(self, sizes: Mapping[str, int]) -> None:  # optional
-        """Take over what :meth:`sizes` gave, before :meth:`build`."""
+        """Restore the values of :meth:`sizes` from a checkpoint; called before :meth:`build`."""
 
     def forward(self, step: TrainingStep) -> LossTerm:
         """The loss of one batch."""
@@ -122,26 +125,26 @@ class LossPlugin(nn.Module, Configurable):
         )
 
     def weight(self, progress: float) -> float:
-        """The term's factor when ``progress`` in [0, 1] of the training is done; at 0 it is computed all the same."""
+        """Weight of the term at ``progress`` in [0, 1] of the training; a term of weight 0 is computed as well."""
         return 1.0
 
     def attention(self, feature_map: Tensor) -> Tensor | None:
-        """Where in images the plugin attends to, of F ``(B, C, h, w)``: ``(B, h', w')`` >= 0; ``None``: nowhere."""
+        """Attention map ``(B, h', w')`` >= 0 of a feature map ``(B, C, h, w)``; ``None`` for plugins without one."""
         return None
 
     def data_requests(self) -> dict[str, Callable[[Any], Tensor]]:
-        """What the batch is to hold for this plugin: a name, and what makes a tensor of the original RGB image."""
+        """Extra entries of the batch: by name, a function from the original RGB image to a tensor."""
         return {}
 
     def callbacks(self) -> list[Callback]:
-        """Callbacks to run beside the plugin; one that the Trainer already has, or a subclass of, is left out."""
+        """Callbacks of the plugin; types that the Trainer already has, or subclasses of them, are left out."""
         return [] if self.watcher is None else [self.watcher()]
 
 
 def merge_requests(
     plugins: Mapping[str, LossPlugin],
 ) -> dict[str, Callable[[Any], Tensor]]:
-    """What all plugins want in the batch, by name; no two may want the same name."""
+    """Merge the data requests of all plugins; each name may be requested once."""
     merged: dict[str, Callable[[Any], Tensor]] = {}
     for owner, plugin in plugins.items():
         wanted = plugin.data_requests()

@@ -1,4 +1,4 @@
-"""What watches AIS: makes the bank before training, and shows what teacher and student say."""
+"""Callback of AIS: makes the bank before training, and shows the descriptions of teacher and student."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["AISCallback"]
 
 
 class AISCallback(FigureCallback):
-    """Makes the bank of every AIS plugin, and shows images with the best descriptions of teacher and student.
+    """Make the bank of every AIS plugin, and show images with the best descriptions of teacher and student.
 
-    Each epoch it logs ``train/<name>_corpus_in_use``: the share of the descriptions that the student named first for
-    any view. What is logged each step comes from the plugin itself.
+    ``train/<name>_corpus_in_use`` is logged in each epoch: the share of descriptions that were the most likely one of
+    the student for at least one view.
 
     Args:
-        every_n_epochs: How often images are shown with the best descriptions of teacher and student; 0: never.
-        num_images: How many, evenly spaced among the training images.
-        top: How many descriptions of each.
+        every_n_epochs: Epochs between two figures; 0: none.
+        num_images: Number of images in a figure, evenly spaced among the training images.
+        top: Number of descriptions of each image.
     """
 
     def __init__(self, every_n_epochs: int = 5, num_images: int = 8, top: int = 3) -> None:
@@ -42,7 +42,7 @@ class AISCallback(FigureCallback):
         self._used: dict[str, Tensor] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the bank; Lightning calls this before the module's own setup, which needs its sizes."""
+        """Make the bank; Lightning calls this before the setup of the module, which needs its sizes."""
         if stage != "fit":
             return
         data: Any = getattr(trainer, "datamodule", None)
@@ -57,7 +57,7 @@ class AISCallback(FigureCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Note which descriptions the student named."""
+        """Record the most likely descriptions of the student."""
         for name, plugin in self.plugins(pl_module).items():
             if plugin.last_choice is None:
                 continue
@@ -68,7 +68,7 @@ class AISCallback(FigureCallback):
             self._used[name][plugin.last_choice] = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the share of the corpus in use, and draw."""
+        """Log the share of the corpus in use; draw a figure if it is due."""
         for name, plugin in self.plugins(pl_module).items():
             if name in self._used:
                 everywhere: Any = pl_module.all_gather(self._used.pop(name))
@@ -78,7 +78,7 @@ class AISCallback(FigureCallback):
                 self._draw(trainer, pl_module, name, plugin)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the running epoch has noted."""
+        """Descriptions recorded in the running epoch."""
         return {"used": {name: used.cpu() for name, used in self._used.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The student's head: puts its embeddings into the teacher's space (METHOD, "AIS"; D5)."""
+"""Student head: projects embeddings into the embedding space of the teacher (:ref:`D5 <d5>`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TAU_BOUNDS = (math.log(0.01), math.log(1.0))
 
 
 class StudentHead(nn.Module):
-    """W and tau_S: puts embeddings into the teacher's space. ``(B, D) -> (B, e)`` float32, L2-normalised.
+    """Projection W with temperature tau_S: ``(B, D) -> (B, e)`` float32, L2-normalised.
 
     Args:
         dim: D.
@@ -35,7 +35,8 @@ class StudentHead(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """tau_S, learned, in [0.01, 1]. It is the parameter that is kept in bounds: so it always finds its way back."""
+        """Learned temperature tau_S in [0.01, 1]; the parameter itself is clamped, so that its gradient "
+        "never vanishes."""
         if self.training:
             with torch.no_grad():
                 self.log_temperature.clamp_(*_TAU_BOUNDS)

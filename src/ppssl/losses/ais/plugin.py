@@ -1,4 +1,4 @@
-"""AIS as a loss plugin: the student learns to name in an image what the teacher names (METHOD, "AIS"; F3, D5 to D8)."""
+"""AIS as a loss plugin: distillation of CLIP over a text corpus (:ref:`F3 <f3>`, :ref:`D5 <d5>` to :ref:`D8 <d8>`)."""
 
 from __future__ import annotations
 
@@ -32,29 +32,33 @@ __all__ = ["AIS", "ranked"]
 class AIS(LossPlugin):
     """Anti-Interference Strategy: distillation of CLIP over a corpus of fine-grained descriptions.
 
-    ``L_AIS = mean KL(P || Q)``: P is what the teacher sees of the corpus in the original image, Q what the student sees
-    in its view (:func:`ppssl.functional.text_bank_distillation`). No image is told which description is its own (D8).
-    The teacher's embeddings are looked up in a :class:`~ppssl.text.bank.TextBank`, made once before training.
+    ``L_AIS = mean KL(P || Q)``: P is the teacher's distribution over the corpus for the original image, Q that of the
+    student for its view (:func:`ppssl.functional.text_bank_distillation`). Images and descriptions are not paired
+    (:ref:`D8 <d8>`). The teacher's embeddings come from a :class:`~ppssl.text.bank.TextBank`, which is made once before
+    training.
 
     Args:
-        corpus: The descriptions: a ``.txt``, ``.csv`` or ``.jsonl`` file, a packaged corpus (``birds``), or what
-            else :meth:`~ppssl.text.corpus.TextCorpus.load` knows (``class-names``, ``cub-attributes``).
-        corpus_column: Of a ``.csv`` or ``.jsonl``.
-        teacher: A CLIP or SigLIP, as hub id or local folder; ``synthetic-clip``, the embedded one; a file like it.
-        loss_weight: lambda_A; on birds more filters more (experiments/RESULTS.md), with a teacher that knows them well.
-        warmup_fraction: Part of the training in which lambda_A rises from 0.
-        teacher_temperature: tau_T (D5): a number, ``"own"`` for the teacher's, or ``"auto"``, by the perplexity.
-        perplexity: The mean perplexity of P for ``"auto"``, as a fraction of the corpus.
-        centre_hubs: Subtract each description's mean similarity over the training set (D6).
-        top_k: How many of its best descriptions the teacher keeps; ``None``: all.
-        head: W is ``"linear"`` or a two-layer ``"mlp"``.
-        teacher_views: k fixed crops of each image that the teacher sees, over which P is averaged (D7).
-        online: The teacher sees the augmented view itself, in each step; the bank gives tau_T and hubs only.
-        memory_map: Leave the images' embeddings on disk, or read them into memory.
-        bank_dir: Where banks are kept; ``None``: ``$PPSSL_CACHE/banks`` or ``~/.cache/ppssl/banks``.
-        control: What an experiment puts in AIS's place: ``"embedding"`` distils v by cosine without a corpus,
-            ``"random_texts"`` takes orthogonal directions for descriptions, ``"shuffled_images"`` gives each image the
-            v of another.
+        corpus: The descriptions: a ``.txt``, ``.csv`` or ``.jsonl`` file, a packaged corpus (``birds``), or another
+            name that :meth:`~ppssl.text.corpus.TextCorpus.load` accepts (``class-names``, ``cub-attributes``).
+        corpus_column: Column of a ``.csv`` or ``.jsonl``.
+        teacher: A CLIP or SigLIP as hub id or local folder, ``synthetic-clip`` for the packaged teacher, or a file of
+            the same kind.
+        loss_weight: lambda_A. With a strong teacher larger values did better on synthetic birds
+            (experiments/RESULTS.md).
+        warmup_fraction: Fraction of the training in which lambda_A rises linearly from 0.
+        teacher_temperature: tau_T (:ref:`D5 <d5>`): a number, ``"own"`` for the temperature of the teacher, or
+            ``"auto"`` for the one that gives ``perplexity``.
+        perplexity: Mean perplexity of P for ``"auto"``, as a fraction of the corpus size.
+        centre_hubs: Subtract the mean similarity of each description over the training set (:ref:`D6 <d6>`).
+        top_k: Number of most similar descriptions that keep their probability; ``None``: all.
+        head: Student head W: ``"linear"`` or a two-layer ``"mlp"``.
+        teacher_views: Number k of fixed crops of each image for the teacher; P is their average (:ref:`D7 <d7>`).
+        online: Run the teacher on the augmented view in each step; the bank gives tau_T and hubs only.
+        memory_map: Leave the image embeddings on disk; otherwise they are read into memory.
+        bank_dir: Folder of the banks; ``None``: ``$PPSSL_CACHE/banks`` or ``~/.cache/ppssl/banks``.
+        control: Control experiment in place of AIS: ``"embedding"`` distils v by cosine without a corpus,
+            ``"random_texts"`` uses orthogonal directions as descriptions, ``"shuffled_images"`` permutes v over the
+            images.
     """
 
     watcher = AISCallback
@@ -150,7 +154,7 @@ class AIS(LossPlugin):
                 self.targets.online = load_teacher(self.teacher).to(device)
 
     def attach(self, bank: TextBank) -> None:
-        """Train with this bank. It is no part of the module: neither checkpoints nor DDP see it."""
+        """Use a bank for training. It is not part of the module: neither in checkpoints nor in DDP buffers."""
         if self.top_k is not None and self.top_k > len(bank.texts):
             raise UserError(
                 f"`top_k` is {self.top_k}, and the corpus has {len(bank.texts)} descriptions: at most all of them."
@@ -169,7 +173,7 @@ class AIS(LossPlugin):
         )
 
     def sizes(self) -> dict[str, int]:
-        """The teacher's dimension, with which a checkpoint's head is made again."""
+        """Embedding length of the teacher, which the student head is created with."""
         return {} if self._teacher_dim is None else {"teacher_dim": self._teacher_dim}
 
     def restore_sizes(self, sizes: Mapping[str, int]) -> None:
@@ -177,7 +181,7 @@ class AIS(LossPlugin):
         self._teacher_dim = sizes["teacher_dim"]
 
     def build(self, encoder: EncoderInfo) -> None:
-        """Make the head; the bank has told e."""
+        """Create the student head; needs the bank."""
         if self._teacher_dim is None:
             raise UserError(
                 "AIS has no bank yet: train with a Trainer and a data module of ppssl, or call `prepare(data)` first."
@@ -190,7 +194,7 @@ class AIS(LossPlugin):
 
     @property
     def targets(self) -> Targets:
-        """The teacher's side.
+        """Targets of the distillation.
 
         Raises:
             RuntimeError: There is no bank yet.
@@ -200,7 +204,7 @@ class AIS(LossPlugin):
         return self._targets
 
     def weight(self, progress: float) -> float:
-        """lambda_A(t): rises linearly over the warm-up."""
+        """lambda_A: a linear rise during the warm-up."""
         if progress >= self.warmup_fraction:
             return self.loss_weight
         return self.loss_weight * progress / self.warmup_fraction
@@ -217,7 +221,7 @@ class AIS(LossPlugin):
         return LossTerm(F.kl_div(log_q, p, reduction="none").sum(dim=1), self._logs(p, log_q, tau))
 
     def _logs(self, p: Tensor, log_q: Tensor, tau: Tensor) -> dict[str, Tensor]:
-        """Entropies over log M, tau_S, and how often student and teacher name the same description first."""
+        """Relative entropies of P and Q, tau_S, and how often P and Q have the same maximum."""
         p, log_q = p.detach(), log_q.detach()
         most = math.log(p.shape[1])
         self.last_choice = log_q.argmax(dim=1)
@@ -233,16 +237,16 @@ class AIS(LossPlugin):
     def describe(
         self, embeddings: Tensor, corpus: TextCorpus | Sequence[str] | None = None, *, k: int = 3
     ) -> list[list[tuple[str, float]]]:
-        """Which descriptions fit, by the student alone.
+        """The best-matching descriptions of embeddings, by the student head.
 
         Args:
             embeddings: p, ``(B, D)``.
-            corpus: Any descriptions; ``None``: those it was trained with. Their embeddings are found in the bank, or
-                made by the teacher's text encoder.
-            k: How many, best first; at most all.
+            corpus: Descriptions; ``None``: the training corpus. Their embeddings come from the bank or, if it has none,
+                from the text encoder of the teacher.
+            k: Number of descriptions for each image.
 
         Returns:
-            For each image k pairs of a description (its first phrasing) and its probability among all.
+            For each image k pairs of a description (its first phrasing) and its probability, most likely first.
         """
         if corpus is None:
             corpus = TextCorpus.load(self.corpus, self.corpus_column)

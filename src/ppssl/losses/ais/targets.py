@@ -1,4 +1,4 @@
-"""What the teacher says of a batch: from the bank, or online; and what the experiments put in its place."""
+"""Distillation targets: teacher embeddings of a batch, from the bank or online, and the control experiments."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Control = Literal["none", "embedding", "random_texts", "shuffled_images"]
 
 @dataclass
 class Targets:
-    """The teacher's side of the loss. No module: neither checkpoints nor DDP see it; it follows the batch's device.
+    """Distillation targets of AIS; no module, so neither checkpoints nor DDP contain it.
 
     Attributes:
-        titles: A text for each description.
+        titles: First phrasing of each description.
         texts: T, ``(M, e)`` float32.
-        hubs: ``(M,)`` mean similarities that are subtracted, or ``None``.
+        hubs: ``(M,)`` mean similarities, which are subtracted; or ``None``.
         temperature: tau_T.
-        top_k: How many descriptions P keeps, or ``None``.
-        images: v, ``(N, k, e)`` float16, by ``index - first_index``.
-        first_index: The index of the first row.
-        online: The teacher itself, which then sees the views.
-        mean: What each channel of the views was normalised with.
-        std: Likewise.
+        top_k: Number of descriptions that keep their probability, or ``None``.
+        images: v, ``(N, k, e)`` float16; the row of an image is ``index - first_index``.
+        first_index: Image index of the first row.
+        online: The teacher, if it is run on the views.
+        mean: Mean of each channel that the views are normalised with.
+        std: Standard deviation of each channel, likewise.
     """
 
     titles: list[str]
@@ -50,7 +50,7 @@ class Targets:
     std: tuple[float, ...] = (1, 1, 1)
 
     def embeddings(self, step: TrainingStep) -> Tensor:
-        """V of the batch, ``(B, k, e)`` float32 on the device of the student's embeddings, no gradient."""
+        """Teacher embeddings v of a batch, ``(B, k, e)`` float32 on the device of the student; no gradient."""
         device = step.embedding.device
         if self.online is not None:
             mean, std = (
@@ -60,12 +60,12 @@ class Targets:
         return self.lookup(step.batch["index"]).to(device)
 
     def lookup(self, index: Tensor) -> Tensor:
-        """V of images by their index, ``(B, k, e)`` float32, from the bank."""
+        """Teacher embeddings v of images by index, ``(B, k, e)`` float32, from the bank."""
         rows = index.to(self.images.device) - self.first_index
         return self.images[rows].float()
 
     def probabilities(self, v: Tensor) -> Tensor:
-        """P, ``(B, M)`` float32, on v's device."""
+        """Teacher distribution P, ``(B, M)`` float32, on the device of v."""
         if self.texts.device != v.device:
             self.texts = self.texts.to(v.device)
             self.hubs = None if self.hubs is None else self.hubs.to(v.device)
@@ -83,7 +83,7 @@ def make_targets(
     top_k: int | None = None,
     control: Control = "none",
 ) -> Targets:
-    """The teacher's side, by METHOD D5 and D6; the arguments are those of :class:`~ppssl.losses.ais.plugin.AIS`."""
+    """Create the targets from a bank; the arguments are those of :class:`~ppssl.losses.ais.plugin.AIS`."""
     if bank.images is None or bank.mean is None:
         raise ValueError("A bank of texts alone cannot teach: open it with the data.")
     texts, images = bank.texts, bank.images
@@ -102,7 +102,7 @@ def make_targets(
 
 
 def _orthogonal(count: int, dim: int) -> Tensor:
-    """Random directions, ``(count, dim)``, L2-normalised; each ``dim`` of them are orthogonal to each other."""
+    """Random directions ``(count, dim)``, L2-normalised; each block of ``dim`` is orthogonal."""
     draw = torch.Generator().manual_seed(torch_seed(0, "random texts"))
     blocks = [
         torch.linalg.qr(torch.randn(dim, dim, generator=draw))[0] for _ in range(-(-count // dim))
@@ -111,14 +111,14 @@ def _orthogonal(count: int, dim: int) -> Tensor:
 
 
 def perplexity_temperature(similarities: Tensor, perplexity: float) -> float:
-    """The temperature at which ``softmax(similarities / tau)`` has a given mean perplexity, by bisection (METHOD D5).
+    """Temperature of a given mean perplexity of ``softmax(similarities / tau)``, by bisection (:ref:`D5 <d5>`).
 
     Args:
         similarities: ``(N, M)``.
         perplexity: exp of the entropy in nats, averaged over the rows; strictly between 1 and M.
 
     Returns:
-        tau in [1e-5, 1e3]; the nearer end where no temperature between them reaches it (rows with ties).
+        tau in [1e-5, 1e3]; a bound of this range if no temperature in it reaches the perplexity (rows with ties).
     """
     if similarities.ndim != 2 or not 1 < perplexity < similarities.shape[1]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a contrastive objective is to :class:`ppssl.PPSSL`."""
+"""Base class of contrastive objectives, and their result."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ __all__ = ["ContrastiveObjective", "ContrastiveResult"]
 
 @dataclass(frozen=True)
 class ContrastiveResult:
-    """One batch's contrastive loss and what it was made of.
+    """Contrastive loss of a batch, with the tensors that it was computed from.
 
     Attributes:
         loss: L_con of each sample, ``(B,)``, with its graph.
@@ -35,38 +35,38 @@ class ContrastiveResult:
 
 
 class ContrastiveObjective(nn.Module, Configurable):
-    """A contrastive loss over two views, with whatever it remembers from step to step."""
+    """Contrastive loss over two views, with its state between steps (momentum encoder, key queue)."""
 
     @abstractmethod
     def build(self, encoder: Encoder, *, num_images: int) -> None:
-        """Make parameters and buffers. Called once, before the optimizer is made.
+        """Create parameters and buffers; called once, before the optimizer is created.
 
         Args:
             encoder: The encoder that will be trained.
-            num_images: N, how many training images there are.
+            num_images: N, the number of training images.
         """
 
     @abstractmethod
     def forward(
         self, encoder: Encoder, batch: Mapping[str, Any], *, seed: int
     ) -> ContrastiveResult:
-        """The loss of a batch; changes nothing that is remembered.
+        """Loss of a batch; does not change the state.
 
         Args:
             encoder: The encoder that is trained.
             batch: ``views`` and ``index``.
-            seed: For the step's own randomness, equal on all processes.
+            seed: Seed of the step, equal on all processes.
         """
 
     def needs_prefill(self) -> bool:
-        """Whether it wants to see (more) batches before training begins."""
+        """Whether it needs (more) batches before training begins."""
         return False
 
     def prefill_batch(self, batch: Mapping[str, Any], *, seed: int) -> None:  # optional
-        """Remember a batch before training begins."""
+        """Take in a batch before training begins."""
 
     def after_loss(self, batch: Mapping[str, Any], result: ContrastiveResult) -> None:  # optional
-        """Called once a micro-batch, when all losses are computed."""
+        """Called once for each micro-batch, after all losses are computed."""
 
     def after_step(self, encoder: Encoder, *, total_steps: int) -> None:  # optional
-        """Called once an optimizer step."""
+        """Called once after each optimizer step."""

@@ -1,6 +1,6 @@
-"""MoCo v2: a query against its momentum key and a queue of past keys.
+"""MoCo v2: InfoNCE of a query against its momentum key and a queue of past keys.
 
-He et al., arXiv 1911.05722; Chen et al., arXiv 2003.04297; METHOD F7 and D1 to D3.
+He et al., arXiv 1911.05722; Chen et al., arXiv 2003.04297; :ref:`F7 <f7>`, :ref:`D1 <d1>` to :ref:`D3 <d3>`.
 """
 
 import copy
@@ -21,21 +21,22 @@ from ppssl.utils.randomness import torch_seed
 __all__ = ["MoCo"]
 
 GROUP = 32
-"""Images a batch-norm group, where the number of groups is chosen automatically: MoCo's batch per GPU."""
+"""Images in a batch-norm group if the number of groups is automatic: the per-GPU batch size of MoCo."""
 
 
 class MoCo(ContrastiveObjective):
-    """MoCo v2.
+    """MoCo v2: momentum encoder, key queue and InfoNCE.
 
     Args:
         dim: Length of the projection z.
         hidden_dim: Width of the projection head's hidden layer; ``None``: the embedding's.
         temperature: tau.
         queue_size: K; ``"auto"``: min(65,536, N / 2).
-        prefill: What the queue holds at first: ``"keys"`` of training images, or ``"random"`` directions as in MoCo.
-        momentum: Of the key encoder, in [0, 1]; ``"auto"``: see :func:`automatic_momentum`.
-        key_bn_groups: Keys are shuffled and batch-normalised in this many groups a process, so that batch norm does
-            not tell which key belongs to a query (D2); ``"auto"``: groups of 32, two at least. Without batch norm: one.
+        prefill: Initial content of the queue: ``"keys"`` of training images, or ``"random"`` directions as in MoCo.
+        momentum: Momentum of the key encoder, in [0, 1]; ``"auto"``: see :func:`automatic_momentum`.
+        key_bn_groups: Number of groups per process in which the shuffled keys are batch-normalised, so that batch
+            statistics do not reveal which key belongs to a query (:ref:`D2 <d2>`); ``"auto"``: groups of 32, at least
+            two. Unused without batch norm.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class MoCo(ContrastiveObjective):
         self.key_bn_groups = key_bn_groups
 
     def build(self, encoder: Encoder, *, num_images: int) -> None:
-        """Make the head, the key's copies and the queue."""
+        """Create the projection head, the momentum copies and the queue."""
         width = encoder.info.dim
         hidden = width if self.hidden_dim is None else self.hidden_dim
         self.head = nn.Sequential(
@@ -88,7 +89,7 @@ class MoCo(ContrastiveObjective):
     def forward(
         self, encoder: Encoder, batch: Mapping[str, Any], *, seed: int
     ) -> ContrastiveResult:
-        """InfoNCE of view 0 as query against view 1 as key; entries of the query's own image are masked."""
+        """InfoNCE with view 0 as query and view 1 as key; queue entries of the query's image are masked."""
         query_view, key_view = batch["views"]
         features = encoder.features(query_view)
         z = self._normalised(features.embedding)
@@ -113,10 +114,10 @@ class MoCo(ContrastiveObjective):
 
     @torch.no_grad()
     def keys(self, images: Tensor, *, seed: int) -> Tensor:
-        """Keys of this process's images, ``(B, 3, H, W) -> (B, d)`` float32, L2-normalised.
+        """Keys of the images of this process, ``(B, 3, H, W) -> (B, d)`` float32, L2-normalised.
 
-        The images of all processes are shuffled together and each process normalises some of them, in groups: the
-        statistics that a key sees are not those that its query saw (shuffle-BN, and the same on one process).
+        With batch norm the images of all processes are shuffled and each process encodes a part of them in groups
+        (shuffle-BN), so that a key and its query do not share batch statistics. One process does the same alone.
         """
         if not self._has_batch_norm:
             return self._project(images)
@@ -132,20 +133,20 @@ class MoCo(ContrastiveObjective):
         return shuffled[order.argsort()[start : start + own]]
 
     def prefill_batch(self, batch: Mapping[str, Any], *, seed: int) -> None:
-        """Enqueue a batch's keys."""
+        """Enqueue the keys of a batch."""
         self.queue.enqueue(gather(self.keys(batch["views"][1], seed=seed)), gather(batch["index"]))
 
     def needs_prefill(self) -> bool:
-        """Whether the queue wants (more) keys before training begins."""
+        """Whether the queue is not full yet."""
         return not self.queue.is_full()
 
     def after_loss(self, batch: Mapping[str, Any], result: ContrastiveResult) -> None:
-        """Enqueue the keys of all processes in rank order: never before the loss, which they must not take part in."""
+        """Enqueue the keys of all processes in rank order; after the loss, because they are no negatives of it."""
         self.queue.enqueue(gather(result.key), gather(batch["index"]))
 
     @torch.no_grad()
     def after_step(self, encoder: Encoder, *, total_steps: int) -> None:
-        """Move the key's encoder and head towards the query's."""
+        """Momentum update of key encoder and key head."""
         momentum = automatic_momentum(total_steps) if self.momentum == "auto" else self.momentum
         for key_module, module in ((self.key_encoder, encoder), (self.key_head, self.head)):
             pairs = zip(key_module.parameters(), module.parameters(), strict=True)
@@ -164,10 +165,10 @@ class MoCo(ContrastiveObjective):
 
 
 def automatic_momentum(total_steps: int) -> float:
-    """The momentum for a run of that many optimizer steps.
+    """Momentum for a run of a given number of optimizer steps.
 
-    0.999 at the paper's scale of some 5,000 steps and beyond; in shorter runs the key encoder must follow faster: its
-    memory, 1 / (1 - m), is a fifth of the run, 20 steps at least. (Synthetic birds, 1,500 steps: 0.997, as this gives,
-    learned the classes with a seed for which 0.99 did not; experiments/RESULTS.md.)
+    0.999 from 5,000 steps on, the scale of the paper. In shorter runs the time constant 1 / (1 - m) is a fifth of the
+    run, but at least 20 steps. (Synthetic birds, 1,500 steps: the resulting 0.997 learned the classes with a seed with
+    which 0.99 did not; experiments/RESULTS.md.)
     """
     return 1 - min(0.05, max(0.001, 5 / max(total_steps, 1)))

@@ -1,4 +1,4 @@
-"""The queue's first fill, before step 1 (METHOD D1)."""
+"""Prefill of the key queue before the first step (:ref:`D1 <d1>`)."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ __all__ = ["fill"]
 
 
 def fill(objective: ContrastiveObjective, trainer: Any, data: Any, seed: int) -> None:
-    """Pass training images through the key encoder until the objective has enough; nothing if it needs none.
+    """Pass training images to an objective until it needs no more.
 
     Args:
-        objective: What is to be filled.
+        objective: The objective whose queue is filled.
         trainer: The Trainer, for device and precision.
         data: The data module, whose epoch -1 is used; without one of ppssl, the Trainer's own loader.
         seed: The run's seed.

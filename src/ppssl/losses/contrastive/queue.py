@@ -1,4 +1,4 @@
-"""The queue of past keys, each with the index of the image it came from (METHOD D1)."""
+"""Key queue: past keys, each with the index of its image (:ref:`D1 <d1>`)."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ __all__ = ["KeyQueue"]
 
 
 class KeyQueue(nn.Module):
-    """First in, first out; part of the checkpoint, its size too.
+    """First-in-first-out queue of keys; checkpoints hold its content and its size.
 
     Attributes:
         keys: ``(K, D)`` float32, L2-normalised; the first ``filled`` rows are valid.
         index: ``(K,)`` int64, the image each key came from, -1 where unknown.
 
     Args:
-        size: K; it may also be 0 here and come from a checkpoint.
+        size: K; a checkpoint that is loaded replaces it.
         dim: D.
     """
 
@@ -35,7 +35,7 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, index: Tensor) -> None:
-        """Add keys in their order, over the oldest ones; of more than K the last K stay.
+        """Replace the oldest keys by new ones, in order; of more than K new keys the last K are kept.
 
         Args:
             keys: ``(B, D)``, any B.
@@ -54,7 +54,7 @@ class KeyQueue(nn.Module):
         return int(self.filled) == len(self.keys)
 
     def fill_at_random(self, generator: torch.Generator) -> None:
-        """Fill it with random directions that belong to no image, as MoCo starts."""
+        """Fill the queue with random directions that belong to no image, as MoCo does."""
         keys = torch.randn(self.keys.shape, generator=generator)
         self.enqueue(
             nn.functional.normalize(keys, dim=1).to(self.keys.device),
@@ -62,7 +62,7 @@ class KeyQueue(nn.Module):
         )
 
     def negatives(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The valid keys, and for each query which of them come from its own image.
+        """Valid keys as negatives, and a mask of those that come from the image of the query.
 
         Args:
             index: ``(B,)`` int64, the queries' images.
@@ -76,7 +76,7 @@ class KeyQueue(nn.Module):
 
 
 def _resize(queue: KeyQueue, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """The size comes from the data: a checkpoint brings its own."""
+    """Give the queue the size that it has in the checkpoint."""
     saved = state.get(prefix + "keys")
     if saved is not None and saved.shape != queue.keys.shape:
         queue.keys = queue.keys.new_zeros(saved.shape)

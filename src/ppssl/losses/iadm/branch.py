@@ -1,4 +1,4 @@
-"""The branch that learns to predict the saliency (METHOD, "IADM"; F8's shape, D12)."""
+"""Saliency branch: predicts the saliency target from the feature map (:ref:`F8 <f8>`, :ref:`D12 <d12>`)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,14 +7,15 @@ __all__ = ["SaliencyBranch"]
 
 
 class SaliencyBranch(nn.Module):
-    """A of limited capacity: 1x1 convolution, GroupNorm, ReLU, maximum over its channels, softmax over the cells.
+    """Branch of limited capacity: 1x1 convolution, GroupNorm, ReLU, maximum over channels, softmax over cells.
 
-    GroupNorm in place of F8's batch norm: no image looks at another (D16). The temperature of the softmax is learned.
+    GroupNorm replaces the batch norm of :ref:`F8 <f8>`, so that no image depends on another (:ref:`D16 <d16>`). The
+    temperature of the softmax is learned.
 
     Args:
         channels: C of the feature map.
         hidden: Channels of the convolution, of which the maximum is taken.
-        upscale: Each place of the feature map is split into this many cells a side, by pixel shuffle (D12).
+        upscale: Cells per side that each place of the feature map is split into, by pixel shuffle.
     """
 
     def __init__(self, channels: int, hidden: int = 32, upscale: int = 1) -> None:

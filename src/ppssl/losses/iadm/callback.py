@@ -1,4 +1,4 @@
-"""What watches IADM: the health of its maps each epoch, and a panel of them."""
+"""Callback of IADM: quality measures of its maps in each epoch, and figures of them."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ __all__ = ["IADMCallback", "draw_panel", "measure_health", "probe_maps"]
 
 
 class IADMCallback(FigureCallback):
-    """Logs ``train/<name>_health_*`` each epoch (:func:`~ppssl.losses.iadm.health.saliency_health`) and draws panels.
+    """Log ``train/<name>_health_*`` in each epoch (:func:`~ppssl.losses.iadm.health.saliency_health`) and draw panels.
 
-    Both look at the same un-augmented training images each time. The query is such an image and its key its mirrored
-    copy: of the image itself the query is as good as its key, and what little gradient is left says nothing. A panel
-    shows the image, its GradCAM at full resolution, A*, what the branch attends to, and Grad-CAM at the output layer by
-    the grad-cam library.
+    The same un-augmented training images are used each time. Each is a query, and its mirrored copy the key (with the
+    image itself as key the similarity is at its maximum and has no gradient). A panel shows the image, its GradCAM at
+    full resolution, A*, the attention of the branch, and Grad-CAM at the output layer by the grad-cam library.
 
     Args:
-        every_n_epochs: How often a panel is drawn; 0: never.
-        num_images: How many images a panel has.
-        num_probes: How many images the health is measured on.
+        every_n_epochs: Epochs between two panels; 0: none.
+        num_images: Number of images in a panel.
+        num_probes: Number of images for the quality measures.
     """
 
     def __init__(self, every_n_epochs: int = 5, num_images: int = 6, num_probes: int = 64) -> None:
@@ -48,7 +47,7 @@ class IADMCallback(FigureCallback):
         self.num_probes = num_probes
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure, and draw where it is time."""
+        """Log the quality measures; draw a panel if it is due."""
         module: Any = pl_module
         data: Any = getattr(trainer, "datamodule", None)
         plugins = self.plugins(module)
@@ -66,7 +65,7 @@ class IADMCallback(FigureCallback):
 
 
 def draw_panel(module: Any, plugin: IADM, data: FineGrainedDataModule, count: int) -> Figure:
-    """Un-augmented training images, a row each, beside :func:`probe_maps` of them; ``module`` in evaluation mode."""
+    """Panel of un-augmented training images with their :func:`probe_maps`; ``module`` in evaluation mode."""
     batch = probe_batch(data, count)
     return saliency_panel(batch["image"], probe_maps(module, plugin, data, batch))
 
@@ -74,7 +73,7 @@ def draw_panel(module: Any, plugin: IADM, data: FineGrainedDataModule, count: in
 def measure_health(
     module: Any, plugin: IADM, data: FineGrainedDataModule, count: int
 ) -> dict[str, float]:
-    """The health of the maps of un-augmented training images."""
+    """Quality measures of the maps of un-augmented training images."""
     batch = probe_batch(data, count)
     maps = probe_maps(module, plugin, data, batch)
     objects, parts = probe_masks(data, batch["index"])
@@ -84,23 +83,24 @@ def measure_health(
 def probe_maps(
     module: Any, plugin: IADM, data: FineGrainedDataModule, batch: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """All maps of un-augmented images, each ``(n, h, w)``, by title; no gradient stays."""
+    """All maps of un-augmented images, each ``(n, h, w)``, by title; no gradient is left behind."""
     x = data.normalise(batch["image"].to(module.device))
     with torch.enable_grad():
         mirrored = x.flip(3)
         views = [x.requires_grad_(), mirrored]
         index = batch["index"].to(module.device)
-        own = {"views": views, "index": index}
-        step = training_step(own, module.contrastive(module.encoder, own, seed=0), progress=1.0)
+        pairs = {"views": views, "index": index}
+        result = module.contrastive(module.encoder, pairs, seed=0)
+        step = training_step(pairs, result, progress=1.0)
         log_map = plugin.branch(step.feature_map)
         target = plugin.saliency(step, (log_map.shape[1], log_map.shape[2]))
         positive = torch.einsum("bd,bd->b", step.z, step.key)
         full = image_gradcam(positive, step.image, plugin.reference)
     with torch.no_grad():
-        wanted = module.encoder(mirrored)
+        mirrored_embedding = module.encoder(mirrored)
     output = output_gradcam(
         module.encoder,
-        lambda images: F.cosine_similarity(module.encoder(images), wanted, dim=1),
+        lambda images: F.cosine_similarity(module.encoder(images), mirrored_embedding, dim=1),
         x.detach(),
     )
     branch = log_map.detach().exp()

@@ -1,4 +1,4 @@
-"""Whether saliency maps mean something: sharp or flat, on the object or beside it, learnable or not (METHOD D14)."""
+"""Quality of saliency maps: sharpness, learnability, and energy on the object (:ref:`D14 <d14>`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["saliency_health"]
 def saliency_health(
     target: Tensor, branch: Tensor, mask: Tensor | None = None, parts: Tensor | None = None
 ) -> dict[str, float]:
-    """How good maps are, averaged over images.
+    """Quality measures of saliency maps, averaged over images.
 
     Args:
         target: A*, ``(B, gh, gw)``, each sums to 1.
@@ -51,7 +51,7 @@ def saliency_health(
 
 
 def _on(target: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """How much of the maps is on a mask."""
+    """Energy of maps on a mask, and how often their maximum is on it."""
     grid = (target.shape[1], target.shape[2])
     cells = F.adaptive_avg_pool2d(mask[:, None].float(), grid)[:, 0].flatten(1)
     known = cells.sum(dim=1) > 0

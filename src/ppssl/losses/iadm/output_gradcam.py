@@ -1,4 +1,4 @@
-"""Grad-CAM at the output layer, by the grad-cam library: what the image's own GradCAM is compared with."""
+"""Grad-CAM at the output layer, by the grad-cam library; the baseline of the image's GradCAM."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def output_gradcam(
 
     Args:
         model: A timm model or what holds one, in evaluation mode.
-        score: What is explained; runs the model once.
+        score: Score of each image; runs the model once.
         images: ``(B, 3, H, W)``, normalised.
-        layer: Where it is taken; ``None``: timm's last stage, and in a ViT before the last block's attention, where
-            its patches still matter to its class token.
+        layer: The layer; ``None``: the last stage of the timm model, in a ViT the input of the last block's
+            attention, which is the last layer where patches influence the class token.
 
     Returns:
-        ``(B, H, W)`` in [0, 1], as the library scales and resizes it; ``None`` where no layer is known.
+        ``(B, H, W)`` in [0, 1], as the library scales and resizes it; ``None`` without a timm model or a layer.
     """
     from pytorch_grad_cam import GradCAM
 
@@ -40,7 +40,7 @@ def output_gradcam(
             return None
         layer = _last_layer(timm_model)
     reshape = None if timm_model is None else partial(as_map, timm_model)
-    kept = [p.grad for p in model.parameters()]
+    gradients = [p.grad for p in model.parameters()]
     x = (
         images.detach().clone().requires_grad_()
     )  # a frozen encoder has a gradient at its layers then
@@ -50,7 +50,7 @@ def output_gradcam(
         GradCAM(model=scored, target_layers=[layer], reshape_transform=reshape) as cam,
     ):
         maps = torch.from_numpy(cam(x, targets=[_itself] * len(x)))
-    for parameter, gradient in zip(model.parameters(), kept, strict=True):
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         parameter.grad = gradient  # the library zeroes them
     return maps
 
@@ -70,7 +70,7 @@ def _last_layer(timm_model: Any) -> nn.Module:
 
 
 class _Scored(nn.Module):
-    """A model seen through a score of it, for the library to hook and differentiate."""
+    """A model followed by a score, for the library to hook and differentiate."""
 
     def __init__(self, model: nn.Module, score: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -81,5 +81,5 @@ class _Scored(nn.Module):
 
 
 def _itself(score: Tensor) -> Tensor:
-    """The library's target: the score of one image."""
+    """Target function of the library: the score itself."""
     return score

@@ -1,4 +1,4 @@
-"""IADM as a loss plugin: a branch learns on which parts of the image the contrast rests (METHOD, "IADM")."""
+"""IADM as a loss plugin: a branch learns to predict the GradCAM of the input image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["IADM"]
 
 _MEMORY = 0.99
-"""Of the running mean map, a step."""
+"""Decay of the running mean map in each step."""
 
 _CHOICES = {
     "source": ("image", "output"),
@@ -38,24 +38,26 @@ class IADM(LossPlugin):
 
     A* is the GradCAM of the query's view itself, a distribution over cells (:func:`ppssl.functional.image_gradcam`,
     :func:`~ppssl.functional.saliency_target`); A is what a branch on the feature map predicts
-    (:class:`~ppssl.losses.iadm.branch.SaliencyBranch`). Defaults: what did best on birds (experiments/RESULTS.md).
+    (:class:`~ppssl.losses.iadm.branch.SaliencyBranch`). The defaults did best on synthetic birds
+    (experiments/RESULTS.md).
 
     Args:
         loss_weight: lambda_I.
-        start: Part of the training after which lambda_I begins to rise (D14).
-        full: Part of the training from which on it has its full value.
-        source: What the attribution is of: the ``"image"``, or the last feature map, ``"output"`` (D15; F8). Stages in
-            between are measured (``ppssl bench saliency``) but not trained on: it would take hooks in every step (D17).
-        reference: r (D9); for the image only.
-        order: Whether to pool or to rectify first (D10).
-        target: ell (D11): the ``"similarity"`` of query and key, or the contrastive ``"loss"``.
-        sharpen: gamma (D9).
-        debias: Divide out the running mean of the maps, which is the encoder's, not the image's (D9).
-        upscale: Cells a side for each place of the feature map (D12).
-        use: ``"regularise"``: the KL's gradient reaches the encoder. ``"attend"``: features pooled with A enter a
-            second contrastive term, and the KL trains the branch only. ``"both"`` (D13).
-        every: Make A* in every n-th optimizer step only, and learn from it and log in those: one more backward pass to
-            the image is what IADM costs. With 4 nothing measured is worse than with 1.
+        start: Fraction of the training after which lambda_I begins to rise (:ref:`D14 <d14>`).
+        full: Fraction of the training from which lambda_I has its full value.
+        source: Tensor that is attributed: the ``"image"``, or the last feature map, ``"output"`` (:ref:`D15 <d15>`,
+            :ref:`F8 <f8>`). ``ppssl bench saliency`` measures the stages in between; training on them would need hooks
+            in every step (:ref:`D17 <d17>`).
+        reference: r (:ref:`D9 <d9>`); for the image only.
+        order: Pool or rectify first (:ref:`D10 <d10>`).
+        target: ell (:ref:`D11 <d11>`): the ``"similarity"`` of query and key, or the contrastive ``"loss"``.
+        sharpen: Exponent gamma >= 1 (:ref:`D9 <d9>`).
+        debias: Divide by the running mean map, the centre bias of the encoder (:ref:`D9 <d9>`).
+        upscale: Cells per side for each place of the feature map (:ref:`D12 <d12>`).
+        use: ``"regularise"``: the gradient of the KL reaches the encoder. ``"attend"``: features pooled with A enter a
+            second contrastive term, and the KL trains the branch only. ``"both"`` (:ref:`D13 <d13>`).
+        every: A* is computed, learned from and logged in every n-th optimizer step only; it costs one more backward
+            pass to the image. With 4 no measured figure is worse than with 1.
         hidden: Channels of the branch.
     """
 
@@ -112,14 +114,14 @@ class IADM(LossPlugin):
 
     @property
     def needs_image_gradient(self) -> bool:  # type: ignore[override]  # the base's is a plain attribute
-        """Whether the attribution is of the image."""
+        """Whether the attribution is that of the image."""
         return self.source == "image"
 
     def build(self, encoder: EncoderInfo) -> None:
-        """Make the branch.
+        """Create the branch.
 
         Raises:
-            UserError: Features are to be pooled with A, and this encoder's embedding is no pooled feature map.
+            UserError: ``use`` pools features with A, but the embedding of this encoder is no pooled feature map.
         """
         if self.use != "regularise" and encoder.dim != encoder.channels:
             raise UserError(
@@ -129,13 +131,13 @@ class IADM(LossPlugin):
         self.branch = SaliencyBranch(encoder.channels, self.hidden, self.upscale)
 
     def weight(self, progress: float) -> float:
-        """lambda_I(t): 0 until ``start``, then linear up to ``full`` (D14)."""
+        """lambda_I: 0 until ``start``, then a linear rise until ``full`` (:ref:`D14 <d14>`)."""
         if progress >= self.full:
             return self.loss_weight
         return self.loss_weight * max(0.0, progress - self.start) / (self.full - self.start)
 
     def forward(self, step: TrainingStep) -> LossTerm:
-        """KL(A* || A) of each image, plus the second contrastive term where features are pooled with A: ``(B,)``."""
+        """KL(A* || A) of each image ``(B,)``, plus the second contrastive term if features are pooled with A."""
         regularises = self.use != "attend"
         log_map = self.branch(step.feature_map if regularises else step.feature_map.detach())
         term = self._learn(step, log_map)
@@ -146,7 +148,7 @@ class IADM(LossPlugin):
         return LossTerm(term.value + attended, logs, term.logged)
 
     def _learn(self, step: TrainingStep, log_map: Tensor) -> LossTerm:
-        """KL(A* || A) of each image, ``(B,)``; 0 in the steps that make no A*."""
+        """KL(A* || A) of each image ``(B,)``; 0 in steps without A*."""
         if (step.number + 1) % self.every:  # loggers, too, count from 1
             zero = 0 * log_map.mean(
                 dim=(1, 2)
@@ -157,7 +159,7 @@ class IADM(LossPlugin):
         return LossTerm(kl, self._logs(kl, target))
 
     def attention(self, feature_map: Tensor) -> Tensor:
-        """A, what the branch predicts of A*: ``(B, gh, gw)``, sums to 1.
+        """Attention map A of the branch: ``(B, gh, gw)``, sums to 1.
 
         Raises:
             UserError: There is no branch yet.
@@ -167,7 +169,7 @@ class IADM(LossPlugin):
         return self.branch(feature_map).exp()
 
     def saliency(self, step: TrainingStep, grid: tuple[int, int]) -> Tensor:
-        """A* ``(B, gh, gw)`` of the query's view; no gradient."""
+        """Saliency target A* ``(B, gh, gw)`` of the query's view; no gradient."""
         positive = torch.einsum("bd,bd->b", step.z, step.key)
         ell = positive if self.target == "similarity" else step.contrastive_loss
         if self.source == "image":
@@ -187,7 +189,7 @@ class IADM(LossPlugin):
         self.mean_map = torch.zeros(sizes["rows"], sizes["columns"])
 
     def _bias(self, target: Tensor) -> Tensor:
-        """The running mean ``(gh, gw)`` of the steps before this one: no image looks at another. Then it is updated."""
+        """Running mean map ``(gh, gw)`` before this step, which then updates it: no image depends on another."""
         if not self.mean_map.numel():
             self.mean_map = torch.full_like(target[0], 1 / target[0].numel())
         before = self.mean_map
@@ -196,7 +198,7 @@ class IADM(LossPlugin):
         return before.clamp(min=0.01 / before.numel())
 
     def _logs(self, kl: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Entropy of A* over the cells' logarithm, and the branch's skill: ``1 - KL(A* || A) / KL(A* || uniform)``."""
+        """Relative entropy of A*, and the skill of the branch: ``1 - KL(A* || A) / KL(A* || uniform)``."""
         most = math.log(target[0].numel())
         entropy = torch.special.entr(target).sum(dim=(1, 2)).mean()
         skill = 1 - kl.detach().mean() / (most - entropy).clamp(min=1e-6)
