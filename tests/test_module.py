@@ -167,7 +167,7 @@ def test_third_plugin_trains_logs_and_is_checkpointed(tmp_path: Path, image_fold
     torch.testing.assert_close(total, parts)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
 def test_weight_zero_is_bitwise_the_run_without(
     optimizer: Any, tmp_path: Path, image_folder: Path
 ) -> None:
@@ -448,7 +448,10 @@ def test_requested_data_arrives(tmp_path: Path, image_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"optimizer": "lamb"}, "`optimizer` must be 'sgd' or 'adamw', got 'lamb'"),
+        (
+            {"optimizer": "lamb"},
+            r"`optimizer` must be one of \('sgd', 'adamw', 'lars'\), got 'lamb'",
+        ),
         ({"warmup_fraction": 1.0}, r"`warmup_fraction` must be in \[0, 1\), got 1.0"),
         ({"lr": 0.0}, "`lr` must be > 0, got 0.0"),
         ({"base_lr": -1.0}, "`base_lr` must be > 0, got -1.0"),

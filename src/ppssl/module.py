@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import Callback
@@ -21,7 +21,14 @@ from ppssl.losses.contrastive import ContrastiveObjective, KeyQueue, MoCo
 from ppssl.losses.contrastive.prefill import fill
 from ppssl.utils.errors import UserError
 from ppssl.utils.finite import check_loss
-from ppssl.utils.optim import clip_gradient_norm, loss_scale, make_optimizer, warmup_cosine
+from ppssl.utils.optim import (
+    OptimizerName,
+    clip_gradient_norm,
+    loss_scale,
+    make_optimizer,
+    warmup_cosine,
+    weight_decay_groups,
+)
 from ppssl.utils.randomness import first_weights, resolve_seed, seed_step, torch_seed
 from ppssl.utils.strategy import prepare
 
@@ -44,11 +51,11 @@ class PPSSL(TrainingModule):
             weights; ``None``: the seed of the run.
         contrastive: The contrastive objective; ``None``: :class:`~ppssl.losses.contrastive.MoCo`.
         plugins: Loss plugins by name.
-        optimizer: ``"sgd"`` or ``"adamw"``.
+        optimizer: ``"sgd"``, ``"adamw"`` or ``"lars"`` (for large batches).
         base_lr: Learning rate for a global batch of 128; it scales with the batch.
         lr: Learning rate, independent of the batch size; replaces ``base_lr``.
-        weight_decay: Weight decay of matrices and kernels; norms and biases are not decayed.
-        sgd_momentum: SGD's momentum.
+        weight_decay: Weight decay of matrices and kernels; norms, biases and position embeddings are not decayed.
+        sgd_momentum: Momentum of SGD and LARS.
         warmup_fraction: Fraction of the steps with a linearly rising learning rate; a cosine decay to 0 follows.
         seed: Seed of the random numbers of each step; ``None``: that of ``seed_everything``, or 0.
     """
@@ -62,7 +69,7 @@ class PPSSL(TrainingModule):
         init_seed: int | None = None,
         contrastive: ContrastiveObjective | None = None,
         plugins: dict[str, LossPlugin] | None = None,
-        optimizer: Literal["sgd", "adamw"] = "sgd",
+        optimizer: OptimizerName = "sgd",
         base_lr: float = 0.03,
         lr: float | None = None,
         weight_decay: float = 1e-4,
@@ -71,8 +78,10 @@ class PPSSL(TrainingModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        if optimizer not in ("sgd", "adamw"):
-            raise ValueError(f"`optimizer` must be 'sgd' or 'adamw', got {optimizer!r}.")
+        if optimizer not in get_args(OptimizerName):
+            raise ValueError(
+                f"`optimizer` must be one of {get_args(OptimizerName)}, got {optimizer!r}."
+            )
         if not 0 <= warmup_fraction < 1:
             raise ValueError(f"`warmup_fraction` must be in [0, 1), got {warmup_fraction}.")
         for name, rate in (("base_lr", base_lr), ("lr", lr)):
@@ -217,7 +226,7 @@ class PPSSL(TrainingModule):
         if gradient_clip_val is None or gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        clip_gradient_norm(optimizer, gradient_clip_val)
+        clip_gradient_norm(optimizer, gradient_clip_val, separate=self.plugins.values())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Optimizer step, then the momentum update; both are left out where fp16 loss scaling skips the step."""
@@ -250,12 +259,11 @@ class PPSSL(TrainingModule):
         return lr
 
     def configure_optimizers(self) -> Any:
-        """SGD or AdamW over all trained parameters, with warm-up and cosine decay by step."""
+        """Optimizer over all trained parameters, with warm-up and cosine decay by step."""
         optimizer = make_optimizer(
-            self,
+            weight_decay_groups(self, self.weight_decay),
             self.optimizer,
             lr=self._learning_rate(),
-            weight_decay=self.weight_decay,
             sgd_momentum=self.sgd_momentum,
         )
         schedule = warmup_cosine(

@@ -1,10 +1,20 @@
 import math
+from functools import partial
+from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from ppssl.utils.optim import clip_gradient_norm, make_optimizer, warmup_cosine
+from ppssl.utils.optim import (
+    clip_gradient_norm,
+    make_optimizer,
+    warmup_cosine,
+    weight_decay_groups,
+)
 
 
 def _model() -> nn.Sequential:
@@ -14,15 +24,48 @@ def _model() -> nn.Sequential:
     return model
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_norms_and_biases_have_no_weight_decay(name: str) -> None:
+def _decays(model: nn.Module, groups: list[dict[str, Any]]) -> dict[str, float]:
+    """By name of the parameter."""
+    name_of = {p: name for name, p in model.named_parameters()}
+    return {name_of[p]: group["weight_decay"] for group in groups for p in group["params"]}
+
+
+def test_norms_and_biases_have_no_weight_decay() -> None:
     model = _model()
-    optimizer = make_optimizer(model, name, lr=0.1, weight_decay=0.3)  # type: ignore[arg-type]
-    decay = {
-        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    expected = {
+        name: 0.3 if p.ndim > 1 else 0.0 for name, p in model.named_parameters() if p.requires_grad
     }
-    expected = {id(p): 0.3 if p.ndim > 1 else 0.0 for p in model.parameters() if p.requires_grad}
-    assert decay == expected
+    assert _decays(model, weight_decay_groups(model, 0.3)) == expected
+
+
+def test_position_embeddings_have_no_weight_decay() -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=24, num_heads=2)
+    for model, prefix in ((vit, ""), (nn.ModuleDict({"inner": vit}), "inner.")):
+        decays = _decays(model, weight_decay_groups(model, 0.3))
+        exempt = {name for name, decay in decays.items() if decay == 0 and ".bias" not in name}
+        assert {f"{prefix}pos_embed", f"{prefix}cls_token"} <= exempt
+        assert decays[f"{prefix}blocks.0.mlp.fc1.weight"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("sgd", partial(torch.optim.SGD, momentum=0.8)),
+        ("adamw", torch.optim.AdamW),
+        ("lars", partial(timm.optim.Lars, momentum=0.8)),
+    ],
+)
+def test_optimizers_are_torchs_and_timms(name: Any, reference: Any) -> None:
+    models = []
+    for make in (partial(make_optimizer, name=name, sgd_momentum=0.8), reference):
+        models.append(_model())
+        optimizer = make(weight_decay_groups(models[-1], 0.3), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            models[-1](torch.arange(15.0).reshape(5, 3)).square().sum().backward()
+            optimizer.step()
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_schedule_is_a_ramp_and_half_a_cosine() -> None:
@@ -43,7 +86,7 @@ def test_clipping_equals_torchs(max_norm: float) -> None:
     ours, theirs = _model(), _model()
     for model in (ours, theirs):
         model(torch.arange(15.0).reshape(5, 3)).square().sum().backward()
-    clip_gradient_norm(make_optimizer(ours, "sgd", lr=1.0, weight_decay=0.0), max_norm)
+    clip_gradient_norm(torch.optim.SGD(ours.parameters()), max_norm, separate=[ours[2]])
     torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert (a.grad is None) == (b.grad is None)
@@ -51,19 +94,58 @@ def test_clipping_equals_torchs(max_norm: float) -> None:
             torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_zero_gradients_do_not_change_the_clipping() -> None:
-    generator = torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("seed", range(20))
+def test_modules_whose_gradients_are_zero_do_not_change_the_clipping(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
     gradients = [torch.randn(n, generator=generator) for n in (3, 17, 5, 8, 1, 9, 33, 2, 64, 7)]
     results = []
-    for extra in (0, 1, 3, 7):
-        parameters = [nn.Parameter(torch.zeros_like(g)) for g in gradients]
-        for p, g in zip(parameters, gradients, strict=True):
+    for before, after in ((0, 0), (1, 0), (0, 3), (2, 7)):
+        main = nn.ParameterList([torch.zeros_like(g) for g in gradients[:7]])
+        plugin = nn.ParameterList([torch.zeros_like(g) for g in gradients[7:]])
+        idle = [nn.ParameterList([torch.zeros(4)] * n) for n in (before, after)]
+        parameters = nn.ModuleList([idle[0], main, plugin, idle[1]])
+        for p in parameters.parameters():
+            p.grad = torch.zeros_like(p)
+        for p, g in zip([*main, *plugin], gradients, strict=True):
             p.grad = g.clone()
-        zeros = [nn.Parameter(torch.zeros(4)) for _ in range(extra)]
-        for p in zeros:
-            p.grad = torch.zeros(4)
-        clip_gradient_norm(torch.optim.SGD([*parameters, *zeros], lr=1.0), 0.5)
-        results.append([p.grad for p in parameters])
+        optimizer = torch.optim.SGD(parameters.parameters())
+        clip_gradient_norm(optimizer, 0.5, separate=[idle[0], plugin, idle[1]])
+        results.append([p.grad for p in [*main, *plugin]])
     assert all(
         torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True)
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_clipping_of_half_precision_gradients(dtype: torch.dtype) -> None:
+    p = nn.Parameter(torch.zeros(4, dtype=dtype))
+    p.grad = torch.full((4,), 300.0, dtype=dtype)  # the square of its norm is beyond float16
+    clip_gradient_norm(torch.optim.SGD([p, nn.Parameter(torch.zeros(1))]), 2.0)
+    torch.testing.assert_close(p.grad, torch.ones(4, dtype=dtype))
+
+
+def test_clipping_without_a_gradient() -> None:
+    clip_gradient_norm(torch.optim.SGD([nn.Parameter(torch.zeros(1))]), 1.0)
+
+
+def test_clipping_uses_no_double_precision() -> None:
+    """Apple's GPUs have none."""
+    p = nn.Parameter(torch.zeros(3))
+    p.grad = torch.ones(3)
+    with _Dtypes() as seen:
+        clip_gradient_norm(torch.optim.SGD([p]), 1.0)
+    assert torch.float32 in seen.dtypes
+    assert torch.float64 not in seen.dtypes
+
+
+class _Dtypes(TorchDispatchMode):
+    """The data types of what all operations return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.dtypes |= {t.dtype for t in tree_leaves(result) if isinstance(t, torch.Tensor)}
+        return result

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 from lightning.pytorch import Callback
@@ -16,12 +16,12 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from timm.data import Mixup
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from ppssl.classify.base import Classifier, ClassWeights
 from ppssl.data.labelled import LabelledAugmentation
 from ppssl.utils.errors import UserError
-from ppssl.utils.optim import warmup_cosine
+from ppssl.utils.optim import OptimizerName, make_optimizer, warmup_cosine
 from ppssl.utils.randomness import generator, resolve_seed
 
 __all__ = ["FineTune", "layer_decay_groups"]
@@ -43,11 +43,11 @@ class FineTune(Classifier):
         class_weights: As of :class:`Classifier`.
         mixup: Alpha of mixup, >= 0; 0: none. Where cutmix is on too, each batch has one of them.
         cutmix: Alpha of cutmix, >= 0; 0: none.
-        optimizer: ``"sgd"`` or ``"adamw"``.
+        optimizer: ``"sgd"``, ``"adamw"`` or ``"lars"`` (for large batches).
         lr: The learning rate of the linear layer.
         layer_decay: Each layer's rate is this part of the next one's, in (0, 1]; 1: all the same.
-        weight_decay: For matrices and kernels; norms and biases have none.
-        sgd_momentum: SGD's momentum.
+        weight_decay: For matrices and kernels; norms, biases and position embeddings have none.
+        sgd_momentum: Momentum of SGD and LARS.
         warmup_fraction: Part of the steps in which the rate rises linearly; then it falls as a cosine.
         freeze_epochs: So many epochs train the linear layer alone: the encoder is as in evaluation.
         ema_decay: Validate and save the moving average of the weights, of this decay; ``None``: the weights themselves.
@@ -67,7 +67,7 @@ class FineTune(Classifier):
         class_weights: ClassWeights = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
-        optimizer: Literal["sgd", "adamw"] = "adamw",
+        optimizer: OptimizerName = "adamw",
         lr: float = 1e-3,
         layer_decay: float = 0.75,
         weight_decay: float = 0.05,
@@ -78,8 +78,10 @@ class FineTune(Classifier):
         init_seed: int | None = None,
         seed: int | None = None,
     ) -> None:
-        if optimizer not in ("sgd", "adamw"):
-            raise ValueError(f"`optimizer` must be 'sgd' or 'adamw', got {optimizer!r}.")
+        if optimizer not in get_args(OptimizerName):
+            raise ValueError(
+                f"`optimizer` must be one of {get_args(OptimizerName)}, got {optimizer!r}."
+            )
         _check(
             mixup=(mixup, mixup >= 0, ">= 0"),
             cutmix=(cutmix, cutmix >= 0, ">= 0"),
@@ -176,7 +178,7 @@ class FineTune(Classifier):
             return mixer(images.clone(), label)
 
     def configure_optimizers(self) -> Any:
-        """SGD or AdamW with a rate for each layer, warm-up and cosine by step."""
+        """The optimizer with a rate for each layer, warm-up and cosine by step."""
         groups = layer_decay_groups(
             self.encoder.model,
             self.head,
@@ -184,10 +186,8 @@ class FineTune(Classifier):
             weight_decay=self.weight_decay,
             layer_decay=self.layer_decay,
         )
-        optimizer: Optimizer = (
-            AdamW(groups, lr=self.lr)
-            if self.optimizer == "adamw"
-            else SGD(groups, lr=self.lr, momentum=self.sgd_momentum)
+        optimizer = make_optimizer(
+            groups, self.optimizer, lr=self.lr, sgd_momentum=self.sgd_momentum
         )
         self._announce(self.lr)
         schedule = warmup_cosine(

@@ -1,31 +1,49 @@
 """Optimizer, schedule and clipping: what is trained, how fast, and how far at most."""
 
 import math
+from collections.abc import Iterable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from timm.optim import param_groups_weight_decay
-from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["clip_gradient_norm", "loss_scale", "make_optimizer", "warmup_cosine"]
+__all__ = [
+    "OptimizerName",
+    "clip_gradient_norm",
+    "loss_scale",
+    "make_optimizer",
+    "warmup_cosine",
+    "weight_decay_groups",
+]
+
+OptimizerName = Literal["sgd", "adamw", "lars"]
+_TIMM_NAMES = {"sgd": "momentum"}  # timm's "sgd" has Nesterov's momentum
+
+
+def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of all parameters that require a gradient, by timm.
+
+    Norms and biases have no weight decay, nor has what a timm model in it exempts (``no_weight_decay()``: position
+    embeddings and class tokens).
+    """
+    exempt = {
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, part in model.named_modules()
+        for name in getattr(part, "no_weight_decay", set)()
+    }
+    return param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
 
 
 def make_optimizer(
-    model: nn.Module,
-    name: Literal["sgd", "adamw"],
-    *,
-    lr: float,
-    weight_decay: float,
-    sgd_momentum: float = 0.9,
+    groups: list[dict[str, Any]], name: OptimizerName, *, lr: float, sgd_momentum: float = 0.9
 ) -> Optimizer:
-    """SGD or AdamW over all parameters that require a gradient; norms and biases without weight decay."""
-    groups = param_groups_weight_decay(model, weight_decay)
-    if name == "sgd":
-        return SGD(groups, lr=lr, momentum=sgd_momentum)
-    return AdamW(groups, lr=lr)
+    """An optimizer of timm's factory; ``sgd_momentum`` is the momentum of ``sgd`` and ``lars``."""
+    return create_optimizer_v2(groups, _TIMM_NAMES.get(name, name), lr=lr, momentum=sgd_momentum)
 
 
 def warmup_cosine(optimizer: Optimizer, *, warmup_fraction: float, steps: int) -> LambdaLR:
@@ -41,18 +59,24 @@ def _factor(step: int, *, warmup: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def clip_gradient_norm(optimizer: Optimizer, max_norm: float) -> None:
-    """Scale all gradients so that their common norm is ``max_norm`` at most.
+def clip_gradient_norm(
+    optimizer: Optimizer, max_norm: float, *, separate: Iterable[nn.Module] = ()
+) -> None:
+    """Scale all gradients so that their common norm is ``max_norm`` at most, as ``torch.nn.utils.clip_grad_norm_``.
 
-    The norm is summed in float64: the zero gradients of a plugin of weight 0 do not change its last bit, as they may
-    where ``torch.nn.utils.clip_grad_norm_`` sums in float32.
+    The squares of the norms of the ``separate`` modules are added one by one to that of all other parameters: so a
+    plugin whose gradients are all 0 does not change the last bit of the norm.
     """
-    gradients = [
-        p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-    ]
-    norms = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients])
-    scale = (max_norm / (norms.double().norm().float() + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(gradients, scale)
+    number_of = {p: i for i, module in enumerate(separate, 1) for p in module.parameters()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients: dict[int, list[Tensor]] = {}
+    for p in parameters:
+        if p.grad is not None:
+            gradients.setdefault(number_of.get(p, 0), []).append(p.grad)
+    squares = torch.zeros((), device=parameters[0].device)
+    for part in gradients.values():
+        squares = squares + get_total_norm(part).float().square()
+    clip_grads_with_norm_(parameters, max_norm, squares.sqrt())
 
 
 def loss_scale(scaler: torch.amp.GradScaler | None) -> float:
