@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from ppssl.text import bank_file
 from ppssl.text.bank_file import RowWriter, obtain, read_rows
@@ -22,19 +22,19 @@ def _write(path: Path, rows: torch.Tensor, **manifest: str) -> None:
 def test_round_trip(tmp_path: Path) -> None:
     rows = torch.randn(10, 2, 4)
     rows[3] = 0  # could not be read
-    path = tmp_path / "a.safetensors"
+    path = tmp_path / "a.npy"
     _write(path, rows, teacher="x")
     read, mean, manifest = read_rows(path, {"teacher": "x"})
     torch.testing.assert_close(read, rows.half())
     kept = torch.cat([rows[:3], rows[4:]]).half().float().flatten(0, 1)
     torch.testing.assert_close(mean, kept.mean(dim=0))
-    assert manifest | {"schema": 1, "shape": [10, 2, 4], "dtype": "float16"} == manifest
-    torch.testing.assert_close(load_file(path)["rows"], read)  # a plain safetensors file
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors"]
+    assert manifest == {"schema": 2, "shape": [10, 2, 4], "dtype": "float16", "teacher": "x"}
+    assert np.array_equal(np.load(path), read)  # a plain NumPy file
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.npy"]
 
 
 def test_an_interrupted_one_goes_on(tmp_path: Path) -> None:
-    rows, path = torch.randn(10, 1, 4), tmp_path / "a.safetensors"
+    rows, path = torch.randn(10, 1, 4), tmp_path / "a.npy"
     first = RowWriter(path, (10, 1, 4), "float16", {"teacher": "x"})
     first.write(rows[:6])
     first.save()
@@ -45,33 +45,39 @@ def test_an_interrupted_one_goes_on(tmp_path: Path) -> None:
     second.write(rows[6:])
     second.commit()
     torch.testing.assert_close(read_rows(path, {})[0], rows.half())
-    other = RowWriter(tmp_path / "b.safetensors", (10, 1, 4), "float16", {"teacher": "x"})
+    other = RowWriter(tmp_path / "b.npy", (10, 1, 4), "float16", {"teacher": "x"})
     other.write(rows[:6])
     other.save()
-    changed = RowWriter(tmp_path / "b.safetensors", (10, 1, 4), "float16", {"teacher": "y"})
+    changed = RowWriter(tmp_path / "b.npy", (10, 1, 4), "float16", {"teacher": "y"})
     assert changed.done == 0
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
+    path = tmp_path / "a.npy"
     _write(path, torch.randn(3, 1, 4), teacher_hash="old")
     with pytest.raises(UserError, match=r"its teacher hash is old, wanted is new\. Remove it"):
         read_rows(path, {"teacher_hash": "new"})
     read_rows(path, {"teacher_hash": None})  # not known: not verified
 
 
-@pytest.mark.parametrize("damage", ["torn", "text", "foreign"])
+@pytest.mark.parametrize(
+    "damage", ["torn", "text", "empty", "foreign", "no manifest", "torn manifest"]
+)
 def test_damaged_files(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "a.safetensors"
+    path = tmp_path / "a.npy"
     _write(path, torch.randn(3, 1, 4))
     if damage == "torn":
         path.write_bytes(path.read_bytes()[:-5])
     elif damage == "text":
-        path.write_text("no safetensors at all")
+        path.write_text("no NumPy file at all")
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "foreign":
+        np.save(path, np.zeros((2, 1, 4), np.float16))
+    elif damage == "no manifest":
+        path.with_suffix(".json").unlink()
     else:
-        from safetensors.torch import save_file
-
-        save_file({"rows": torch.zeros(2)}, path)
+        path.with_suffix(".json").write_text("{")
     with pytest.raises(UserError, match=r"is damaged .*: remove it"):
         read_rows(path, {})
 
@@ -80,7 +86,7 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1_000})
     monkeypatch.setattr(bank_file.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"takes 0.4 GB, and 0.0 GB are free: make room"):
-        RowWriter(tmp_path / "a", (200_000, 1, 1000), "float16", {})
+        RowWriter(tmp_path / "a.npy", (200_000, 1, 1000), "float16", {})
 
 
 MAKER = """
@@ -100,14 +106,14 @@ print(float(obtain(path, {}, make)[0].sum()))
 
 
 def test_of_two_at_once_one_makes_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", MAKER, str(tmp_path / "a"), str(tmp_path / "log")]
+    command = [sys.executable, "-c", MAKER, str(tmp_path / "a.npy"), str(tmp_path / "log")]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [run.communicate(timeout=300)[0].strip() for run in runs] == ["8.0", "8.0"]
     assert (tmp_path / "log").read_text() == "made\n"
 
 
 def test_a_killed_maker_leaves_no_lock(tmp_path: Path) -> None:
-    path = tmp_path / "a"
+    path = tmp_path / "a.npy"
     program = (
         "import os; from pathlib import Path; from ppssl.text.bank_file import obtain; "
         f"obtain(Path({str(path)!r}), {{}}, lambda: os._exit(9))"
@@ -141,7 +147,7 @@ print(json.dumps({"max_rss_kib": resource.getrusage(resource.RUSAGE_SELF).ru_max
 @pytest.mark.slow
 def test_a_million_images_from_disk(tmp_path: Path) -> None:
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", MILLION, str(tmp_path / "a")]
+    command = [sys.executable, "-c", MILLION, str(tmp_path / "a.npy")]
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
     used = json.loads(done.stdout)
     assert used["shape"] == [1_000_000, 1, 512]
@@ -151,6 +157,6 @@ def test_a_million_images_from_disk(tmp_path: Path) -> None:
 def test_mean_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bank_file, "_CHUNK", 4)
     rows = torch.randn(11, 1, 3)
-    _write(tmp_path / "a", rows)
+    _write(tmp_path / "a.npy", rows)
     expected = rows.half().double().mean(dim=0)[0].float()
-    torch.testing.assert_close(read_rows(tmp_path / "a", {})[1], expected)
+    torch.testing.assert_close(read_rows(tmp_path / "a.npy", {})[1], expected)

@@ -124,7 +124,7 @@ def _texts(
     home: Path, wanted: dict[str, Any], corpus: TextCorpus, get_teacher: Callable[[], Teacher]
 ) -> tuple[Tensor, float]:
     own = wanted | {"corpus_hash": corpus.fingerprint()}
-    path = home / f"texts-{own['corpus_hash']}.safetensors"
+    path = home / f"texts-{own['corpus_hash']}.npy"
 
     def make() -> None:
         found = get_teacher()
@@ -186,7 +186,7 @@ def _images(
     fingerprint = data.sources["train"].fingerprint()
     own = wanted | {"data_fingerprint": fingerprint, "views": views, "images": data.num_train}
     suffix = "" if views == 1 else f"-{views}-views"
-    path = home / f"images-{fingerprint}{suffix}.safetensors"
+    path = home / f"images-{fingerprint}{suffix}.npy"
 
     def make() -> None:
         found = get_teacher()

@@ -1,14 +1,13 @@
-"""Embeddings on disk: one safetensors file with its manifest inside, made once, found again, memory-mapped.
+"""Embeddings on disk: a NumPy file, memory-mapped, with its manifest in a JSON file beside it.
 
-A file is there completely or not at all. While it is made, the rows go to ``<name>.part``, which has its final layout
-from the start, and ``<name>.part.json`` says how many are done: after an interruption the rest is made. A lock beside
-it keeps other processes and runs waiting in the meantime.
+The NumPy file is there completely or not at all. While it is made, the rows go to ``<name>.part``, and
+``<name>.part.json`` says how many are done: after an interruption the rest is made. A lock beside it keeps other
+processes and runs waiting in the meantime.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_info
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ppssl.utils.errors import UserError
@@ -27,7 +26,7 @@ from ppssl.utils.results import write_json
 
 __all__ = ["RowWriter", "obtain", "read_rows"]
 
-SCHEMA = 1
+SCHEMA = 2
 _CHUNK = 16_384
 
 
@@ -58,10 +57,12 @@ def read_rows(path: Path, wanted: Mapping[str, Any]) -> tuple[Tensor, Tensor, di
         UserError: It is damaged, or its manifest says something else than wanted.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            manifest = json.loads((file.metadata() or {})["manifest"])
-            rows, mean = file.get_tensor("rows"), file.get_tensor("mean")
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        manifest = json.loads(path.with_suffix(".json").read_text())
+        mean = torch.tensor(manifest.pop("mean"))
+        rows = np.lib.format.open_memmap(path, mode="c")  # not "r": a tensor has to be writable
+        if [str(rows.dtype), list(rows.shape)] != [manifest["dtype"], manifest["shape"]]:
+            raise ValueError(f"it holds {rows.dtype} {rows.shape}")
+    except (OSError, KeyError, ValueError) as error:
         raise UserError(f"The bank {path} is damaged ({error}): remove it.") from error
     for name, value in ({"schema": SCHEMA} | dict(wanted)).items():
         if value is not None and manifest.get(name) != value:
@@ -69,7 +70,7 @@ def read_rows(path: Path, wanted: Mapping[str, Any]) -> tuple[Tensor, Tensor, di
                 f"The bank {path} does not fit: its {name.replace('_', ' ')} is {manifest.get(name)}, wanted is "
                 f"{value}. Remove it, or choose another `bank_dir`."
             )
-    return rows, mean, manifest
+    return torch.from_numpy(rows), mean, manifest
 
 
 class RowWriter:
@@ -94,13 +95,14 @@ class RowWriter:
         self.path, self.part = path, path.with_name(path.name + ".part")
         self.progress = path.with_name(path.name + ".part.json")
         self.manifest = {"schema": SCHEMA, "dtype": dtype, "shape": list(shape)} | dict(manifest)
+        self.dtype, self.total = np.dtype(dtype), shape[0]
         self.done = self._resume()
-        header, size = _header(shape, dtype, self.manifest)
-        if self.done == 0:
-            self._allocate(header, size)
-        self.start, self.shape, self.dtype = 8 + len(header), shape, np.dtype(dtype)
-        self.file = self.part.open("r+b")
-        self.file.seek(self.start + self.done * math.prod(shape[1:]) * self.dtype.itemsize)
+        row = np.empty(shape[1:], self.dtype)
+        self._check_space((self.total - self.done) * row.nbytes)
+        self.file = self.part.open("r+b" if self.done else "wb")
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.file, header)
+        self.file.seek(self.done * row.nbytes, os.SEEK_CUR)
 
     def write(self, rows: Tensor) -> None:
         """Add rows ``(n, ..., e)``, on any device and of any floating type."""
@@ -114,12 +116,11 @@ class RowWriter:
 
     def commit(self) -> None:
         """Put the finished file in its place."""
-        if self.done != self.shape[0]:
-            raise ValueError(f"{self.done} of {self.shape[0]} rows are written.")
-        self.file.flush()
-        self.file.write(self._mean().tobytes())
+        if self.done != self.total:
+            raise ValueError(f"{self.done} of {self.total} rows are written.")
         self._sync()
         self.file.close()
+        write_json(self.path.with_suffix(".json"), self.manifest | {"mean": self._mean().tolist()})
         os.replace(self.part, self.path)
         self.progress.unlink(missing_ok=True)
 
@@ -129,17 +130,13 @@ class RowWriter:
 
     def _mean(self) -> np.ndarray:
         """The mean of all embeddings that are not 0, ``(e,)`` float32, a part at a time."""
-        total, count, dim = np.zeros(self.shape[-1]), 0, self.shape[-1]
-        left = math.prod(self.shape[:-1])
-        with self.part.open("rb") as file:
-            file.seek(self.start)
-            while left:
-                n = min(left, _CHUNK)
-                part = np.frombuffer(file.read(n * dim * self.dtype.itemsize), self.dtype)
-                part = part.reshape(n, dim).astype(np.float32)
-                total += part.sum(axis=0, dtype=np.float64)
-                count += int(part.any(axis=1).sum())
-                left -= n
+        stored = np.lib.format.open_memmap(self.part, mode="r")
+        rows = stored.reshape(-1, stored.shape[-1])
+        total, count = np.zeros(rows.shape[-1]), 0
+        for start in range(0, len(rows), _CHUNK):
+            part = rows[start : start + _CHUNK].astype(np.float32)
+            total += part.sum(axis=0, dtype=np.float64)
+            count += int(part.any(axis=1).sum())
         return (total / max(count, 1)).astype(np.float32)
 
     def _resume(self) -> int:
@@ -150,30 +147,13 @@ class RowWriter:
         same = state["manifest"] == json.loads(json.dumps(self.manifest))
         return int(state["done"]) if same and self.part.is_file() else 0
 
-    def _allocate(self, header: bytes, size: int) -> None:
+    def _check_space(self, size: int) -> None:
         free = shutil.disk_usage(self.path.parent).free
         if size > free:
             raise UserError(
                 f"The bank {self.path} takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: make room, or "
                 "choose another `bank_dir`."
             )
-        with self.part.open("wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            file.truncate(8 + len(header) + size)
-
-
-def _header(shape: tuple[int, ...], dtype: str, manifest: Mapping[str, Any]) -> tuple[bytes, int]:
-    """The JSON that a safetensors file begins with, and how many bytes follow. The library writes whole files only."""
-    rows = math.prod(shape) * np.dtype(dtype).itemsize
-    end = rows + 4 * shape[-1]
-    names = {"float16": "F16", "float32": "F32"}
-    content = {
-        "__metadata__": {"manifest": json.dumps(manifest)},
-        "rows": {"dtype": names[dtype], "shape": list(shape), "data_offsets": [0, rows]},
-        "mean": {"dtype": "F32", "shape": [shape[-1]], "data_offsets": [rows, end]},
-    }
-    text = json.dumps(content).encode()
-    return text.ljust(-(-len(text) // 8) * 8), end
 
 
 @contextmanager

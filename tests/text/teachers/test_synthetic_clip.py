@@ -364,7 +364,7 @@ def test_banks_of_two_teachers_are_kept_apart(other: Path, tmp_path: Path) -> No
     own = open_bank(str(other), corpus, None, folder=folder)
     assert (embedded.texts.shape[1], own.texts.shape[1]) == (128, 8)
     assert torch.equal(open_bank(str(other), corpus, None, folder=folder).texts, own.texts)
-    assert len(list((tmp_path / "banks").glob("*/texts-*.safetensors"))) == 2
+    assert len(list((tmp_path / "banks").glob("*/texts-*.npy"))) == 2
 
 
 @pytest.mark.parametrize(
