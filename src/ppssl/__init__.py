@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.classify.finetune import FineTune as FineTune
     from ppssl.classify.linear_probe import LinearProbe as LinearProbe
     from ppssl.data.datamodule import FineGrainedDataModule as FineGrainedDataModule
-    from ppssl.data.labelled import LabelledAugmentation as LabelledAugmentation
+    from ppssl.data.transforms import LabelledAugmentation as LabelledAugmentation
     from ppssl.data.sets.aircraft import AircraftDataModule as AircraftDataModule
     from ppssl.data.sets.cars import CarsDataModule as CarsDataModule
     from ppssl.data.sets.cub import CUBDataModule as CUBDataModule
@@ -84,7 +84,7 @@ PUBLIC = {
     "FineGrainedDataModule": "ppssl.data.datamodule",
     "ImageSource": "ppssl.data.source",
     "MoCoV2Augmentation": "ppssl.data.transforms",
-    "LabelledAugmentation": "ppssl.data.labelled",
+    "LabelledAugmentation": "ppssl.data.transforms",
     "UserError": "ppssl.utils.errors",
 }
 """The public names, and the module that each is imported from when it is first used."""

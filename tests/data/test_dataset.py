@@ -259,7 +259,7 @@ def test_other_errors_are_not_taken_for_broken_images():
 
 def test_where_nothing_can_be_read_the_search_ends():
     with pytest.raises(
-        UserError, match=r"None of 12 images in a row.*: file2\.png: image 2 is torn\."
+        UserError, match=r"None of 12 images in a row.*the first is file2\.png: image 2 is torn\."
     ):
         _views(Source(broken=range(12)))[0, 2]
     with pytest.raises(UserError, match="None of 2 images"):

@@ -141,10 +141,13 @@ def _noise() -> Image.Image:
 
 BROKEN = {
     "empty": (b"", "the file is empty"),
-    "text": (b"Not found. Please sign in to see this picture.", "no image of a kind that Pillow"),
-    "html": (b"<!DOCTYPE html><html></html>", "no image of a kind that Pillow knows"),
+    "text": (
+        b"Not found. Please sign in to see this picture.",
+        "not an image in a format that Pillow",
+    ),
+    "html": (b"<!DOCTYPE html><html></html>", "not an image in a format that Pillow reads"),
     "truncated": (_bytes(_noise(), "JPEG")[:1500], "image file is truncated"),
-    "header only": (_bytes(_noise())[:40], "no image of a kind that Pillow"),
+    "header only": (_bytes(_noise())[:40], "not an image in a format that Pillow"),
     "bomb": (_bomb(), "could be decompression bomb"),
     "float": (
         _bytes(Image.new("F", (4, 4)), "TIFF"),

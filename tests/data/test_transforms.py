@@ -423,7 +423,7 @@ def test_the_view_for_evaluation_shows_the_middle(crop):
         ({"crop_scale": (0.5, 1.1)}, r"`crop_scale`"),
         ({"crop_ratio": (0.0, 1.0)}, r"`crop_ratio` must be 0 < low <= high, got"),
         ({"crop_ratio": (2.0, 1.0)}, r"`crop_ratio`"),
-        ({"jitter": (1.1, 0, 0, 0)}, r"`jitter` must be within \[0, 1\] three times"),
+        ({"jitter": (1.1, 0, 0, 0)}, r"`jitter` must be three numbers in \[0, 1\]"),
         ({"jitter": (0, 0, -0.1, 0)}, r"`jitter`"),
         ({"jitter": (0, 0, 0, 0.6)}, r"`jitter`"),
         ({"blur_sigma": (-1, 1)}, r"`blur_sigma` must be 0 <= low <= high, got"),

@@ -12,10 +12,10 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from ppssl import PPSSL, FolderDataModule, LinearProbe, UserError
-from ppssl.data.labelled import LabelledAugmentation
+from ppssl.data.transforms import LabelledAugmentation
 from ppssl.evaluation.lcr_protocol import checkpoints_of, evaluate_lcr, sgd_probe
 from ppssl.evaluation.splits import embed_splits
-from ppssl.inference.features import feature_encoder
+from ppssl.inference.embeddings import feature_encoder
 from ppssl.metrics.retrieval import retrieval_metrics
 from ppssl.utils.results import unpack_bits
 

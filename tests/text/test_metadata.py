@@ -100,8 +100,8 @@ def test_cub_reads_other_line_ends_and_attributes(tmp_path: Path) -> None:
         ("1 has_bill_shape::dagger\n2 bill_shape\n", "line 2: 'bill_shape' is not of the form"),
         ("1 has_bill_shape::dagger\n3 has_size::x\n", "line 2: number 2 is missing"),
         ("1 has_size::x\n2 has_size::x\n", "line 2: 'has_size::x' says the same as line 1"),
-        ("1 has_bill_shape::dagger x\n", "line 1: 2 fields are expected"),
-        ("", "there is nothing in it"),
+        ("1 has_bill_shape::dagger x\n", "line 1: expected 2 fields"),
+        ("", "the file is empty"),
         (b"1 has_size::\xe9\n", "line 1 is not UTF-8"),
     ],
 )
@@ -271,7 +271,7 @@ def test_aircraft_hierarchy(tmp_path: Path, below: str) -> None:
             "variant_trainval.txt, line 1: image 0034309 is not in images_manufacturer_trainval.txt",
         ),
         (("variant", "0062765", "0056978"), "line 3: image 0056978 is in line 2 already"),
-        (("family", "0217953 Cessna 172", "0217953"), "family_trainval.txt, line 5: 2 fields are"),
+        (("family", "0217953 Cessna 172", "0217953"), "family_trainval.txt, line 5: expected 2 fi"),
     ],
 )
 def test_aircraft_lists_that_disagree(

@@ -14,7 +14,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from ppssl.classify.base import Classifier, ClassWeights
-from ppssl.data.labelled import LabelledAugmentation
+from ppssl.data.transforms import LabelledAugmentation
 
 __all__ = ["LinearProbe"]
 

@@ -1,4 +1,4 @@
-"""Where an object and its parts are in the centre view of an image: masks from boxes, points and masks."""
+"""Masks of the object and its parts in the centre view of an image, from box, point and mask annotations."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from ppssl.data.transforms import center_view
 
 __all__ = ["object_mask", "part_mask"]
 
-_REACH = 0.1
-"""Radius of a part that is known as a point, as a fraction of the object's larger side: as PCK@0.1 counts a hit."""
+_PART_RADIUS = 0.1
+"""Radius of a part that is annotated as a point, as a fraction of the box's larger side (that of PCK@0.1)."""
 
 
 def object_mask(
     annotations: Mapping[str, Tensor], size: tuple[int, int], view_size: int, crop_fraction: float
 ) -> Tensor | None:
-    """Where the object is in the centre view of an image.
+    """Mask of the object in the centre view of an image.
 
     Args:
-        annotations: ``object``, an ``(H, W)`` mask, or ``box``, left, top, right, bottom in [0, 1]; of the original.
+        annotations: Annotations of the original: ``object``, an ``(H, W)`` mask, or ``box``, left, top, right and
+        bottom
+            in [0, 1].
         size: Width and height of the original in pixels.
-        view_size: Of the view, in pixels.
-        crop_fraction: Of the centre crop.
+        view_size: Height and width of the view in pixels.
+        crop_fraction: Fraction of the short side that the centre crop keeps.
 
     Returns:
-        ``(view_size, view_size)`` float32 in [0, 1]; ``None`` where neither is known.
+        ``(view_size, view_size)`` float32 in [0, 1]; ``None`` without either annotation.
     """
     if "object" in annotations:
         mask = Image.fromarray(annotations["object"].numpy().astype("uint8") * 255)
@@ -45,21 +47,21 @@ def object_mask(
 def part_mask(
     annotations: Mapping[str, Tensor], size: tuple[int, int], view_size: int, crop_fraction: float
 ) -> Tensor | None:
-    """Where any part of the object is in the centre view of an image, as :func:`object_mask`.
+    """Mask of the union of all parts in the centre view of an image, as :func:`object_mask`.
 
     Args:
-        annotations: ``parts``, ``(P, H, W)`` masks, or ``points``, ``(P, 2)``, x and y in [0, 1], NaN for what cannot
-            be seen, with ``box``: a point then stands for a disc of a tenth of the box's larger side.
+        annotations: ``parts``, ``(P, H, W)`` masks, or ``points``, ``(P, 2)``, x and y in [0, 1], NaN for an invisible
+            part, with ``box``: each point is drawn as a disc, whose radius is a tenth of the box's larger side.
         size: Width and height of the original in pixels.
-        view_size: Of the view, in pixels.
-        crop_fraction: Of the centre crop.
+        view_size: Height and width of the view in pixels.
+        crop_fraction: Fraction of the short side that the centre crop keeps.
     """
     if "parts" in annotations:
         mask = Image.fromarray(annotations["parts"].any(dim=0).numpy().astype("uint8") * 255)
     elif "points" in annotations and "box" in annotations:
         mask = Image.new("L", size)
         left, top, right, bottom = annotations["box"].tolist()
-        radius = _REACH * max((right - left) * size[0], (bottom - top) * size[1])
+        radius = _PART_RADIUS * max((right - left) * size[0], (bottom - top) * size[1])
         for x, y in annotations["points"].tolist():
             if not math.isnan(x):
                 ImageDraw.Draw(mask).circle((x * size[0], y * size[1]), radius, fill=255)

@@ -1,6 +1,6 @@
-"""The data module all others share: two views and an index for training, gallery and queries for validation.
+"""Base class of all data modules: augmented views for training, gallery and query images for evaluation.
 
-METHOD D4: pretraining uses all training images and reads no label; a fraction held out splits labels only.
+Pretraining uses all training images and no label; ``val_fraction`` holds out labels, never images (:ref:`D4 <d4>`).
 """
 
 from abc import abstractmethod
@@ -19,6 +19,7 @@ from ppssl.data.dataset import (
     EpochLoader,
     EpochSampler,
     ImageDataset,
+    LabelledDataset,
     Request,
     ViewDataset,
     check_batch_size,
@@ -26,12 +27,12 @@ from ppssl.data.dataset import (
     default_workers,
     ignore_interrupt,
 )
-from ppssl.data.labelled import LabelledAugmentation, LabelledDataset
-from ppssl.data.labels import held_out, labelled
+from ppssl.data.label_splits import select_held_out, select_labelled
 from ppssl.data.source import UNKNOWN, ImageSource
-from ppssl.data.transforms import MoCoV2Augmentation, center_view
+from ppssl.data.transforms import LabelledAugmentation, MoCoV2Augmentation, center_view
 from ppssl.utils.config import Configurable
 from ppssl.utils.errors import UserError
+from ppssl.utils.lightning_internals import batches_begun
 from ppssl.utils.randomness import resolve_seed
 
 __all__ = ["FineGrainedDataModule"]
@@ -40,27 +41,27 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class FineGrainedDataModule(LightningDataModule, Configurable):
-    """Serves any set of images as the batches that :class:`ppssl.PPSSL` trains and validates on.
+    """Base class of the data modules: training and evaluation batches from any set of images.
 
     A training batch, after transfer, is a dict of ``views`` (two tensors ``(B, 3, S, S)`` float32, normalised with the
     encoder's mean and std), ``index`` ``(B,)`` int64 (the image's number in the full data set), ``label`` ``(B,)``
     int64 (-1 where unknown), ``geometry`` ``(B, 2, 5)`` float32 (each view's left, top, width, height as fractions of
-    the original, and flip), and what plugins requested. A batch for evaluation has ``image`` in place of the views.
+    the original, and flip), and what plugins requested. An evaluation batch has ``image`` instead of ``views``.
 
-    Subclasses implement :meth:`load_sources`; nothing else is needed.
+    A subclass needs to implement :meth:`load_sources` only.
 
     Args:
         image_size: Height and width of the views in pixels.
-        batch_size: Images a process and step.
-        num_workers: Worker processes a loader; ``None``: one less than there are cores, at most 8.
-        val_fraction: Part of each class whose labels are held out for the online monitors, where the data set has no
-            validation split of its own.
-        label_fraction: Part of each class whose label may be used downstream; smaller parts lie inside larger ones.
-        augmentation: Draws the views; ``None``: MoCo v2's.
+        batch_size: Per-device batch size.
+        num_workers: Worker processes per data loader; ``None``: one less than the number of CPU cores, at most 8.
+        val_fraction: Fraction of each class whose labels are held out for the online monitors, if the data set has no
+            validation split.
+        label_fraction: Fraction of each class whose labels may be used; smaller fractions are subsets of larger ones.
+        augmentation: Augmentation that draws the two views; ``None``: MoCo v2's.
         eval_crop: The centre crop for evaluation, as a fraction of the short side.
-        on_error: What a broken image does: ``"raise"`` an error with its path, or ``"skip"`` it with one warning; the
-            next readable image takes its place.
-        seed: For order, views and splits; ``None``: that of ``seed_everything``, or 0.
+        on_error: What happens for an unreadable image: ``"raise"`` an error with its path, or ``"skip"`` it with one
+            warning; the next readable image takes its place.
+        seed: Seed of the image order, the views and the splits; ``None``: that of ``seed_everything``, or 0.
     """
 
     def __init__(
@@ -103,72 +104,72 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
 
     @abstractmethod
     def load_sources(self) -> dict[str, ImageSource]:
-        """The splits: ``"train"`` always, ``"val"`` and ``"test"`` where there are any.
+        """Load the image sources by split: ``"train"`` always, ``"val"`` and ``"test"`` if they exist.
 
         Raises:
-            UserError: The data is not there or not as it should be.
+            UserError: The data is missing or malformed.
         """
 
-    # -- what it holds --------------------------------------------------------------------------------------------
+    # -- image sources --------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
-        """Find the images and split the labels; once, whatever is asked for first."""
+        """Load the image sources and split the labels; does nothing from the second call on."""
         if self.sources:
             return
         self.sources = self.load_sources()
         labels = self.sources["train"].labels
         seed = resolve_seed(self.seed)
-        self.train_labelled = labelled(labels, self.label_fraction, seed)
+        self.train_labelled = select_labelled(labels, self.label_fraction, seed)
         if "val" in self.sources:
             self.train_fit = self.train_labelled
             self.train_val = np.empty(0, dtype=np.int64)
         else:
-            self.train_val = held_out(labels, self.train_labelled, self.val_fraction, seed)
+            self.train_val = select_held_out(labels, self.train_labelled, self.val_fraction, seed)
             self.train_fit = np.setdiff1d(self.train_labelled, self.train_val)
 
     @property
     def classes(self) -> list[str]:
-        """Class names in label order; empty where no label is known."""
+        """Class names in label order; empty if no label is known."""
         return self.sources["train"].classes
 
     @property
     def num_train(self) -> int:
-        """How many images there are to train on."""
+        """Number of training images."""
         return len(self.sources["train"])
 
     def offset(self, split: str) -> int:
-        """What to add to an image's number within its split to get its index in the full data set."""
+        """Index of a split's first image in the full data set."""
         before = list(self.sources)[: list(self.sources).index(split)]
         return sum(len(self.sources[name]) for name in before)
 
     def locate(self, index: int) -> tuple[str, int]:
-        """The split and the number within it of an image, by its index in the full data set."""
+        """Split of an image and its number within that split, from its index in the full data set."""
         split = [name for name in self.sources if self.offset(name) <= index][-1]
         return split, index - self.offset(split)
 
-    # -- what the model asks for ----------------------------------------------------------------------------------
+    # -- requests of the model ----------------------------------------------------------------------------------
 
     def normalise_with(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """Set the mean and standard deviation of each channel, in units of [0, 1]."""
+        """Set the per-channel mean and standard deviation for normalisation, in units of [0, 1]."""
         self._mean = torch.tensor(mean).view(1, -1, 1, 1)
         self._std = torch.tensor(std).view(1, -1, 1, 1)
 
     def request(self, requests: Mapping[str, Request]) -> None:
-        """Serve two views of all training images, and more entries: a name, and what makes one of the original."""
+        """Serve two views of all training images, and one batch entry per request (a function of the original)."""
         self._requests, self._labelled = dict(requests), None
 
     def request_labelled(self, augmentation: LabelledAugmentation) -> None:
-        """Serve the labelled training images that are not held out, one view each; validate queries only."""
+        """Serve one view of each labelled training image that is not held out; validation has no gallery."""
         self._labelled = augmentation
 
     # -- loaders --------------------------------------------------------------------------------------------------
 
     def train_dataloader(self, epoch: int | None = None) -> DataLoader[Any]:
-        """Views of all training images; the order is a function of seed and epoch. The last, partial batch is left out.
+        """Training batches; their order is a function of seed and epoch, and an incomplete last batch is dropped.
 
         Args:
-            epoch: The epoch, all of it; -1 is the pass that fills the queue. ``None``: the one that the Trainer is in,
-                without the batches it has already used, where it resumes in mid-epoch.
+            epoch: The epoch to serve from its first batch; -1 is the pass that fills the key queue. ``None``: the
+                Trainer's current epoch, without the batches that were used before it was resumed.
         """
         world, rank = self._world()
         dataset = self._training_set()
@@ -186,16 +187,16 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         return self._loader(dataset, sampler=sampler, drop_last=True)
 
     def _training_set(self) -> ViewDataset | LabelledDataset:
-        source, drawn = self.sources["train"], self._labelled
-        common: dict[str, Any] = {"offset": self.offset("train"), "size": self.image_size}
-        common["seed"] = resolve_seed(self.seed)
-        if drawn is not None:
-            return LabelledDataset(source, items=self.train_fit, augmentation=drawn, **common)
-        views = self.augmentation or MoCoV2Augmentation()
-        return ViewDataset(source, augmentation=views, requests=self._requests, **common)
+        source, labelled = self.sources["train"], self._labelled
+        options: dict[str, Any] = {"offset": self.offset("train"), "size": self.image_size}
+        options["seed"] = resolve_seed(self.seed)
+        if labelled is not None:
+            return LabelledDataset(source, items=self.train_fit, augmentation=labelled, **options)
+        augmentation = self.augmentation or MoCoV2Augmentation()
+        return ViewDataset(source, augmentation=augmentation, requests=self._requests, **options)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        """Gallery and queries of the validation split; nothing where no label is known."""
+        """Gallery and query loaders of the validation split; none if no label is known."""
         split, items = ("val", None) if "val" in self.sources else ("train", self.train_val)
         queries = self.eval_loader(split, items)
         gallery = self.eval_loader("train", self.train_fit)
@@ -204,7 +205,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         return [gallery, queries] if self._labelled is None else [queries]
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
-        """Gallery (every labelled training image) and queries (the test split)."""
+        """Gallery loader (every labelled training image) and query loader (the test split)."""
         if "test" not in self.sources:
             raise UserError(
                 "This data set has no test split: add a `test/` folder, or use `ppssl validate`."
@@ -215,24 +216,24 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         return [self.eval_loader("train", self.train_labelled), queries]
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The test split, or where there is none all training images."""
+        """Loader of the test split, or of all training images if there is no test split."""
         return self.eval_loader("test" if "test" in self.sources else "train")
 
     def eval_loader(
         self, split: str, items: np.ndarray | None = None, transform: Request | None = None
     ) -> DataLoader[Any]:
-        """Batches of :meth:`eval_dataset`, which takes the same arguments, in order."""
+        """Loader of the images of :meth:`eval_dataset` in order; the arguments are the same."""
         return self._loader(self.eval_dataset(split, items, transform))
 
     def eval_dataset(
         self, split: str, items: np.ndarray | None = None, transform: Request | None = None
     ) -> ImageDataset:
-        """Un-augmented images of a split. Batches of them go through :meth:`on_before_batch_transfer` first.
+        """Un-augmented images of a split; their batches must pass through :meth:`on_before_batch_transfer` before use.
 
         Args:
             split: ``"train"``, ``"val"`` or ``"test"``.
-            items: Which, by number within the split; ``None``: all.
-            transform: Makes ``image`` of the original; ``None``: the centre crop for evaluation, uint8.
+            items: Image numbers within the split; ``None``: all.
+            transform: Function from the original to ``image``; ``None``: the centre crop for evaluation, uint8.
         """
         source = self.sources[split]
         items = np.arange(len(source)) if items is None else items
@@ -242,8 +243,8 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
 
     def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
         workers = default_workers() if self.num_workers is None else self.num_workers
-        kind = EpochLoader if "sampler" in kwargs else DataLoader
-        return kind(
+        loader_class = EpochLoader if "sampler" in kwargs else DataLoader
+        return loader_class(
             dataset,
             batch_size=self.batch_size,
             num_workers=workers,
@@ -259,22 +260,23 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         return (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
 
     def _used(self) -> int:
-        """How many images of the current epoch the Trainer has used in this process."""
+        """Number of images of the current epoch that the Trainer has used in this process."""
         trainer = self.trainer
         if trainer is None or not trainer.training:
             return 0
-        return trainer.fit_loop.epoch_loop.batch_progress.current.ready * self.batch_size
+        return batches_begun(trainer) * self.batch_size
 
     # -- batches --------------------------------------------------------------------------------------------------
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Broken images come back from the workers by name; here, in the main process, they are dealt with."""
-        for name in batch.keys() & {"index", "label"}:  # metrics keep them, and a worker's tensor
-            batch[name] = batch[name].clone()  # holds an open file for as long as it is kept
+        """Raise an error or warn about the unreadable images that the workers report under ``broken``."""
+        # metrics keep these tensors, and a tensor of a worker holds an open file
+        for name in batch.keys() & {"index", "label"}:
+            batch[name] = batch[name].clone()
         for name, reason in batch.pop("broken", []):
             if self.on_error == "raise":
                 raise UserError(
-                    f"Cannot read {name}: {reason}. Mend or remove it, or set `on_error: skip`."
+                    f"Cannot read {name}: {reason}. Repair or remove the file, or set `on_error: skip`."
                 )
             if name not in self._skipped:
                 self._skipped.add(name)
@@ -282,7 +284,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Pixels travel as uint8 and are normalised where the encoder runs."""
+        """Normalise the images on the device of the encoder; they are transferred as uint8."""
         if "views" in batch:
             batch["views"] = [self.normalise(view) for view in batch["views"]]
         if "image" in batch:
@@ -290,9 +292,10 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         return batch
 
     def normalise(self, image: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` uint8 to float32 with the encoder's mean and std."""
-        mean, std = self._mean.to(image.device), self._std.to(image.device)
-        return (image.float() / 255 - mean) / std
+        """Normalise ``(B, 3, H, W)`` uint8 to float32 with the encoder's mean and standard deviation."""
+        if self._mean.device != image.device:  # once, not in each step
+            self._mean, self._std = self._mean.to(image.device), self._std.to(image.device)
+        return (image.float() / 255 - self._mean) / self._std
 
     def has_labels(self) -> bool:
         """Whether any training image has a known label."""

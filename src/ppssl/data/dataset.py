@@ -1,4 +1,7 @@
-"""Samples and their order, as pure functions of numbers: a worker needs to know nothing but the key it is asked for."""
+"""Datasets, the sampler and the data loader of the data modules.
+
+The order and every sample are pure functions of seed, epoch and number, so workers keep no state.
+"""
 
 import os
 import signal
@@ -12,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from ppssl.data.source import UNREADABLE, ImageSource
-from ppssl.data.transforms import MoCoV2Augmentation, apply_view
+from ppssl.data.transforms import LabelledAugmentation, MoCoV2Augmentation, apply_view
 from ppssl.utils import randomness
 from ppssl.utils.errors import UserError
 
@@ -20,6 +23,7 @@ __all__ = [
     "EpochLoader",
     "EpochSampler",
     "ImageDataset",
+    "LabelledDataset",
     "Request",
     "ViewDataset",
     "check_batch_size",
@@ -31,24 +35,29 @@ __all__ = [
 ]
 
 Request = Callable[[Image.Image], Tensor]
-"""Makes a tensor of the original RGB image, for a plugin."""
+"""Function of a plugin that makes a tensor from the original RGB image."""
 
 
 class EpochSampler(DistributedSampler[tuple[int, int]]):
-    """Yields ``(epoch, number)``: the epoch travels with each key, so workers need not be told of it.
+    """Sampler of ``(epoch, number)`` keys, reproducible for any number of processes and from any batch on.
+
+    The epoch is part of each key, so workers need no message when it changes.
 
     The order is a permutation that depends on seed and epoch alone. Process r of R takes the r-th part of each global
-    batch, so for any R a global batch holds the same images, and in rank order in the same order. What does not fill a
-    global batch is left out.
-    It is a ``DistributedSampler`` by name only: Lightning would wrap any other in one, and share the images out twice.
+    batch, so a global batch holds the same images for any R, and in rank order in the same order. Images that do not
+    fill a global batch are dropped.
+
+    It subclasses ``DistributedSampler`` in name only: Lightning would wrap any other sampler in one, and distribute the
+    images twice.
 
     Args:
-        size: How many images there are.
-        batch_size: Images a process and step.
-        num_replicas: How many processes share them.
-        rank: Which of them this one is.
+        size: Number of images.
+        batch_size: Per-device batch size.
+        num_replicas: Number of processes.
+        rank: Rank of this process.
         seed: The run's seed.
-        used: How many images of the epoch this process has already used; asked at the start of each pass.
+        used: Returns the number of images of the epoch that this process has already used; called at the start of each
+            pass.
     """
 
     def __init__(
@@ -66,7 +75,7 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
+        """Set the epoch; Lightning calls this before each epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -74,33 +83,33 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         batches = order[: len(self) * self.num_replicas].reshape(
             -1, self.num_replicas, self.batch_size
         )
-        mine = batches[:, self.rank].ravel()
-        return ((self.epoch, int(i)) for i in mine[self.used() :])
+        rank_images = batches[:, self.rank].ravel()
+        return ((self.epoch, int(i)) for i in rank_images[self.used() :])
 
     def __len__(self) -> int:
         return self.size // (self.num_replicas * self.batch_size) * self.batch_size
 
 
 class EpochLoader(DataLoader[Any]):
-    """A loader that starts with the first batch asked for.
+    """Data loader whose workers start only when the first batch is requested.
 
-    Lightning makes the iterator of a resumed run before it tells the sampler the epoch; workers that run ahead would by
-    then have begun with another epoch's order.
+    Lightning creates the iterator of a resumed run before it sets the sampler's epoch; workers that prefetch would
+    already have started with the order of another epoch.
     """
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator in place of torch's own class
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator instead of torch's iterator
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: where to go on follows from the Trainer's counters. That it exists tells Lightning so."""
+        """Empty state: the position follows from the Trainer's counters; Lightning requires the method for resuming."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See :meth:`state_dict`."""
+        """Do nothing: there is no state, see :meth:`state_dict`."""
 
 
 class ViewDataset(Dataset[dict[str, Any]]):
-    """Two views of a training image, by ``(epoch, number)``."""
+    """Two augmented views of each training image, accessed by ``(epoch, number)``."""
 
     def __init__(
         self,
@@ -137,8 +146,35 @@ class ViewDataset(Dataset[dict[str, Any]]):
         return item | {name: make(image) for name, make in self.requests.items()}
 
 
+class LabelledDataset(Dataset[dict[str, Any]]):
+    """One augmented view of each labelled training image, accessed by ``(epoch, position in items)``."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        items: np.ndarray,
+        offset: int,
+        augmentation: LabelledAugmentation,
+        size: int,
+        seed: int,
+    ) -> None:
+        self.source, self.items, self.offset = source, items, offset
+        self.augmentation, self.size, self.seed = augmentation, size, seed
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, position = key
+        image, i, broken = load_readable(self.source, self.items, position)
+        index = i + self.offset
+        view = self.augmentation.view(image, self.seed, epoch, index, self.size)
+        return {"image": view, **item_numbers(self.source, i, index), "broken": broken}
+
+
 class ImageDataset(Dataset[dict[str, Any]]):
-    """Un-augmented images for evaluation, by position among ``items``."""
+    """Un-augmented images for evaluation, accessed by position in ``items``."""
 
     def __init__(
         self,
@@ -155,7 +191,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return len(self.items)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        if not 0 <= position < len(self):  # so that iterating over it ends
+        if not 0 <= position < len(self):  # ends iteration over the dataset
             raise IndexError(f"No image {position} among {len(self)}.")
         image, i, broken = load_readable(self.source, self.items, position)
         numbers = item_numbers(self.source, i, i + self.offset)
@@ -163,52 +199,73 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
 
 def check_batch_size(batch_size: int, processes: int, images: int, kind: str) -> None:
-    """Raise :class:`UserError` where not even one global batch can be filled; ``kind`` says of which images."""
+    """Check that the images fill at least one global batch.
+
+    Args:
+        batch_size: Per-device batch size.
+        processes: Number of processes.
+        images: Number of images.
+        kind: Kind of the images, for the message.
+
+    Raises:
+        UserError: The global batch is larger than the number of images.
+    """
     total = batch_size * processes
     if images < total:
-        shown = f"{batch_size} x {processes} processes = {total}" if processes > 1 else str(total)
+        size = f"{batch_size} x {processes} processes = {total}" if processes > 1 else str(total)
         raise UserError(
-            f"`batch_size` {shown} is larger than the data set of {images} {kind} images: lower `data.batch_size`."
+            f"`batch_size` {size} is larger than the data set of {images} {kind} images: lower `data.batch_size`."
         )
 
 
 def default_workers() -> int:
-    """Worker processes a loader: one less than there are cores for this process, at most 8."""
-    known = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    """Default number of workers per data loader: one less than this process's CPU cores, at most 8."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return min(8, max(cores - 1, 0))
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of items; what could not be read is listed under ``broken`` as (name, reason)."""
+    """Collate items into a batch; unreadable images are listed under ``broken`` as (name, reason)."""
     broken = [entry for item in items for entry in item.pop("broken")]
     return default_collate(items) | {"broken": broken}
 
 
 def ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches all processes: workers go on until the main one has finished its step and ends them."""
+    """Ignore Ctrl-C in a worker: the main process receives it too, finishes its step and ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def load_readable(
-    source: ImageSource, among: Sequence[int] | np.ndarray, position: int
+    source: ImageSource, numbers: Sequence[int] | np.ndarray, position: int
 ) -> tuple[Image.Image, int, list[tuple[str, str]]]:
-    """The image at a position among some, or the next one of them that can be read; its number; what could not be read.
+    """Load the image at a position of a list of image numbers, or the next readable one of the list.
 
-    The substitute is one of them too: an image held out never gets into the gallery in a broken one's place.
+    The substitute is from the same list, so a held-out image never replaces an unreadable one in the gallery.
+
+    Args:
+        source: The images.
+        numbers: Image numbers.
+        position: Position in ``numbers``.
+
+    Returns:
+        The image, its number, and the unreadable images before it as (name, reason).
+
+    Raises:
+        UserError: 100 images in a row, or all of them, are unreadable.
     """
     broken: list[tuple[str, str]] = []
-    for k in range(min(len(among), 100)):
-        n = int(among[(position + k) % len(among)])
+    for k in range(min(len(numbers), 100)):
+        number = int(numbers[(position + k) % len(numbers)])
         try:
-            return source.load(n), n, broken
+            return source.load(number), number, broken
         except UNREADABLE as error:
-            broken.append((source.name(n), str(error).split("\n")[0].rstrip(".")))
+            broken.append((source.name(number), str(error).split("\n")[0].rstrip(".")))
     raise UserError(
-        f"None of {len(broken)} images in a row can be read, the first: {broken[0][0]}: {broken[0][1]}."
+        f"None of {len(broken)} images in a row can be read; the first is {broken[0][0]}: {broken[0][1]}."
     )
 
 
 def item_numbers(source: ImageSource, i: int, index: int) -> dict[str, int]:
-    """``index`` and ``label`` of image ``i``."""
+    """Batch entries ``index`` and ``label`` of image ``i``."""
     return {"index": index, "label": int(source.labels[i])}

@@ -1,4 +1,4 @@
-"""Images in files: which there are below a folder, and what is known of each."""
+"""Image files: a source of them with annotations, and the search for them below a folder."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -19,16 +19,16 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp",
 
 
 class FileSource(ImageSource):
-    """Images in files of their own.
+    """Images in one file each, with optional boxes and part points.
 
     Args:
-        root: The folder that names and fingerprint are relative to.
-        paths: The files.
+        root: Folder that the fingerprint's paths are relative to.
+        paths: Image files.
         labels: ``(N,)`` int64.
         classes: Class names.
-        boxes: ``(N, 4)``: left, top, right, bottom of the object in pixels as stored, edges of pixels (0 is the left
-            edge of the first one); NaN where it is not known.
-        points: ``(N, P, 2)``: x and y of each part in such pixels; NaN where it cannot be seen.
+        boxes: ``(N, 4)``: left, top, right, bottom of the object in pixels of the stored image, as pixel edges (0 is
+            the left edge of the first pixel); NaN without annotation.
+        points: ``(N, P, 2)``: x and y of each part in the same coordinates; NaN for an invisible part.
     """
 
     def __init__(
@@ -46,64 +46,65 @@ class FileSource(ImageSource):
         self.boxes, self.points = boxes, points
 
     def load(self, i: int) -> Image.Image:
-        """Image ``i``, see :func:`~ppssl.data.images.read_image`."""
+        """Load image ``i`` by :func:`~ppssl.data.images.read_image`."""
         return read_image(self.paths[i])
 
     def name(self, i: int) -> str:
-        """The image's path; bytes that are no UTF-8 are shown as such."""
+        """Path of image ``i``; bytes that are not UTF-8 are escaped."""
         return os.fsencode(self.paths[i]).decode("utf-8", "backslashreplace")
 
     def fingerprint(self) -> str:
-        """Of relative paths and file sizes: it stays when the folder moves, and reads no image."""
+        """Hash of relative paths and file sizes: unchanged if the folder is moved, and no image is read."""
         return digest(
             f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}" for path in self.paths
         )
 
     def annotations(self, i: int) -> dict[str, Tensor]:
-        """Where the object and its parts are in the upright image, as far as it is known.
+        """Box and part points of image ``i``, in the upright image.
 
         Returns:
             ``box``: ``(4,)`` float32, left, top, right, bottom in [0, 1]. ``points``: ``(P, 2)`` float32, x and y in
-            [0, 1], NaN for a part that cannot be seen.
+            [0, 1], NaN for an invisible part. Each is absent without annotation.
         """
-        box = None if self.boxes is None or np.isnan(self.boxes[i]).any() else self.boxes[i]
+        box = None if self.boxes is None else self.boxes[i]
+        if box is not None and np.isnan(box).any():
+            box = None
         if box is None and self.points is None:
             return {}
         width, height, orientation = read_frame(self.paths[i])
-        known = {}
+        annotations = {}
         if box is not None:
             corners = turn_upright(box.reshape(2, 2) / (width, height), orientation)
-            corners = np.sort(corners.clip(0, 1), axis=0)  # turned, left may have become right
-            known["box"] = torch.tensor(corners.ravel(), dtype=torch.float32)
+            corners = np.sort(corners.clip(0, 1), axis=0)  # a rotation may swap left and right
+            annotations["box"] = torch.tensor(corners.ravel(), dtype=torch.float32)
         if self.points is not None:
             places = turn_upright(self.points[i] / (width, height), orientation)
-            known["points"] = torch.tensor(places.clip(0, 1), dtype=torch.float32)
-        return known
+            annotations["points"] = torch.tensor(places.clip(0, 1), dtype=torch.float32)
+        return annotations
 
 
 def find_images(root: Path) -> list[Path]:
-    """All images below a folder by their extension, sorted; hidden files and folders are left out.
+    """Find all images below a folder by their extension, sorted, without hidden files and folders.
 
-    Links are followed, except one that leads to a folder it lies in: those would never end.
+    Links are followed, except a link to a folder that contains it, which would recurse forever.
     """
     return sorted(_walk(root, frozenset()))
 
 
-def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-    here = os.path.realpath(folder)
-    if here in above:
+def _walk(folder: Path, parents: frozenset[str]) -> Iterator[Path]:
+    real_path = os.path.realpath(folder)
+    if real_path in parents:
         return
     try:
-        with os.scandir(folder) as found:
-            entries = [entry for entry in found if not entry.name.startswith(".")]
+        with os.scandir(folder) as iterator:
+            entries = [entry for entry in iterator if not entry.name.startswith(".")]
     except OSError as error:
         raise UserError(f"Cannot read the folder {folder}: {error.strerror}.") from error
     for entry in entries:
         path = folder / entry.name
-        known: Path | os.DirEntry[str] = (
-            path if entry.is_symlink() else entry
-        )  # no stat of plain files
-        if known.is_dir():
-            yield from _walk(path, above | {here})
-        elif path.suffix.lower() in EXTENSIONS and known.is_file():
+        # A DirEntry knows its type without a stat call; a link needs one.
+        typed: Path | os.DirEntry[str] = path if entry.is_symlink() else entry
+        if typed.is_dir():
+            yield from _walk(path, parents | {real_path})
+        elif path.suffix.lower() in EXTENSIONS and typed.is_file():
             yield path

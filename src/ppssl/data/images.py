@@ -1,10 +1,10 @@
-"""From a file, or the bytes of one, to RGB pixels that stand upright: what every kind of image becomes, in one place.
+"""Decoding of an image file, or the bytes of one, to upright RGB pixels.
 
-CMYK, greyscale and palettes become RGB by Pillow's conversion; 16 bits a channel keep the upper eight; what is
-transparent lies on white; the EXIF orientation is carried out, and an EXIF block that cannot be read ignored; of an
-animation or a file of several pages the first is taken. Empty and truncated files, files that are no images whatever
-their name says, floating-point pixels (their range is anybody's guess) and images above twice Pillow's
-``MAX_IMAGE_PIXELS`` (some 179 million: decompression bombs) are broken.
+CMYK, greyscale and palette images are converted to RGB by Pillow; of 16 bits per channel the upper eight are kept;
+transparent images are put on white; the EXIF orientation is applied, and an unreadable EXIF block is ignored; of an
+animation or a file of several pages the first one is used. An error is raised for empty and truncated files, files that
+are not images, floating-point pixels (their range is undefined) and images above twice Pillow's ``MAX_IMAGE_PIXELS``
+(about 179 million pixels: decompression bombs).
 """
 
 import struct
@@ -28,7 +28,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings an image of each EXIF orientation upright; 1 and all other values already are."""
+"""Operation that turns an image of each EXIF orientation upright; 1 and other values need none."""
 
 _DAMAGED = (
     SyntaxError,
@@ -42,18 +42,18 @@ _DAMAGED = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow's decoders raise on damaged files beside ``OSError`` and ``ValueError``."""
+"""Exceptions besides ``OSError`` and ``ValueError`` that Pillow's decoders raise for damaged files."""
 
 
 def read_image(file: Path | bytes) -> Image.Image:
-    """An image in mode RGB, upright.
+    """Read an image, upright and in mode RGB.
 
     Args:
-        file: Its path, or the bytes of an image file.
+        file: Path, or the bytes of an image file.
 
     Raises:
-        OSError: It cannot be read, or is truncated.
-        ValueError: It is no image, or one that has no defined meaning in 8-bit RGB.
+        OSError: The file cannot be read, or is truncated.
+        ValueError: The file is not an image, or its pixels cannot be represented in 8-bit RGB.
     """
     try:
         with _open(file) as image:
@@ -62,24 +62,24 @@ def read_image(file: Path | bytes) -> Image.Image:
             return rgb if turn is None else rgb.transpose(turn)
     except UnidentifiedImageError:
         size = len(file) if isinstance(file, bytes) else file.stat().st_size
-        reason = "no image of a kind that Pillow knows" if size else "the file is empty"
+        reason = "not an image in a format that Pillow reads" if size else "the file is empty"
         raise ValueError(reason) from None
     except _DAMAGED as error:
         raise ValueError(f"{error or type(error).__name__}") from error
 
 
 def read_frame(file: Path | bytes) -> tuple[int, int, int]:
-    """Width and height in pixels as stored, and the EXIF orientation, 1 to 8; no pixel is decoded."""
+    """Read width and height of the stored image in pixels, and its EXIF orientation (1 to 8), without decoding."""
     with _open(file) as image:
         return (*image.size, _orientation(image))
 
 
 def turn_upright(points: np.ndarray, orientation: int) -> np.ndarray:
-    """Points of a stored image where its EXIF orientation puts them.
+    """Transform points of the stored image to the upright image.
 
     Args:
         points: ``(..., 2)``, x and y in [0, 1].
-        orientation: The EXIF orientation.
+        orientation: EXIF orientation of the stored image, 1 to 8.
     """
     x, y = points[..., 0], points[..., 1]
     if orientation >= 5:

@@ -1,4 +1,4 @@
-"""What a data set is, before any batching: numbered images with labels."""
+"""Base class of image sources: numbered images of one split, with labels."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -13,19 +13,19 @@ from ppssl.utils.errors import UserError
 __all__ = ["UNKNOWN", "UNREADABLE", "ImageSource", "digest"]
 
 UNKNOWN = -1
-"""The label of an image whose class is not known."""
+"""Label of an image whose class is unknown."""
 
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises on files that are no images, or whose header was hit."""
+"""Exceptions that Pillow raises for files that are not images or have a damaged header."""
 
 
 class ImageSource(ABC):
-    """Images of one split, by number.
+    """Images of one split, accessed by number.
 
     Attributes:
-        labels: ``(N,)`` int64, 0-based, ``UNKNOWN`` where there is none.
-        classes: Class names; ``labels`` index this list. Empty where no label is known.
-        nuisance_names: What :meth:`nuisances` tells; empty where nothing is known.
+        labels: ``(N,)`` int64, 0-based, ``UNKNOWN`` for an image without label.
+        classes: Class names; ``labels`` index this list. Empty if no label is known.
+        nuisance_names: Names of the columns of :meth:`nuisances`; empty if no nuisance value is known.
     """
 
     labels: np.ndarray
@@ -37,13 +37,18 @@ class ImageSource(ABC):
 
     @abstractmethod
     def load(self, i: int) -> Image.Image:
-        """Image ``i`` as it is, upright, in mode RGB. Raises ``OSError`` or ``ValueError`` if it cannot be read."""
-
-    def read(self, i: int) -> Image.Image:
-        """Image ``i`` by :meth:`load`.
+        """Load image ``i``, upright, in mode RGB.
 
         Raises:
-            UserError: It cannot be read, with its name.
+            OSError: The image cannot be read.
+            ValueError: The image cannot be read.
+        """
+
+    def read(self, i: int) -> Image.Image:
+        """Load image ``i`` by :meth:`load`, and turn a failure into a user error.
+
+        Raises:
+            UserError: The image cannot be read; the message has its name.
         """
         try:
             return self.load(i)
@@ -52,24 +57,24 @@ class ImageSource(ABC):
             raise UserError(f"Cannot read {self.name(i)}: {reason}.") from error
 
     def name(self, i: int) -> str:
-        """What to call image ``i`` in a message: its path where it has one."""
+        """Name of image ``i`` for messages: its path if it is a file."""
         return f"image {i}"
 
     def fingerprint(self) -> str:
-        """A hash that is another one when the images are: of their names, unless a subclass knows better."""
+        """Hash that changes with the images; by default a hash of their names."""
         return digest(self.name(i) for i in range(len(self)))
 
     def nuisances(self) -> np.ndarray:
-        """What varies from image to image and says nothing of the class, ``(N, K)``, by ``nuisance_names``."""
+        """Nuisance values of all images, independent of the class: ``(N, K)``, columns as in ``nuisance_names``."""
         return np.empty((len(self), len(self.nuisance_names)), dtype=np.float32)
 
     def annotations(self, i: int) -> dict[str, Tensor]:
-        """What else is known of image ``i`` (boxes, part masks, nuisance values), by name; empty by default."""
+        """Annotations of image ``i`` (boxes, part masks, nuisance values) by name; empty by default."""
         return {}
 
 
 def digest(lines: Iterable[str]) -> str:
-    """16 hexadecimal digits of the SHA-256 of lines of text."""
+    """SHA-256 of lines of text, its first 16 hexadecimal digits."""
     sha = hashlib.sha256()
     for line in lines:
         sha.update(line.encode("utf-8", "surrogateescape") + b"\n")

@@ -1,7 +1,8 @@
-"""The two random views of an image: what is drawn, and what is then done to the pixels, apart from each other.
+"""Augmentations: random view parameters, and the functions that apply them to an image.
 
-MoCo v2's augmentation (Chen et al., arXiv 2003.04297; METHOD F7). The parameters are a function of
-(seed, epoch, index, view) alone; :func:`apply_view` is one way to carry them out, image by image in the workers.
+MoCo v2's augmentation (Chen et al., arXiv 2003.04297; :ref:`F7 <f7>`), an augmentation for classifiers with RandAugment
+(Cubuk et al., arXiv 1909.13719), and the centre crop for evaluation. Random parameters are a function of
+(seed, epoch, index, view) alone; :func:`apply_view` applies them to one image, in the workers.
 """
 
 import math
@@ -11,12 +12,20 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
+from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as tv
 
 from ppssl.utils import randomness
 from ppssl.utils.config import Configurable
 
-__all__ = ["MoCoV2Augmentation", "ViewParameters", "apply_view", "center_view", "color_matrix"]
+__all__ = [
+    "LabelledAugmentation",
+    "MoCoV2Augmentation",
+    "ViewParameters",
+    "apply_view",
+    "center_view",
+    "color_matrix",
+]
 
 _RGB_TO_YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]
@@ -28,13 +37,13 @@ _GREY = np.tile(_LUMA, (3, 1))
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """Everything random about one view.
+    """Random parameters of one view.
 
     Attributes:
         crop: Left, top, width and height as fractions of the original's width and height, in [0, 1].
-        flip: Mirrored left to right, after the crop.
+        flip: Whether the crop is mirrored left to right.
         jitter: Brightness, contrast and saturation factors and the hue shift in turns; ``None`` for no jitter.
-        grey: Colour removed.
+        grey: Whether colour is removed.
         blur_sigma: Standard deviation of the Gaussian blur in pixels of the view; 0 for none.
     """
 
@@ -45,22 +54,23 @@ class ViewParameters:
     blur_sigma: float
 
     def geometry(self) -> Tensor:
-        """Crop and flip as ``(5,)`` float32: left, top, width, height, flip (0 or 1), in the original's frame."""
+        """Crop and flip as ``(5,)`` float32: left, top, width, height as fractions of the original, flip (0 or 1)."""
         return torch.tensor([*self.crop, float(self.flip)])
 
 
 class MoCoV2Augmentation(Configurable):
-    """Draws MoCo v2's view parameters.
+    """MoCo v2's augmentation: random crop, colour jitter, greyscale, blur and flip.
 
     Args:
-        crop_scale: Range of the crop's area, as a fraction of the image's.
+        crop_scale: Range of the crop's area, as a fraction of the image's area.
         crop_ratio: Range of the crop's width over height.
-        jitter: Strength of brightness, contrast, saturation (each factor from 1 - s to 1 + s) and hue (in turns).
-        jitter_probability: How often colours are jittered.
-        grey_probability: How often the view loses its colour.
-        blur_sigma: Range of the blur's standard deviation, in pixels of a view of 224; it scales with the view.
-        blur_probability: How often the view is blurred.
-        flip_probability: How often the view is mirrored.
+        jitter: Strength s of brightness, contrast, saturation (each a factor from 1 - s to 1 + s) and hue (a shift from
+            -s to s, in turns).
+        jitter_probability: Probability of colour jitter.
+        grey_probability: Probability of greyscale.
+        blur_sigma: Range of the blur's standard deviation, in pixels of a view of 224 pixels; it scales with the view.
+        blur_probability: Probability of blur.
+        flip_probability: Probability of a horizontal flip.
     """
 
     def __init__(
@@ -80,7 +90,7 @@ class MoCoV2Augmentation(Configurable):
             raise ValueError(f"`crop_ratio` must be 0 < low <= high, got {crop_ratio}.")
         if not (all(0 <= s <= 1 for s in jitter[:3]) and 0 <= jitter[3] <= 0.5):
             raise ValueError(
-                f"`jitter` must be within [0, 1] three times, then [0, 0.5] for the hue, got {jitter}."
+                f"`jitter` must be three numbers in [0, 1] and the hue in [0, 0.5], got {jitter}."
             )
         if not 0 <= blur_sigma[0] <= blur_sigma[1]:
             raise ValueError(f"`blur_sigma` must be 0 <= low <= high, got {blur_sigma}.")
@@ -104,19 +114,19 @@ class MoCoV2Augmentation(Configurable):
     def sample(
         self, seed: int, epoch: int, index: int, view: int, *, size: tuple[int, int], view_size: int
     ) -> ViewParameters:
-        """The parameters of one view.
+        """Draw the parameters of one view.
 
         Args:
             seed: The run's seed.
-            epoch: The epoch, from 0; -1 for the pass that fills the queue.
-            index: The image's number in the full data set.
+            epoch: The epoch, from 0; -1 for the pass that fills the key queue.
+            index: The image's index in the full data set.
             view: 0 for the query's view, 1 for the key's.
             size: The original's height and width in pixels: the crop's shape is measured in pixels.
             view_size: The view's height and width in pixels.
         """
         rng = randomness.generator(seed, "view", epoch, index, view)
         crop = self._sample_crop(rng, *size)
-        u = rng.random(4)  # drawn whether used or not: one option never changes another's numbers
+        u = rng.random(4)  # always drawn, so that no option changes the random numbers of another
         strength = np.array(self.jitter)
         factors = np.array([1, 1, 1, 0]) + strength * rng.uniform(-1, 1, 4)
         sigma = rng.uniform(*self.blur_sigma) * view_size / 224
@@ -131,7 +141,7 @@ class MoCoV2Augmentation(Configurable):
     def _sample_crop(
         self, rng: np.random.Generator, height: int, width: int
     ) -> tuple[float, float, float, float]:
-        """Area and aspect ratio are drawn until they fit, ten times at most; then the largest central crop."""
+        """Draw area and aspect ratio until the crop fits, at most ten times; then use the largest central crop."""
         areas = rng.uniform(*self.crop_scale, 10) * height * width
         ratios = np.exp(rng.uniform(math.log(self.crop_ratio[0]), math.log(self.crop_ratio[1]), 10))
         left, top = rng.random(2)
@@ -145,8 +155,68 @@ class MoCoV2Augmentation(Configurable):
         return (1 - w) / 2, (1 - h) / 2, w, h
 
 
+class LabelledAugmentation(Configurable):
+    """Augmentation of labelled training images: random crop, flip and RandAugment.
+
+    Args:
+        crop_scale: Range of the crop's area, as a fraction of the image's area.
+        crop_ratio: Range of the crop's width over height.
+        flip_probability: Probability of a horizontal flip.
+        rand_augment_ops: Number of RandAugment operations per view; 0: none.
+        rand_augment_magnitude: Magnitude of each operation, from 0 to 30.
+    """
+
+    def __init__(
+        self,
+        crop_scale: tuple[float, float] = (0.3, 1.0),
+        crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip_probability: float = 0.5,
+        rand_augment_ops: int = 2,
+        rand_augment_magnitude: int = 9,
+    ) -> None:
+        if rand_augment_ops < 0:
+            raise ValueError(f"`rand_augment_ops` must be >= 0, got {rand_augment_ops}.")
+        if not 0 <= rand_augment_magnitude <= 30:
+            raise ValueError(
+                f"`rand_augment_magnitude` must be in [0, 30], got {rand_augment_magnitude}."
+            )
+        self.crop_scale = crop_scale
+        self.crop_ratio = crop_ratio
+        self.flip_probability = flip_probability
+        self.rand_augment_ops = rand_augment_ops
+        self.rand_augment_magnitude = rand_augment_magnitude
+        self._crops = MoCoV2Augmentation(
+            crop_scale=crop_scale,
+            crop_ratio=crop_ratio,
+            jitter_probability=0,
+            grey_probability=0,
+            blur_probability=0,
+            flip_probability=flip_probability,
+        )
+        self._rand_augment = RandAugment(rand_augment_ops, rand_augment_magnitude)
+
+    def view(self, image: Image.Image, seed: int, epoch: int, index: int, size: int) -> Tensor:
+        """Draw and apply the view of an RGB image: ``(3, size, size)`` uint8.
+
+        Args:
+            image: The original, RGB.
+            seed: The run's seed.
+            epoch: The epoch, from 0.
+            index: The image's index in the full data set.
+            size: The view's height and width in pixels.
+        """
+        shape = (image.height, image.width)
+        crop = self._crops.sample(seed, epoch, index, 0, size=shape, view_size=size)
+        view = apply_view(image, crop, size)
+        if self.rand_augment_ops == 0:
+            return view
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
+            torch.manual_seed(randomness.torch_seed(seed, "RandAugment", epoch, index))
+            return self._rand_augment(view)
+
+
 def apply_view(image: Image.Image, parameters: ViewParameters, size: int) -> Tensor:
-    """Carry out a view's parameters on one RGB image: ``(3, size, size)`` uint8."""
+    """Apply a view's parameters to one RGB image: ``(3, size, size)`` uint8."""
     width, height = image.size
     left, top, w, h = parameters.crop
     box = (left * width, top * height, (left + w) * width, (top + h) * height)
@@ -162,15 +232,15 @@ def apply_view(image: Image.Image, parameters: ViewParameters, size: int) -> Ten
 
 
 def color_matrix(parameters: ViewParameters, mean: np.ndarray) -> np.ndarray:
-    """Jitter and greyscale as one affine map of RGB: ``(3, 4)``, the last column the offset.
+    """Colour jitter and greyscale as one affine map of RGB: ``(3, 4)``, the last column is the offset.
 
-    DEVIATION from torchvision's chain: the hue turns in YIQ, which is linear, and nothing is clipped or rounded in
-    between, as in NVIDIA DALI's ColorTwist. So the four adjustments commute and have no order; one matrix costs a
-    twentieth of the chain and is the same on a device.
+    DEVIATION from torchvision's chain of operations: the hue is rotated in YIQ, which is linear, and no intermediate
+    result is clipped or rounded, as in NVIDIA DALI's ColorTwist. The four adjustments therefore commute, and one matrix
+    costs a twentieth of the chain.
 
     Args:
         parameters: The view's parameters.
-        mean: ``(3,)`` mean colour of the cropped view: contrast is taken about its luma.
+        mean: ``(3,)`` mean colour of the cropped view; the contrast is scaled about its luma.
     """
     matrix, offset = np.eye(3), np.zeros(3)
     if parameters.jitter is not None:
@@ -185,6 +255,6 @@ def color_matrix(parameters: ViewParameters, mean: np.ndarray) -> np.ndarray:
 
 
 def center_view(image: Image.Image, size: int, crop_fraction: float) -> Tensor:
-    """The view for evaluation, ``(3, size, size)`` uint8: short side to ``size / crop_fraction``, centre crop."""
+    """Centre crop for evaluation, ``(3, size, size)`` uint8, of the image resized to size / crop_fraction."""
     resized = tv.resize(image, [round(size / crop_fraction)])
     return tv.pil_to_tensor(tv.center_crop(resized, [size, size]))

@@ -73,7 +73,7 @@ def test_a_box_that_reaches_into_the_banner_ends_above_it(home: Path) -> None:
 def test_an_image_lower_than_the_banner_is_broken(home: Path) -> None:
     data = _data(home, banner=60)
     with pytest.raises(
-        UserError, match=r"None of .* can be read.*60 pixels high, and 60 are to be"
+        UserError, match=r"None of .* can be read.*height is 60 pixels, and `banner` removes 60"
     ):
         next(iter(data.predict_dataloader()))
 
@@ -103,28 +103,43 @@ def test_arguments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "words"),
     [
-        ("variants.txt", "727-200", "707-320", "variants.txt, line 2: '707-320' is there twice"),
-        ("images_variant_test.txt", "727-200", "737", "test.txt, line 3: '737' is none of the 3"),
+        ("variants.txt", "727-200", "707-320", "variants.txt, line 2: '707-320' is listed twice"),
+        (
+            "images_variant_test.txt",
+            "727-200",
+            "737",
+            "test.txt, line 3: '737' is not one of the 3",
+        ),
         (
             "images_variant_test.txt",
             "1000148 7",
             "1000185 7",
-            "test.txt, line 2: 1000185 is in lin",
+            "test.txt, line 2: 1000185 is already in lin",
         ),
         (
             "images_variant_test.txt",
             "1000148 7",
             "1000000 7",
-            "test.txt, line 1: 1000000 is a trai",
+            "test.txt, line 1: 1000000 is also a trai",
         ),
-        ("images_variant_test.txt", "1000148 7", "1000148,7", "test.txt, line 1: 2 fields are exp"),
+        (
+            "images_variant_test.txt",
+            "1000148 7",
+            "1000148,7",
+            "test.txt, line 1: expected 2 fields",
+        ),
         (
             "images_variant_test.txt",
             "1000148 7",
             "../00148 7",
-            "test.txt, line 1: .* is no name of",
+            "test.txt, line 1: .* is not an image name",
         ),
-        ("images_variant_test.txt", "1000148 7", "1999999 7", "test.txt: 5 of its 6 images are th"),
+        (
+            "images_variant_test.txt",
+            "1000148 7",
+            "1999999 7",
+            "test.txt: missing images: 1 of 6; the fi",
+        ),
         (
             "images_variant_trainval.txt",
             "1000000 707-320",
@@ -135,16 +150,16 @@ def test_arguments(tmp_path: Path) -> None:
             "images_variant_val.txt",
             "1000111 7",
             "1000000 7",
-            "val.txt, line 1: 1000000 is in .*train",
+            "val.txt, line 1: 1000000 is also in .*train",
         ),
         (
             "images_variant_val.txt",
             "1000111 707-320\n",
             "",
-            "train.txt: with .* it has 11 images of",
+            "train.txt: 11 images together with .*, expected 12",
         ),
-        ("images_box.txt", "1000037", "1000000", "images_box.txt, line 2: 1000000 is there twice"),
-        ("images_box.txt", "13 11 36", "37 11 36", "images_box.txt, line 1: right and bottom of a"),
+        ("images_box.txt", "1000037", "1000000", "images_box.txt, line 2: 1000000 is listed twice"),
+        ("images_box.txt", "13 11 36", "37 11 36", "images_box.txt, line 1: right and bottom of t"),
     ],
 )
 def test_faults_are_named(home: Path, file: str, old: str, new: str, words: str) -> None:

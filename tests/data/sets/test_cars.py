@@ -58,13 +58,13 @@ def test_boxes_count_pixels_from_one(home: Path) -> None:
         (4, 0, "annotation 2: class 0 is out of range: it must be 1 to 3"),
         (4, 4, "annotation 2: class 4 is out of range"),
         (4, 1.5, "annotation 2: class 1.5 is out of range"),
-        (4, np.nan, r"annotation 2: .* is no number"),
-        (4, "two", r"annotation 2: .*two.* is no number"),
-        (4, np.array([1, 2]), r"annotation 2: .* is no number"),
-        (5, "00001.jpg", "annotation 2: 00001.jpg is annotation 1 already"),
-        (5, "../00002.jpg", r"annotation 2: '../00002.jpg' is no name of an image"),
-        (5, "", "annotation 2: .* is no name of an image"),
-        (5, "x.jpg", "cars_train_annos.mat: 8 of its 9 images are there, and .*x.jpg is not"),
+        (4, np.nan, r"annotation 2: .* is not a number"),
+        (4, "two", r"annotation 2: .*two.* is not a number"),
+        (4, np.array([1, 2]), r"annotation 2: .* is not a number"),
+        (5, "00001.jpg", "annotation 2: 00001.jpg is already in annotation 1"),
+        (5, "../00002.jpg", r"annotation 2: '../00002.jpg' is not an image name"),
+        (5, "", "annotation 2: .* is not an image name"),
+        (5, "x.jpg", "cars_train_annos.mat: missing images: 1 of 9; the first is .*x.jpg"),
         (2, 5, "annotation 2: right and bottom of its box are less than left and top"),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_broken_image_is_named_by_its_row(tmp_path: Path) -> None:
     metadata = pq.read_schema(file).metadata
     pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(metadata), file)
     data = _parquet(tmp_path)
-    with pytest.raises(UserError, match=r"Cannot read .*test-00000.*, row 2: no image"):
+    with pytest.raises(UserError, match=r"Cannot read .*test-00000.*, row 2: not an image"):
         data.on_before_batch_transfer(next(iter(data.predict_dataloader())), 0)
 
 
@@ -194,12 +194,12 @@ def test_a_broken_image_is_named_by_its_row(tmp_path: Path) -> None:
         (lambda rows: rows[1].update(label=None), "1 of its [0-9] rows have no label"),
         (
             lambda rows: rows[1]["image"].update(bytes=None),
-            "have a path in place of the image's by",
+            "have a path instead of the image's by",
         ),
-        (lambda rows: rows[1].update(image=None), "have a path in place of the image's bytes"),
+        (lambda rows: rows[1].update(image=None), "have a path instead of the image's bytes"),
         (
             lambda rows: [row.update(label="a") for row in rows],
-            "`label` must be an integer, and is s",
+            "`label` must be an integer, got s",
         ),
         (
             lambda rows: [row.update(image=b"x") for row in rows],
@@ -207,7 +207,7 @@ def test_a_broken_image_is_named_by_its_row(tmp_path: Path) -> None:
         ),
         (
             lambda rows: [row.pop("label") for row in rows],
-            "columns `image` and `label` are expected",
+            "columns `image` and `label` are required",
         ),
     ],
 )
@@ -229,17 +229,17 @@ def test_other_faults_of_parquet(tmp_path: Path) -> None:
     content = test.read_bytes()
     test.write_bytes(other.read_bytes())
     with pytest.raises(
-        UserError, match=r"test-.*parquet: its classes are not those of train-00000"
+        UserError, match=r"test-.*parquet: its classes differ from those of train-00000"
     ):
         _parquet(tmp_path)
     test.write_bytes(content[:-9])
-    with pytest.raises(UserError, match=r"test-.*parquet: is no Parquet file or damaged"):
+    with pytest.raises(UserError, match=r"test-.*parquet: not a Parquet file, or damaged"):
         _parquet(tmp_path)
     test.unlink()
-    with pytest.raises(UserError, match="has Parquet files of `train` and none of `test`"):
+    with pytest.raises(UserError, match="has Parquet files of `train` but none of `test`"):
         _parquet(tmp_path)
     with pytest.raises(
-        UserError, match=r"train-00000-.*: its classes are not those of train-00001"
+        UserError, match=r"train-00000-.*: its classes differ from those of train-00001"
     ):
         ParquetSource(
             [tmp_path / "data" / "train-00001-of-00002.parquet",

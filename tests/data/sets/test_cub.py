@@ -108,19 +108,25 @@ def test_damaged_metadata_never_give_a_wrong_label(shared: Path, data, file: str
 @pytest.mark.parametrize(
     ("file", "line", "old", "new", "words"),
     [
-        ("images.txt", 2, "2 ", "1 ", "images.txt, line 2: number 1 is in line 1 already"),
+        ("images.txt", 2, "2 ", "1 ", "images.txt, line 2: number 1 is already in line 1"),
         ("images.txt", 15, "15 ", "16 ", "images.txt, line 15: number 15 is missing: 16 follows"),
         ("images.txt", 1, "1 ", "0 ", "images.txt, line 1: 0 is out of range: it must be at least"),
-        ("images.txt", 3, ".jpg", ".jpg x", "images.txt, line 3: 2 fields are expected and there"),
+        ("images.txt", 3, ".jpg", ".jpg x", "images.txt, line 3: expected 2 fields, got 3"),
         ("images.txt", 3, "001.", "../001.", r"images.txt, line 3: '\.\./001.* is not <class fold"),
         (
             "images.txt",
             4,
             "_0004_796004",
             "_0001_796001",
-            "images.txt, line 4: .* is in line 1 alr",
+            "images.txt, line 4: .* is already in line 1",
         ),
-        ("images.txt", 4, "_0004_796004", "_9", "images.txt: 14 of its 15 images are there, and /"),
+        (
+            "images.txt",
+            4,
+            "_0004_796004",
+            "_9",
+            "images.txt: missing images: 1 of 15; the first is /",
+        ),
         (
             "image_class_labels.txt",
             5,
@@ -134,15 +140,15 @@ def test_damaged_metadata_never_give_a_wrong_label(shared: Path, data, file: str
             5,
             " 1",
             " 2",
-            "line 5: class 2 is '002.* the image lies in '001",
+            "line 5: class 2 is '002.* the image in '001",
         ),
-        ("image_class_labels.txt", 5, " 1", " one", "line 5: 'one' is no whole number"),
+        ("image_class_labels.txt", 5, " 1", " one", "line 5: 'one' is not a whole number"),
         (
             "image_class_labels.txt",
             15,
             "15 3\n",
             "",
-            "_labels.txt: it has 14 images, and images.txt h",
+            "_labels.txt: 14 images, but images.txt h",
         ),
         ("train_test_split.txt", 5, " 1", " 2", "split.txt, line 5: 2 is out of range: .* 0 to 1"),
         ("classes.txt", 2, "002.", "001.", "line [67]: class 2 is '001.Laysan"),
@@ -151,29 +157,29 @@ def test_damaged_metadata_never_give_a_wrong_label(shared: Path, data, file: str
             2,
             "002.Laysan_Albatross",
             layouts.SPECIES[0],
-            "classes.txt, line 2: .* alr",
+            "classes.txt, line 2: .* is already in line 1",
         ),
         (
             "bounding_boxes.txt",
             2,
             "24.0",
             "0.0",
-            "boxes.txt, line 2: a box of 0 x 20 pixels is none",
+            "boxes.txt, line 2: width and height of the box must be > 0, got 0 x 20",
         ),
         (
             "bounding_boxes.txt",
             2,
             "24.0",
             "wide",
-            "boxes.txt, line 2: '12.0 10.0 wide 20.0' are no",
+            "boxes.txt, line 2: '12.0 10.0 wide 20.0' are not num",
         ),
-        ("bounding_boxes.txt", 2, "24.0", "inf", "boxes.txt, line 2: .* are no finite numbers"),
+        ("bounding_boxes.txt", 2, "24.0", "inf", "boxes.txt, line 2: .* are not finite numbers"),
         (
             "parts/part_locs.txt",
             16,
             "2 1 ",
             "1 1 ",
-            "locs.txt, line 16: part 1 of image 1 is in lin",
+            "locs.txt, line 16: part 1 of image 1 is already in lin",
         ),
         ("parts/part_locs.txt", 16, "2 1 ", "2 16 ", "locs.txt, line 16: 16 is out of range"),
         ("parts/part_locs.txt", 225, "15 15 24.0 17.0 1\n", "", "part 15 of image 15 is missing"),
@@ -191,10 +197,13 @@ def test_faults_are_named(home: Path, file: str, line: int, old: str, new: str, 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "classes.txt: there is nothing in it"),
-        ("1 001.X\n".encode("utf-16"), "classes.txt: it is written in UTF-16; save it as UTF-8"),
+        (b"", "classes.txt: the file is empty"),
+        (
+            "1 001.X\n".encode("utf-16"),
+            "classes.txt: the encoding is UTF-16; save the file as UTF-8",
+        ),
         ("1 a\n2 Möwe\n".encode("latin-1"), "classes.txt: line 2 is not UTF-8"),
-        (b"1 a\n2 b\0\n", "classes.txt: line 2 holds a NUL character"),
+        (b"1 a\n2 b\0\n", "classes.txt: line 2 contains a NUL character"),
     ],
 )
 def test_odd_files_are_named(home: Path, content: bytes, words: str) -> None:
@@ -267,7 +276,7 @@ def test_attributes_of_the_classes(home: Path, tmp_path: Path) -> None:
     ):
         data.attributes()
     table.write_text("1 2 3\n")
-    with pytest.raises(UserError, match=r"continuous.txt: it has 1 lines for 3 classes"):
+    with pytest.raises(UserError, match=r"continuous.txt: 1 lines for 3 classes"):
         data.attributes()
-    with pytest.raises(UserError, match="holds no CUB_200_2011"):
+    with pytest.raises(UserError, match="has no CUB_200_2011"):
         CUBDataModule(str(tmp_path / "other")).attributes()

@@ -198,7 +198,7 @@ def test_a_class_that_training_does_not_know_is_named(tmp_path):
     _split(tmp_path / "train", {"a": 1, "b": 1})
     _split(tmp_path / "test", {"a": 1, "zebra": 1})
     with pytest.raises(
-        UserError, match=r"test/zebra is no class of the training images \(2 classes\)"
+        UserError, match=r"test/zebra is not one of the 2 classes of the training images"
     ):
         _data(tmp_path)
 
@@ -206,18 +206,18 @@ def test_a_class_that_training_does_not_know_is_named(tmp_path):
 def test_a_missing_root_is_named_with_the_nearest_one(tmp_path):
     (tmp_path / "birds").mkdir()
     with pytest.raises(
-        UserError, match=r"`data.root` is no folder: .*/brids \(did you mean birds\?\)"
+        UserError, match=r"`data.root` is not a folder: .*/brids \(did you mean birds\?\)"
     ):
         _data(tmp_path / "brids")
-    with pytest.raises(UserError, match=r"`data.root` is no folder: .*/xyz\.$"):
+    with pytest.raises(UserError, match=r"`data.root` is not a folder: .*/xyz\.$"):
         _data(tmp_path / "xyz")
-    with pytest.raises(UserError, match=r"`data.root` is no folder: .*/no/such\.$"):
+    with pytest.raises(UserError, match=r"`data.root` is not a folder: .*/no/such\.$"):
         _data(tmp_path / "no" / "such")
 
 
 def test_a_file_is_no_root(tmp_path):
     _save(tmp_path / "x.png")
-    with pytest.raises(UserError, match=r"`data\.root` is no folder"):
+    with pytest.raises(UserError, match=r"`data\.root` is not a folder"):
         _data(tmp_path / "x.png")
 
 
@@ -228,7 +228,7 @@ def test_a_folder_without_images_says_what_is_taken(tmp_path, content):
         (tmp_path / name).touch()
     with pytest.raises(
         UserError,
-        match=r"No images in .*: put them there or in class folders below it \(\.bmp, .*\.png",
+        match=r"No images in .*: put images \(\.bmp, .*\.png.*\) there, or in class folders below it",
     ):
         _data(tmp_path)
 

@@ -159,7 +159,7 @@ def test_a_copy_of_another_size_is_refused_with_its_numbers(layout: str, tmp_pat
     assert isinstance(data, PublishedDataModule)
     data.check_counts = True
     train, test, classes = (f"{n:,}" for n in vars(data.sizes).values())
-    with pytest.raises(UserError, match="is not the published set") as caught:
+    with pytest.raises(UserError, match="differs from the published data set") as caught:
         data.setup()
     found = 12 if layout.split()[0] in ("aircraft", "flowers") else 9
     message = str(caught.value)
@@ -208,7 +208,7 @@ def test_sources_travel_to_workers(layout: str, tmp_path: Path) -> None:
         ),
         (
             lambda root: TorchvisionDataModule("Food101", root),
-            "Food101 is not in .*: torchvision lays it out as food-101/; `download: true`",
+            "Food101 is not in .*: provide torchvision's layout in food-101/, or set `download: true`",
         ),
     ],
 )
@@ -216,7 +216,7 @@ def test_where_nothing_is_one_line_says_what_to_do(make: Any, words: str, tmp_pa
     with pytest.raises(UserError, match=words) as caught:
         make(str(tmp_path)).setup()
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"`data.root` is no folder"):
+    with pytest.raises(UserError, match=r"`data.root` is not a folder"):
         make(str(tmp_path / "none")).setup()
 
 
@@ -250,7 +250,7 @@ def test_torchvisions_own_complaints_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"torchvision cannot read OxfordIIITPet in .*unpack"):
         TorchvisionDataModule("OxfordIIITPet", str(tmp_path), **OPEN).setup()
     listed.write_text("\n".join(["Bengal_0 9 1 1"]))
-    with pytest.raises(UserError, match="labels are not those of 1 classes"):
+    with pytest.raises(UserError, match="labels must be in 0 to 0, for 1 classes"):
         TorchvisionDataModule("OxfordIIITPet", str(tmp_path), **OPEN).setup()
     with pytest.raises(
         ValueError, match="`name` must be one of Flowers102, OxfordIIITPet, Food101"
@@ -293,14 +293,14 @@ def test_damaged_lists_of_torchvisions_sets_never_give_a_wrong_label(
 def test_a_label_that_another_breed_has_is_named(tmp_path: Path) -> None:
     listed = layouts.pets(tmp_path) / "oxford-iiit-pet" / "annotations" / "trainval.txt"
     listed.write_text(listed.read_text().replace("Bengal_1 3 ", "Bengal_1 1 "))
-    with pytest.raises(UserError, match=r"its train list gives 'Bengal' the label 0, .*label 2"):
+    with pytest.raises(UserError, match=r"the train list has label 0 for 'Bengal', .*label 2"):
         TorchvisionDataModule("OxfordIIITPet", str(tmp_path), **OPEN).setup()
 
 
 def test_an_image_in_the_list_of_another_dish_is_named(tmp_path: Path) -> None:
     listed = layouts.food(tmp_path) / "food-101" / "meta" / "train.json"
     listed.write_text(listed.read_text().replace('"baklava/2"', '"churros/2"'))
-    with pytest.raises(UserError, match=r"its train list gives 'churros' the label 1, .*'baklava'"):
+    with pytest.raises(UserError, match=r"the train list has label 1 for 'churros', .*'baklava'"):
         TorchvisionDataModule("Food101", str(tmp_path), **OPEN).setup()
 
 

@@ -1,1 +1,1 @@
-"""Data sets on disk: image folders, CUB, Cars, Aircraft, and the sets that torchvision reads."""
+"""Data modules of image folders, CUB, Cars, Aircraft and torchvision's data sets."""

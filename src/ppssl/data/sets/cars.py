@@ -1,4 +1,4 @@
-"""Stanford Cars (Krause et al., 3dRR 2013): 196 makes, models and years of cars, with boxes."""
+"""Data module of Stanford Cars (Krause et al., 3dRR 2013): 196 car models."""
 
 import struct
 import zlib
@@ -10,7 +10,7 @@ import numpy as np
 from ppssl.data.files import FileSource
 from ppssl.data.sets.parquet import find_parquet, read_parquet
 from ppssl.data.sets.published import PublishedDataModule, Sizes, check_files
-from ppssl.data.sets.tables import fail
+from ppssl.data.sets.tables import raise_file_error
 from ppssl.data.source import ImageSource
 from ppssl.utils.errors import UserError
 
@@ -20,19 +20,19 @@ _BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 
 
 class CarsDataModule(PublishedDataModule):
-    """Stanford Cars: 8,144 training and 8,041 test images of 196 models.
+    """Data module of Stanford Cars: 8,144 training and 8,041 test images of 196 models.
 
-    ``root`` holds the set's folder, or is that folder, as torchvision reads it::
+    ``root`` contains the data set's folder, or is that folder, as torchvision reads it::
 
         stanford_cars
         ├── devkit
         │   ├── cars_meta.mat
         │   └── cars_train_annos.mat
-        ├── cars_test_annos_withlabels.mat       here or in devkit
+        ├── cars_test_annos_withlabels.mat       or in devkit
         ├── cars_train/*.jpg
         └── cars_test/*.jpg
 
-    or holds Parquet files as mirrors on model hubs do, in ``root`` or ``root/data``; a row has the ``image``
+    or it contains Parquet files as mirrors on model hubs do, in ``root`` or ``root/data``; a row has the ``image``
     (a struct with its ``bytes``) and the ``label``, from 0::
 
         root
@@ -40,30 +40,30 @@ class CarsDataModule(PublishedDataModule):
             ├── train-00000-of-00002.parquet, ...
             └── test-00000-of-00002.parquet, ...
 
-    or class folders, ``root/train/<class>`` and ``root/test/<class>``. The devkit's boxes tell IADM's health what its
-    maps lie on. The original host is gone since 2023, so there is no download.
+    or it contains class folders, ``root/train/<class>`` and ``root/test/<class>``. IADM's health metrics compare its
+    attention maps with the devkit's boxes. The original host has been offline since 2023, so there is no download.
 
     Args:
-        root: The folder.
-        download: Nothing can be fetched: an error says what to do, where the files are not there.
-        check_counts: Refuse a copy whose numbers of images and classes are not the published ones.
-        kwargs: The arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
+        root: Folder of the data set, or the folder above it.
+        download: Not supported: raises a user error with instructions if the files are missing.
+        check_counts: Whether to raise an error if the numbers of images and classes are not the published ones.
+        kwargs: Arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
     title = "Stanford Cars"
     guidance = (
-        "its host is gone since 2023, and github.com/pytorch/vision/issues/7545 tells where copies are; lay out "
+        "its host has been offline since 2023; github.com/pytorch/vision/issues/7545 lists copies. Provide "
         "devkit/{cars_meta,cars_train_annos,cars_test_annos_withlabels}.mat, cars_train/*.jpg and cars_test/*.jpg, or "
         "data/{train,test}-*.parquet, or train/<class>/*.jpg and test/<class>/*.jpg."
     )
 
     @property
     def sizes(self) -> Sizes:
-        """The official split."""
+        """Numbers of images and classes of the official split."""
         return Sizes(train=8144, test=8041, classes=196)
 
     def home(self, root: Path) -> Path | None:
-        """Where the devkit or the Parquet files are."""
+        """Find the folder of the devkit or of the Parquet files; ``None`` if there is none."""
         for place in (root, root / "stanford_cars"):
             if (place / "devkit" / "cars_meta.mat").is_file():
                 return place
@@ -71,22 +71,22 @@ class CarsDataModule(PublishedDataModule):
         return next((place for place in places if find_parquet(place, "train")), None)
 
     def read(self, home: Path) -> dict[str, ImageSource]:
-        """The devkit's layout, or Parquet."""
+        """Read the devkit's layout, or Parquet files."""
         return read_cars(home) if (home / "devkit").is_dir() else read_parquet(home)
 
 
 def read_cars(home: Path) -> dict[str, ImageSource]:
-    """The official split of the set with its devkit; labels count from 0.
+    """Read the official split with the devkit; labels count from 0.
 
     Raises:
-        UserError: A file is missing or wrong, with the number of its entry.
+        UserError: A file is missing or malformed; the message has the number of the annotation.
     """
     meta = home / "devkit" / "cars_meta.mat"
     classes = [str(name) for name in _mat(meta, "class_names")]
     if len(set(classes)) != len(classes) or not all(classes):
-        fail(meta, "its class names are not distinct")
-    labelled = "cars_test_annos_withlabels.mat"
-    places = (home / "devkit" / labelled, home / labelled)
+        raise_file_error(meta, "its class names are not distinct")
+    test_labels = "cars_test_annos_withlabels.mat"
+    places = (home / "devkit" / test_labels, home / test_labels)
     files = {
         "train": home / "devkit" / "cars_train_annos.mat",
         "test": next((place for place in places if place.is_file()), places[0]),
@@ -98,7 +98,7 @@ def read_cars(home: Path) -> dict[str, ImageSource]:
 
 
 def _images(home: Path, name: str) -> Path:
-    nested = home / name / name  # as one mirror has it
+    nested = home / name / name  # the layout of one mirror
     return nested if nested.is_dir() else home / name
 
 
@@ -106,24 +106,30 @@ def _read_split(home: Path, images: Path, file: Path, classes: list[str]) -> Fil
     entries = _mat(file, "annotations")
     missing = {"fname", "class", *_BOX} - set(entries.dtype.names or ())
     if missing:
-        fail(file, f"its annotations have no {', '.join(sorted(missing))}")
+        raise_file_error(file, f"its annotations have no {', '.join(sorted(missing))}")
     labels, boxes = np.empty(len(entries), dtype=np.int64), np.empty((len(entries), 4))
     paths: dict[Path, int] = {}
     for i, entry in enumerate(entries):
         where = f"annotation {i + 1}"
         name = entry["fname"]
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
-            fail(file, f"{where}: {name!r} is no name of an image")
+            raise_file_error(file, f"{where}: {name!r} is not an image name")
         if images / name in paths:
-            fail(file, f"{where}: {name} is annotation {paths[images / name] + 1} already")
+            raise_file_error(
+                file, f"{where}: {name} is already in annotation {paths[images / name] + 1}"
+            )
         paths[images / name] = i
         label = _number(file, where, entry["class"])
         if label not in range(1, len(classes) + 1):
-            fail(file, f"{where}: class {label:g} is out of range: it must be 1 to {len(classes)}")
+            raise_file_error(
+                file, f"{where}: class {label:g} is out of range: it must be 1 to {len(classes)}"
+            )
         labels[i] = label - 1
         left, top, right, bottom = (_number(file, where, entry[side]) for side in _BOX)
         if right < left or bottom < top:
-            fail(file, f"{where}: right and bottom of its box are less than left and top")
+            raise_file_error(
+                file, f"{where}: right and bottom of its box are less than left and top"
+            )
         boxes[i] = left - 1, top - 1, right, bottom  # pixels are counted from 1
     check_files(file, list(paths))
     return FileSource(home, list(paths), labels, classes, boxes=boxes)
@@ -132,12 +138,12 @@ def _read_split(home: Path, images: Path, file: Path, classes: list[str]) -> Fil
 def _number(file: Path, where: str, value: Any) -> float:
     number = np.asarray(value)
     if number.shape != () or number.dtype.kind not in "iuf" or not np.isfinite(number):
-        fail(file, f"{where}: {value!r} is no number")
+        raise_file_error(file, f"{where}: {value!r} is not a number")
     return float(number)
 
 
 def _mat(file: Path, variable: str) -> np.ndarray:
-    """A variable of a MATLAB file, ``(N,)``."""
+    """Read a variable of a MATLAB file, ``(N,)``."""
     from scipy.io import loadmat
 
     if not file.is_file():
@@ -145,26 +151,27 @@ def _mat(file: Path, variable: str) -> np.ndarray:
     try:
         _check_mat(file.read_bytes())
         content = loadmat(file, squeeze_me=True, variable_names=[variable])
-    except Exception as error:  # on damaged files the reader raises whatever happens to it
-        raise UserError(f"{file}: is no MATLAB file of version 5, or damaged: {error}.") from error
+    except Exception as error:  # the reader raises arbitrary exceptions for damaged files
+        raise UserError(f"{file}: not a MATLAB file of version 5, or damaged: {error}.") from error
     if variable not in content:
-        fail(file, f"it has no variable `{variable}`")
+        raise_file_error(file, f"it has no variable `{variable}`")
     return np.atleast_1d(np.asarray(content[variable]))
 
 
 def _check_mat(raw: bytes) -> None:
-    """Check the length and the checksums of a MATLAB file's parts: on damaged ones scipy's reader may crash.
+    """Check the length and the checksums of a MATLAB file, because scipy's reader may crash on a damaged one.
 
-    128 bytes of header, then parts with a tag of type and size; type 15 is compressed by zlib, with a checksum.
+    The file has 128 bytes of header, then elements with a tag of type and size; type 15 is compressed by zlib, which
+    has a checksum.
     """
     if not raw.startswith(b"MATLAB 5.0 MAT-file"):
-        raise ValueError("its header is another one")
+        raise ValueError("unknown header")
     order = {b"IM": "<", b"MI": ">"}[raw[126:128]]
-    at = 128
-    while at < len(raw):
-        kind, size = struct.unpack_from(f"{order}II", raw, at)
-        at += 8 + size
+    position = 128
+    while position < len(raw):
+        kind, size = struct.unpack_from(f"{order}II", raw, position)
+        position += 8 + size
         if kind == 15:
-            zlib.decompress(raw[at - size : at])
-    if at != len(raw):
-        raise ValueError("it is cut off")
+            zlib.decompress(raw[position - size : position])
+    if position != len(raw):
+        raise ValueError("truncated file")

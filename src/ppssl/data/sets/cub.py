@@ -1,4 +1,4 @@
-"""Caltech-UCSD Birds-200-2011 (Wah et al., Technical Report CNS-TR-2011-001): 200 species, boxes, 15 parts."""
+"""Data module of Caltech-UCSD Birds-200-2011 (Wah et al., Technical Report CNS-TR-2011-001): 200 species."""
 
 from pathlib import Path, PurePosixPath
 
@@ -7,7 +7,7 @@ import numpy as np
 from ppssl.data.files import FileSource
 from ppssl.data.sets.download import Archive
 from ppssl.data.sets.published import PublishedDataModule, Sizes, check_files
-from ppssl.data.sets.tables import Row, fail, read_numbered, read_rows
+from ppssl.data.sets.tables import Row, raise_file_error, read_numbered, read_rows
 from ppssl.data.source import ImageSource
 from ppssl.utils.errors import UserError
 
@@ -15,9 +15,9 @@ __all__ = ["CUBDataModule", "read_cub"]
 
 
 class CUBDataModule(PublishedDataModule):
-    """CUB-200-2011: 5,994 training and 5,794 test images of 200 bird species.
+    """Data module of CUB-200-2011: 5,994 training and 5,794 test images of 200 bird species.
 
-    ``root`` holds the set's folder, or is that folder::
+    ``root`` contains the data set's folder, or is that folder::
 
         CUB_200_2011
         ├── images.txt                <image> <class folder>/<file>
@@ -32,20 +32,20 @@ class CUBDataModule(PublishedDataModule):
         │   └── class_attribute_labels_continuous.txt
         └── images/<class folder>/<file>
 
-    or class folders, ``root/train/<class>`` and ``root/test/<class>``. Boxes and parts, where they are there, tell
-    IADM's health what its maps lie on. ``download`` fetches the archive, 1.1 GB.
+    or it contains class folders, ``root/train/<class>`` and ``root/test/<class>``. If boxes and parts are present,
+    IADM's health metrics compare its attention maps with them. ``download`` fetches the archive of 1.1 GB.
 
     Args:
-        root: The folder.
-        download: Fetch what is not there yet.
-        check_counts: Refuse a copy whose numbers of images and classes are not the published ones.
-        kwargs: The arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
+        root: Folder of the data set, or the folder above it.
+        download: Whether to download the data set if it is missing.
+        check_counts: Whether to raise an error if the numbers of images and classes are not the published ones.
+        kwargs: Arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
     title = "CUB-200-2011"
     guidance = (
-        "extract CUB_200_2011.tgz (data.caltech.edu/records/65de6-vp158) in it, or let `download: true` do so; or "
-        "lay out train/<class>/*.jpg and test/<class>/*.jpg."
+        "extract CUB_200_2011.tgz (data.caltech.edu/records/65de6-vp158) there, or set `download: true`; or "
+        "provide train/<class>/*.jpg and test/<class>/*.jpg."
     )
     archive = Archive(
         file="CUB_200_2011.tgz",
@@ -59,32 +59,34 @@ class CUBDataModule(PublishedDataModule):
 
     @property
     def sizes(self) -> Sizes:
-        """The official split."""
+        """Numbers of images and classes of the official split."""
         return Sizes(train=5994, test=5794, classes=200)
 
     def home(self, root: Path) -> Path | None:
-        """Where ``images.txt`` is."""
+        """Find the folder of ``images.txt``; ``None`` if there is none."""
         places = (root, root / "CUB_200_2011")
         return next((place for place in places if (place / "images.txt").is_file()), None)
 
     def read(self, home: Path) -> dict[str, ImageSource]:
-        """The official layout."""
+        """Read the official layout."""
         return read_cub(home)
 
     def attributes(self) -> tuple[list[str], np.ndarray]:
-        """The attributes' names (``has_bill_shape::dagger``), and how much of each class has them.
+        """Names of the binary attributes (``has_bill_shape::dagger``) and their frequency in each class.
 
         Returns:
-            K names, and ``(classes, K)`` float32 in [0, 1], by the annotators.
+            K names, and the annotators' frequencies, ``(classes, K)`` float32 in [0, 1].
 
         Raises:
-            UserError: They are not there, or damaged.
+            UserError: The attribute files are missing or damaged.
         """
         root = Path(self.root).expanduser()
         home = self.home(root)
         if home is None:
-            raise UserError(f"{root} holds no CUB_200_2011 with images.txt, and so no attributes.")
-        # the archive has the names beside the set's folder, where many copies have lost them
+            raise UserError(
+                f"Cannot read the attributes: {root} has no CUB_200_2011 with images.txt."
+            )
+        # the archive has the names next to the data set's folder, and many copies lack them
         places = [home / "attributes" / "attributes.txt", home.parent / "attributes.txt"]
         file = next((place for place in places if place.is_file()), places[0])
         names = [row.fields[1] for row in read_numbered(file, 2, rest=True)]
@@ -92,20 +94,20 @@ class CUBDataModule(PublishedDataModule):
         rows = read_rows(table, len(names))
         classes = len(read_numbered(home / "classes.txt", 2))
         if len(rows) != classes:
-            fail(table, f"it has {len(rows)} lines for {classes} classes")
+            raise_file_error(table, f"{len(rows)} lines for {classes} classes")
         percent = np.array([row.numbers(0) for row in rows], dtype=np.float32)
         for row in np.flatnonzero(((percent < 0) | (percent > 100)).any(axis=1)):
-            rows[row].fail("percentages must be from 0 to 100")
+            rows[row].raise_error("percentages must be from 0 to 100")
         return names, percent / 100
 
 
 def read_cub(home: Path) -> dict[str, ImageSource]:
-    """The official split of the set in a folder; labels count from 0.
+    """Read the official split; labels count from 0.
 
-    The class of an image stands in two files and in its path: all must agree.
+    The class of an image is stated by two files and by its path, which must agree.
 
     Raises:
-        UserError: A file is missing or wrong, with its line.
+        UserError: A file is missing or malformed; the message has the line.
     """
     images = read_numbered(home / "images.txt", 2)
     classes = [row.fields[1] for row in _distinct(read_numbered(home / "classes.txt", 2))]
@@ -116,52 +118,54 @@ def read_cub(home: Path) -> dict[str, ImageSource]:
         folder = _class_folder(image)
         labels[i] = row.integer(1, 1, len(classes)) - 1
         if classes[labels[i]] != folder:
-            row.fail(
-                f"class {row.fields[1]} is {classes[labels[i]]!r} by classes.txt, and the image lies in {folder!r} by "
-                "images.txt"
+            row.raise_error(
+                f"class {row.fields[1]} is {classes[labels[i]]!r} in classes.txt, but images.txt has the image in "
+                f"{folder!r}"
             )
         train[i] = split[i].integer(1, 0, 1)
     paths = [home / "images" / row.fields[1] for row in images]
     check_files(home / "images.txt", paths)
     boxes, points = _boxes(home, images), _points(home, len(images))
     sources: dict[str, ImageSource] = {}
-    for name, chosen in (("train", np.flatnonzero(train)), ("test", np.flatnonzero(~train))):
+    for name, numbers in (("train", np.flatnonzero(train)), ("test", np.flatnonzero(~train))):
         sources[name] = FileSource(
             home,
-            [paths[i] for i in chosen],
-            labels[chosen],
+            [paths[i] for i in numbers],
+            labels[numbers],
             classes,
-            boxes=None if boxes is None else boxes[chosen],
-            points=None if points is None else points[chosen],
+            boxes=None if boxes is None else boxes[numbers],
+            points=None if points is None else points[numbers],
         )
     return sources
 
 
 def _distinct(rows: list[Row]) -> list[Row]:
+    """Check that the second fields are distinct."""
     first: dict[str, Row] = {}
     for row in rows:
-        other = first.setdefault(row.fields[1], row)
-        if other is not row:
-            row.fail(f"{row.fields[1]!r} is in line {other.line} already")
+        first_row = first.setdefault(row.fields[1], row)
+        if first_row is not row:
+            row.raise_error(f"{row.fields[1]!r} is already in line {first_row.line}")
     return rows
 
 
 def _same_images(file: Path, images: list[Row], columns: int = 2) -> list[Row]:
+    """Read a numbered table that must have as many rows as the list of images."""
     rows = read_numbered(file, columns)
     if len(rows) != len(images):
-        fail(file, f"it has {len(rows)} images, and {images[0].file.name} has {len(images)}")
+        raise_file_error(file, f"{len(rows)} images, but {images[0].file.name} has {len(images)}")
     return rows
 
 
 def _class_folder(image: Row) -> str:
     parts = PurePosixPath(image.fields[1]).parts
     if len(parts) != 2 or ".." in parts or parts[0] == "/":
-        image.fail(f"{image.fields[1]!r} is not <class folder>/<file>")
+        image.raise_error(f"{image.fields[1]!r} is not <class folder>/<file>")
     return parts[0]
 
 
 def _boxes(home: Path, images: list[Row]) -> np.ndarray | None:
-    """``(N, 4)``: left, top, right, bottom in pixels."""
+    """Read the boxes, ``(N, 4)``: left, top, right, bottom in pixels; ``None`` without the file."""
     file = home / "bounding_boxes.txt"
     if not file.is_file():
         return None
@@ -169,13 +173,13 @@ def _boxes(home: Path, images: list[Row]) -> np.ndarray | None:
     boxes = np.array([row.numbers(1) for row in rows])
     for row, (_, _, width, height) in zip(rows, boxes, strict=True):
         if width <= 0 or height <= 0:
-            row.fail(f"a box of {width:g} x {height:g} pixels is none")
+            row.raise_error(f"width and height of the box must be > 0, got {width:g} x {height:g}")
     boxes[:, 2:] += boxes[:, :2]
     return boxes
 
 
 def _points(home: Path, count: int) -> np.ndarray | None:
-    """``(N, P, 2)``: x and y in pixels, NaN where the part cannot be seen."""
+    """Read the part points, ``(N, P, 2)``: x and y in pixels, NaN for an invisible part; ``None`` without the file."""
     file = home / "parts" / "part_locs.txt"
     if not file.is_file():
         return None
@@ -184,13 +188,13 @@ def _points(home: Path, count: int) -> np.ndarray | None:
     for row in read_rows(file, 5):
         image, part = row.integer(0, 1, count) - 1, row.integer(1, 1, parts) - 1
         if lines[image, part]:
-            row.fail(
-                f"part {part + 1} of image {image + 1} is in line {lines[image, part]} already"
+            row.raise_error(
+                f"part {part + 1} of image {image + 1} is already in line {lines[image, part]}"
             )
         lines[image, part] = row.line
         if row.integer(4, 0, 1):
             points[image, part] = row.numbers(2, 4)
     if not lines.all():
         image, part = np.argwhere(lines == 0)[0]
-        fail(file, f"part {part + 1} of image {image + 1} is missing")
+        raise_file_error(file, f"part {part + 1} of image {image + 1} is missing")
     return points

@@ -1,4 +1,4 @@
-"""Images in folders: what most people have."""
+"""Data module of image folders: ``root/<split>/<class>/*.jpg``, or images without labels."""
 
 import unicodedata
 from pathlib import Path
@@ -15,15 +15,15 @@ __all__ = ["FolderDataModule", "FolderSource", "existing_folder"]
 
 
 class FolderSource(FileSource):
-    """Images below one folder, in sorted order; a sub-folder is a class, and images outside of any have no label.
+    """Images below one folder, in sorted order, with their sub-folder as class; images in no sub-folder have no label.
 
     Args:
-        root: The folder.
-        classes: Class names in label order; ``None``: the sub-folders, sorted. Names are compared in Unicode's NFC:
-            file systems differ in how they write an accent.
+        root: Folder of the images.
+        classes: Class names in label order; ``None``: the sub-folders, sorted. Names are compared in Unicode's normal
+            form NFC, because file systems encode accents differently.
 
     Raises:
-        UserError: No images, or a sub-folder that is none of ``classes``.
+        UserError: There are no images, or a sub-folder is not one of ``classes``.
     """
 
     def __init__(self, root: Path, classes: list[str] | None = None) -> None:
@@ -31,27 +31,28 @@ class FolderSource(FileSource):
         if not paths:
             kinds = ", ".join(sorted(EXTENSIONS))
             raise UserError(
-                f"No images in {root}: put them there or in class folders below it ({kinds})."
+                f"No images in {root}: put images ({kinds}) there, or in class folders below it."
             )
         names = [_class_folder(path, root) for path in paths]
         if classes is None:
             classes = sorted({name for name in names if name is not None})
-        number: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
-        number[None] = UNKNOWN
-        unknown = sorted({name for name in names if name is not None and name not in number})
+        label_of: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
+        label_of[None] = UNKNOWN
+        unknown = sorted({name for name in names if name is not None and name not in label_of})
         if unknown:
             raise UserError(
-                f"{root / unknown[0]} is no class of the training images ({len(classes)} classes): "
-                "rename or remove it, or add the class to them."
+                f"{root / unknown[0]} is not one of the {len(classes)} classes of the training images: "
+                "rename or remove it, or add training images of the class."
             )
-        labels = np.array([number[name] for name in names], dtype=np.int64)
+        labels = np.array([label_of[name] for name in names], dtype=np.int64)
         super().__init__(root, paths, labels, classes)
 
 
 class FolderDataModule(FineGrainedDataModule):
-    """Your own images: ``root/train``, and ``root/val`` and ``root/test`` where there are any; or ``root`` itself.
+    """Data module of your own images in ``root/train`` and, optionally, ``root/val`` and ``root/test``.
 
-    Each folder holds class folders, or images without labels. Without ``train/`` all of ``root`` is training images::
+    Each folder contains class folders, or images without labels. Without ``root/train`` all images below ``root`` are
+    training images::
 
         root
         ├── train
@@ -59,12 +60,12 @@ class FolderDataModule(FineGrainedDataModule):
         │   │   ├── 1.jpg
         │   │   └── further/folders/2.png
         │   └── finch/...
-        ├── val/...       the monitors' images; without it part of the training labels is held out
+        ├── val/...       images of the online monitors; without it a part of the training labels is held out
         └── test/...
 
     Args:
-        root: The folder.
-        kwargs: The arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
+        root: Folder of the images.
+        kwargs: Arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
     def __init__(self, root: str, **kwargs: Any) -> None:
@@ -72,7 +73,7 @@ class FolderDataModule(FineGrainedDataModule):
         self.root = root
 
     def load_sources(self) -> dict[str, ImageSource]:
-        """Look for the splits; validation and test have the classes of the training images."""
+        """Find the images of each split; validation and test images have the classes of the training images."""
         root = existing_folder(self.root)
         train = FolderSource(root / "train" if (root / "train").is_dir() else root)
         sources: dict[str, ImageSource] = {"train": train}
@@ -84,18 +85,19 @@ class FolderDataModule(FineGrainedDataModule):
 
 
 def existing_folder(root: str) -> Path:
-    """The folder that ``data.root`` names.
+    """Path of the folder that ``data.root`` names.
 
     Raises:
-        UserError: There is none, with the nearest name.
+        UserError: It does not exist; the message suggests a similar name.
     """
     path = Path(root).expanduser()
     if not path.is_dir():
-        raise UserError(f"`data.root` is no folder: {path}{similar_path(path, '*/')}.")
+        raise UserError(f"`data.root` is not a folder: {path}{similar_path(path, '*/')}.")
     return path
 
 
 def _class_folder(path: Path, root: Path) -> str | None:
+    """Name of the sub-folder of ``root`` that contains an image, in NFC; ``None`` for an image in ``root`` itself."""
     if path.parent == root:
         return None
     return unicodedata.normalize("NFC", path.relative_to(root).parts[0])

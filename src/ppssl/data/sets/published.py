@@ -1,4 +1,4 @@
-"""What the published data sets have in common: official splits with known sizes, several layouts, downloads."""
+"""Base class of the published data sets: official splits with known sizes, several layouts, download."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.files import FileSource
 from ppssl.data.sets.download import Archive, obtain
 from ppssl.data.sets.folder import FolderSource, existing_folder
-from ppssl.data.sets.tables import fail
+from ppssl.data.sets.tables import raise_file_error
 from ppssl.data.source import ImageSource
 from ppssl.utils.errors import UserError
 
@@ -20,7 +20,7 @@ __all__ = ["PublishedDataModule", "Sizes", "check_files", "class_folders"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many training images, test images and classes a complete copy has."""
+    """Numbers of training images, test images and classes of a complete copy."""
 
     train: int
     test: int
@@ -28,21 +28,21 @@ class Sizes:
 
 
 class PublishedDataModule(FineGrainedDataModule):
-    """A published data set, in its official layout or in class folders ``root/train`` and ``root/test``.
+    """Base class of a published data set, in its official layout or in class folders ``root/train`` and ``root/test``.
 
-    The training images are the official ones; where there is a validation part, it belongs to them, as in the
-    literature, and ``val_fraction`` holds out labels for the monitors. Labels count from 0.
+    The training images are the official ones; an official validation part is added to them, as in the literature, and
+    ``val_fraction`` holds out labels for the online monitors. Labels count from 0.
 
     Args:
-        root: The folder that the set lies in, or the set's own folder.
-        download: Fetch what is not there yet.
-        check_counts: Refuse a copy whose numbers of images and classes are not the published ones.
-        kwargs: The arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
+        root: Folder of the data set, or the folder above it.
+        download: Whether to download the data set if it is missing.
+        check_counts: Whether to raise an error if the numbers of images and classes are not the published ones.
+        kwargs: Arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
     title: str
     guidance: str
-    """Where to get it, and how to lay it out."""
+    """Where to get the data set and how to arrange its files; the end of an error message."""
     archive: ClassVar[Archive | None] = None
 
     def __init__(
@@ -56,30 +56,34 @@ class PublishedDataModule(FineGrainedDataModule):
     @property
     @abstractmethod
     def sizes(self) -> Sizes:
-        """What the official splits hold."""
+        """Numbers of images and classes of the official split."""
 
     @abstractmethod
     def home(self, root: Path) -> Path | None:
-        """The folder of the official layout, at or below ``root``; ``None`` where there is none."""
+        """Find the folder of the official layout, at or below ``root``; ``None`` if there is none."""
 
     @abstractmethod
     def read(self, home: Path) -> dict[str, ImageSource]:
-        """``train`` and ``test`` of the official layout."""
+        """Read the splits ``train`` and ``test`` of the official layout."""
 
     def prepare_data(self) -> None:
-        """Download and extract, where that is asked for and the files are not there."""
+        """Download and extract the data set, if ``download`` is set and the files are missing."""
         root = Path(self.root).expanduser()
         if not self.download or self._present(root):
             return
         if self.archive is None:
             raise UserError(
-                f"{self.title} is not in {root} and ppssl cannot download it: {self.guidance}"
+                f"{self.title} is not in {root}, and ppssl cannot download it: {self.guidance}"
             )
         obtain(self.archive, root, lambda: self._present(root))
 
     def load_sources(self) -> dict[str, ImageSource]:
-        """Find the layout, read it, and compare with the published numbers."""
-        self.prepare_data()  # who evaluates has no Trainer that asks for it
+        """Find and read the layout, and compare it with the published numbers.
+
+        Raises:
+            UserError: The data set is missing, malformed or incomplete.
+        """
+        self.prepare_data()  # evaluation has no Trainer that calls it
         root = existing_folder(self.root)
         if not self._present(root):
             raise UserError(f"{self.title} is not in {root}: {self.guidance}")
@@ -90,51 +94,55 @@ class PublishedDataModule(FineGrainedDataModule):
         return sources
 
     def _present(self, root: Path) -> bool:
-        folders = (root / "train").is_dir() and (root / "test").is_dir()
-        return folders or self.home(root) is not None
+        has_class_folders = (root / "train").is_dir() and (root / "test").is_dir()
+        return has_class_folders or self.home(root) is not None
 
     def _check(self, root: Path, sources: dict[str, ImageSource]) -> None:
-        train, test, sizes = sources["train"], sources["test"], self.sizes
-        found = Sizes(len(train), len(test), len(train.classes))
-        names = {"train": "training images", "test": "test images", "classes": "classes"}
-        wrong = [
-            f"{getattr(found, part):,} {name} of {getattr(sizes, part):,}"
-            for part, name in names.items()
-            if getattr(found, part) != getattr(sizes, part)
-        ]
-        if wrong:
+        train, test, published = sources["train"], sources["test"], self.sizes
+        counts = (
+            ("training images", len(train), published.train),
+            ("test images", len(test), published.test),
+            ("classes", len(train.classes), published.classes),
+        )
+        differences = [f"{n:,} {name} of {size:,}" for name, n, size in counts if n != size]
+        if differences:
             raise UserError(
-                f"{self.title} in {root} is not the published set: it has {', '.join(wrong)}. Complete it, or take "
-                "it as it is with `check_counts: false`."
+                f"{self.title} in {root} differs from the published data set: it has {', '.join(differences)}. Get a "
+                "complete copy, or set `check_counts: false`."
             )
 
 
 def class_folders(root: Path) -> dict[str, ImageSource]:
-    """``train`` and ``test`` from class folders; images of ``val`` are training images."""
+    """Read the splits ``train`` and ``test`` from class folders; images of ``val`` are training images."""
     train = FolderSource(root / "train")
     test = FolderSource(root / "test", train.classes)
     if not (root / "val").is_dir():
         return {"train": train, "test": test}
     val = FolderSource(root / "val", train.classes)
     labels = np.concatenate([train.labels, val.labels])
-    both = FileSource(root, train.paths + val.paths, labels, train.classes)
-    return {"train": both, "test": test}
+    train_and_val = FileSource(root, train.paths + val.paths, labels, train.classes)
+    return {"train": train_and_val, "test": test}
 
 
 def check_files(listed_in: Path, paths: list[Path]) -> None:
-    """Make sure that all files exist.
+    """Check that all files exist.
+
+    Args:
+        listed_in: File that lists them, for the message.
+        paths: The files.
 
     Raises:
-        UserError: Some do not; how many, and the first one.
+        UserError: Files are missing; the message has their number and the first one.
     """
-    there = {folder: _names(folder) for folder in {path.parent for path in paths}}
-    missing = [path for path in paths if path.name not in there[path.parent]]
+    existing = {folder: _names(folder) for folder in {path.parent for path in paths}}
+    missing = [path for path in paths if path.name not in existing[path.parent]]
     if missing:
-        fail(
+        raise_file_error(
             listed_in,
-            f"{len(paths) - len(missing):,} of its {len(paths):,} images are there, and {missing[0]} is not",
+            f"missing images: {len(missing):,} of {len(paths):,}; the first is {missing[0]}",
         )
 
 
 def _names(folder: Path) -> set[str]:
+    """Names of a folder's entries; none if it does not exist."""
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()

@@ -1,4 +1,4 @@
-"""Sets that torchvision reads and downloads: Flowers102, OxfordIIITPet, Food101."""
+"""Data module of data sets that torchvision reads and downloads: Flowers102, OxfordIIITPet, Food101."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,35 +31,37 @@ _SIZES = {
 }
 
 
-_OWN_NAME: dict[str, Callable[[Path], str]] = {
+_CLASS_OF_PATH: dict[str, Callable[[Path], str]] = {
     "OxfordIIITPet": lambda path: path.stem.rpartition("_")[0],
     "Food101": lambda path: path.parent.name,
 }
-"""The class that an image's path names, where it does."""
+"""Function from an image's path to its class name, for the data sets whose paths have it."""
 
 
 class TorchvisionDataModule(PublishedDataModule):
-    """A set that torchvision reads, with torchvision's splits and class names; training images are train + val.
+    """Data module of a torchvision data set, with torchvision's splits and class names.
 
-    ``root`` is torchvision's, or the set's folder in it, laid out as torchvision does::
+    The training images are those of torchvision's train and val splits.
+
+    ``root`` is torchvision's ``root``, or the data set's folder in it, in torchvision's layout::
 
         root
         ├── flowers-102/{imagelabels.mat, setid.mat, jpg/image_00001.jpg}             Flowers102
         ├── oxford-iiit-pet/{annotations/{trainval,test}.txt, images/<image>.jpg}     OxfordIIITPet
         └── food-101/{meta/{train,test}.json, images/<class>/<image>.jpg}             Food101
 
-    or it holds class folders, ``root/train/<class>`` and ``root/test/<class>``. The images themselves are read as all
-    others (:func:`~ppssl.data.images.read_image`).
+    or it contains class folders, ``root/train/<class>`` and ``root/test/<class>``. Images are decoded by
+    :func:`~ppssl.data.images.read_image`.
 
     Args:
-        name: Which.
-        root: The folder.
-        download: Let torchvision fetch what is not there yet.
-        check_counts: Refuse a copy whose numbers of images and classes are not the published ones.
-        kwargs: The arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
+        name: Name of the torchvision class.
+        root: Folder of the data set, or the folder above it.
+        download: Whether torchvision downloads the data set if it is missing.
+        check_counts: Whether to raise an error if the numbers of images and classes are not the published ones.
+        kwargs: Arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
-    name: str  # Lightning's own may be None
+    name: str  # in Lightning it may be None
 
     def __init__(
         self,
@@ -75,33 +77,33 @@ class TorchvisionDataModule(PublishedDataModule):
         self.name = name
         self.title = name
         self.guidance = (
-            f"torchvision lays it out as {_FOLDERS[name]}/; `download: true` lets it do so."
+            f"provide torchvision's layout in {_FOLDERS[name]}/, or set `download: true`."
         )
 
     @property
     def sizes(self) -> Sizes:
-        """The official split."""
+        """Numbers of images and classes of the official split."""
         return _SIZES[self.name]
 
     def home(self, root: Path) -> Path | None:
-        """The folder that torchvision makes."""
+        """Find the folder of torchvision's layout; ``None`` if there is none."""
         folder = _FOLDERS[self.name]
         places = (root / folder, root)
         return next((place for place in places if place.name == folder and place.is_dir()), None)
 
     def prepare_data(self) -> None:
-        """Let torchvision download, where that is asked for and the files are not there."""
+        """Let torchvision download the data set, if ``download`` is set and the files are missing."""
         root = Path(self.root).expanduser()
         if self.download and not self._present(root):
             root.mkdir(parents=True, exist_ok=True)
             self._dataset(root, "test", download=True)
 
     def read(self, home: Path) -> dict[str, ImageSource]:
-        """The lists of files and labels that torchvision makes."""
+        """Read torchvision's lists of files and labels."""
         sources: dict[str, ImageSource] = {}
         for split, parts in _SPLITS[self.name].items():
             datasets = [self._dataset(home.parent, part) for part in parts]
-            # torchvision keeps the lists to itself; by its public names each image would have to be decoded
+            # private attributes of torchvision: its public API would decode every image
             paths = [
                 Path(path)
                 for dataset in datasets
@@ -111,14 +113,19 @@ class TorchvisionDataModule(PublishedDataModule):
             classes = [str(name) for name in datasets[0].classes]
             if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
                 raise UserError(
-                    f"{home}: its {split} labels are not those of {len(classes)} classes."
+                    f"{home}: the {split} labels must be in 0 to {len(classes) - 1}, for {len(classes)} classes: "
+                    "fetch the data set again."
                 )
             check_files(home, paths)
-            if self.name in _OWN_NAME:
-                _check_labels(home, [_OWN_NAME[self.name](path) for path in paths], labels, split)
+            if self.name in _CLASS_OF_PATH:
+                _check_labels(
+                    home, [_CLASS_OF_PATH[self.name](path) for path in paths], labels, split
+                )
             sources[split] = FileSource(home, paths, labels, classes)
         if sources["train"].classes != sources["test"].classes:
-            raise UserError(f"{home}: the classes of its test images are not those of training.")
+            raise UserError(
+                f"{home}: the classes of the test images differ from those of the training images."
+            )
         return sources
 
     def _dataset(self, root: Path, split: str, download: bool = False) -> Any:
@@ -126,18 +133,18 @@ class TorchvisionDataModule(PublishedDataModule):
             return getattr(torchvision.datasets, self.name)(root, split, download=download)
         except (RuntimeError, OSError, ValueError, LookupError) as error:
             raise UserError(
-                f"torchvision cannot read {self.name} in {root}: {error}. Remove what is there, and fetch it anew with "
+                f"torchvision cannot read {self.name} in {root}: {error}. Remove it, and fetch it again with "
                 "`download: true`."
             ) from error
 
 
 def _check_labels(home: Path, names: list[str], labels: np.ndarray, split: str) -> None:
-    """Images that are named after one class must have one label, and no other class's images that one."""
+    """Check that class names in the paths and labels correspond one to one."""
     label_of: dict[str, int] = {}
     name_of: dict[int, str] = {}
     for name, label in zip(names, labels.tolist(), strict=True):
         if label_of.setdefault(name, label) != label or name_of.setdefault(label, name) != name:
             raise UserError(
-                f"{home}: its {split} list gives {name!r} the label {label}, and elsewhere label {label_of[name]} or "
-                f"to {name_of.get(label, name)!r}: fetch it anew."
+                f"{home}: the {split} list has label {label} for {name!r}, but also label {label_of[name]} for it, or "
+                f"label {label} for {name_of.get(label, name)!r}: fetch the data set again."
             )

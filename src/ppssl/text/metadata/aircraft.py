@@ -61,7 +61,7 @@ def _entries(data: Path, level: str) -> dict[str, Row]:
     entries: dict[str, Row] = {}
     for row in read_rows(data / f"images_{level}_trainval.txt", 2, rest=True):
         if row.fields[0] in entries:
-            row.fail(f"image {row.fields[0]} is in line {entries[row.fields[0]].line} already")
+            row.raise_error(f"image {row.fields[0]} is in line {entries[row.fields[0]].line} already")
         entries[row.fields[0]] = row
     return entries
 
@@ -72,10 +72,10 @@ def _parents(below: dict[str, Row], above: dict[str, Row]) -> dict[str, str]:
     for image, row in below.items():
         if image not in above:
             name = next(iter(above.values())).file.name
-            row.fail(f"image {image} is not in {name}")
+            row.raise_error(f"image {image} is not in {name}")
         parent = parents.setdefault(row.fields[1], above[image].fields[1])
         if parent != above[image].fields[1]:
-            above[image].fail(
+            above[image].raise_error(
                 f"{row.fields[1]!r} belongs to {above[image].fields[1]!r} here and to {parent!r} elsewhere"
             )
     return parents

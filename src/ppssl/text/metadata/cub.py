@@ -92,7 +92,7 @@ def cub_attributes(root: Path) -> list[tuple[str, ...]]:
     for row in read_numbered(file, 2):
         sentence = attribute_sentence(row)
         if sentence in sentences:
-            row.fail(f"{row.fields[1]!r} says the same as line {sentences[sentence]}")
+            row.raise_error(f"{row.fields[1]!r} says the same as line {sentences[sentence]}")
         sentences[sentence] = row.line
     return [(sentence,) for sentence in sentences]
 
@@ -102,7 +102,7 @@ def attribute_sentence(row: Row) -> str:
     name = row.fields[1]
     match = _ATTRIBUTE.fullmatch(name)
     if match is None:
-        row.fail(f"{name!r} is not of the form has_<part>::<value>, as in has_bill_shape::dagger")
+        row.raise_error(f"{name!r} is not of the form has_<part>::<value>, as in has_bill_shape::dagger")
     group, value = match["group"], match["value"]
     if f"{group}::{value}" in _SPECIAL:
         return _SPECIAL[f"{group}::{value}"]
