@@ -4,11 +4,12 @@
 """
 
 import sys
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import ppssl.metrics.retrieval
@@ -20,6 +21,7 @@ from ppssl.utils.distributed import gather
 PLUGINS = ("plain", "ais", "iadm", "full")
 NORMS = ("none", "frozen")
 EPOCHS, GLOBAL_BATCH, QUEUE = 2, 8, 10
+COLLECTIVES = ("all_gather", "all_gather_into_tensor", "all_reduce", "broadcast", "barrier")
 VIT = {"depth": 1, "embed_dim": 24, "num_heads": 2}
 ENCODERS: dict[str, dict[str, Any]] = {
     "none": {"backbone": "vit_tiny_patch16_224", "image_size": 32, "backbone_kwargs": VIT},
@@ -28,12 +30,22 @@ ENCODERS: dict[str, dict[str, Any]] = {
 
 
 class Watch(Callback):
-    """Each step's loss and gradients over all processes, and how many rows each metric was given and kept."""
+    """Each step's loss, gradients and number of collectives, and how many rows each metric was given and kept."""
 
     def __init__(self) -> None:
         self.loss: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
         self.rows: set[tuple[int, int]] = set()
+        self.collectives: list[int] = []
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.collectives.append(0)
+        for name in COLLECTIVES:
+            setattr(distributed, name, partial(self._count, getattr(distributed, name)))
+
+    def _count(self, collective: Any, *args: Any, **kwargs: Any) -> Any:
+        self.collectives[-1] += 1
+        return collective(*args, **kwargs)
 
     def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
         for name, parameter in module.named_parameters():
@@ -41,6 +53,8 @@ class Watch(Callback):
                 self.gradients[f"{trainer.global_step}/{name}"] = parameter.grad.clone()
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *args: Any) -> None:
+        for name in COLLECTIVES:
+            setattr(distributed, name, getattr(distributed, name).args[0])
         self.loss[str(trainer.global_step)] = module.all_gather(outputs["loss"]).mean()
 
     def on_validation_epoch_start(self, *args: Any) -> None:
@@ -120,7 +134,11 @@ class Shuffle(Callback):
         hook = moco.key_encoder.register_forward_pre_hook(
             lambda _, args: groups.append(args[0].clone())
         )
-        self.found = {"keys": moco.keys(images, seed=7), "images": images, "groups": groups}
+        self.found = {
+            "keys": moco.keys(images, torch.arange(len(images)), seed=7)[0],
+            "images": images,
+            "groups": groups,
+        }
         hook.remove()
         self.found |= {"state": state, "everyone": gather(images)}
 
@@ -165,6 +183,7 @@ def main(images: str, out: str, devices: int, teacher: str, names: list[str]) ->
                 metrics = {k: v for k, v in logged.items() if k.startswith("val/") or "corpus" in k}
                 found = {"loss": watch.loss, "gradients": watch.gradients, "metrics": metrics}
                 found |= {"state": model.state_dict(), "rows": sorted(watch.rows)}
+                found |= {"collectives": watch.collectives}
                 torch.save(found, f"{out}/{norm}-{name}-{devices}.pt")
     if devices > 1 and "full" in names:
         torch.manual_seed(0)

@@ -334,15 +334,15 @@ def test_momentum_encoder_moves_once_an_optimizer_step(tmp_path: Path, image_fol
             calls.append("step")
             super().after_step(*args, **kwargs)
 
-        def after_loss(self, *args: Any) -> None:
-            calls.append("loss")
-            super().after_loss(*args)
+        def after_backward(self, *args: Any) -> None:
+            calls.append("backward")
+            super().after_backward(*args)
 
     model = _model(contrastive=Counting(dim=8))
     _fit(
         tmp_path, image_folder, model, accumulate_grad_batches=3, max_epochs=2, limit_val_batches=0
     )
-    assert calls == ["loss", "loss", "loss", "step"] * 2
+    assert calls == ["backward", "backward", "backward", "step"] * 2
 
 
 def test_plugins_know_how_many_optimizer_steps_came_before(

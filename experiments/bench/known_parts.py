@@ -45,7 +45,9 @@ class KnownParts(IADM):
         super().__init__(loss_weight=loss_weight, use=use, every=1)
         self.mask = mask
 
-    needs_image_gradient = False
+    def needs_image_gradient(self, progress: float, number: int) -> bool:
+        """No: the map is not that of a gradient."""
+        return False
 
     def saliency(self, step: TrainingStep, grid: tuple[int, int]) -> Tensor:
         """A* ``(B, gh, gw)`` of the query's view, from the mask of its original; uniform where the view misses it."""
@@ -71,7 +73,9 @@ class Contrast(IADM):
     def __init__(self, loss_weight: float = 1.0, sharpen: float = 1.0) -> None:
         super().__init__(loss_weight=loss_weight, sharpen=sharpen, every=1)
 
-    needs_image_gradient = False
+    def needs_image_gradient(self, progress: float, number: int) -> bool:
+        """No: the map is not that of a gradient."""
+        return False
 
     def saliency(self, step: TrainingStep, grid: tuple[int, int]) -> Tensor:
         """A* ``(B, gh, gw)`` of the query's view."""

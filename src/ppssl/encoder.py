@@ -92,6 +92,10 @@ class Encoder(nn.Module):
             "kwargs": dict(kwargs or {}),
         }
         self.model = _create(**self.spec, pretrained=pretrained is True)
+        self._format = (
+            torch.channels_last if _is_convolutional(self.model) else torch.contiguous_format
+        )
+        self.model.to(memory_format=self._format)
         if isinstance(pretrained, str):
             _load_strictly(self.model, _encoder_weights(Path(pretrained)), pretrained)
 
@@ -107,14 +111,14 @@ class Encoder(nn.Module):
 
         The embedding is pooled from this very map, so its gradient with respect to the map can be asked for.
         """
-        hidden = self.model.forward_features(images)
+        hidden = self.model.forward_features(images.contiguous(memory_format=self._format))
         feature_map = as_map(self.model, hidden)
         hidden = _from_map(self.model, feature_map, hidden)
         return Features(feature_map, self.model.forward_head(hidden, pre_logits=True))
 
     def forward(self, images: Tensor) -> Tensor:
         """The embedding alone: ``(B, 3, H, W) -> (B, D)``."""
-        return self.model(images)
+        return self.model(images.contiguous(memory_format=self._format))
 
     @contextmanager
     def stages(self) -> Iterator[dict[str, Tensor]]:
@@ -139,6 +143,11 @@ class Encoder(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _is_convolutional(model: nn.Module) -> bool:
+    """Whether channels_last pays: an encoder of convolutions, not one whose only convolution makes patches."""
+    return sum(isinstance(m, nn.Conv2d) for m in model.modules()) > 3
 
 
 def as_map(model: Any, hidden: Tensor) -> Tensor:

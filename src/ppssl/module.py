@@ -17,10 +17,10 @@ from ppssl.checkpointing.resume import ResumeState
 from ppssl.encoder import Encoder
 from ppssl.losses.ais.plugin import AIS
 from ppssl.losses.base import LossPlugin, LossTerm, merge_requests, training_step
-from ppssl.losses.contrastive import ContrastiveObjective, KeyQueue, MoCo
+from ppssl.losses.contrastive import ContrastiveObjective, ContrastiveResult, KeyQueue, MoCo
 from ppssl.losses.contrastive.prefill import fill
 from ppssl.utils.errors import UserError
-from ppssl.utils.finite import check_loss
+from ppssl.utils.lightning_internals import load_training_data
 from ppssl.utils.optim import (
     OptimizerName,
     clip_gradient_norm,
@@ -29,7 +29,7 @@ from ppssl.utils.optim import (
     warmup_cosine,
     weight_decay_groups,
 )
-from ppssl.utils.randomness import first_weights, resolve_seed, seed_step, torch_seed
+from ppssl.utils.randomness import initial_weights, resolve_seed, seed_step, torch_seed
 from ppssl.utils.strategy import prepare
 
 __all__ = ["PPSSL"]
@@ -99,11 +99,12 @@ class PPSSL(TrainingModule):
         self.sgd_momentum = sgd_momentum
         self.warmup_fraction = warmup_fraction
         self.seed = seed
-        with first_weights(init_seed, "encoder"):
+        with initial_weights(init_seed, "encoder"):
             self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs)
         self.contrastive = MoCo() if contrastive is None else contrastive
         self.plugins = nn.ModuleDict(plugins or {})
         self._num_images: int | None = None
+        self._result: ContrastiveResult | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """The embeddings p of normalised images: ``(B, 3, H, W) -> (B, C)``."""
@@ -139,10 +140,10 @@ class PPSSL(TrainingModule):
         """
         if self._num_images is None:
             self._num_images = num_images
-            with first_weights(self.init_seed, "contrastive"):
+            with initial_weights(self.init_seed, "contrastive"):
                 self.contrastive.build(self.encoder, num_images=num_images)
             for name, plugin in self._plugins().items():
-                with first_weights(self.init_seed, name):
+                with initial_weights(self.init_seed, name):
                     plugin.build(self.encoder.info)
 
     def _queue_buffers(self) -> list[str]:
@@ -155,18 +156,17 @@ class PPSSL(TrainingModule):
         ]
 
     def _count_images(self) -> int:
-        self.trainer.fit_loop.setup_data()
-        return len(self.trainer.train_dataloader.dataset)  # type: ignore[union-attr]  # a loader by now
+        return len(load_training_data(self.trainer).dataset)
 
     def _plugins(self) -> dict[str, LossPlugin]:
         return dict(self.plugins.items())  # type: ignore[arg-type]  # ModuleDict's values are Modules
 
-    def wanted_callbacks(self) -> list[Callback]:
+    def default_callbacks(self) -> list[Callback]:
         """Monitors, resuming, and the callbacks of the plugins."""
-        wanted: list[Callback] = [RepresentationMonitor(), Throughput(), ResumeState()]
+        callbacks: list[Callback] = [RepresentationMonitor(), Throughput(), ResumeState()]
         for plugin in self._plugins().values():
-            wanted += plugin.callbacks()
-        return wanted
+            callbacks += plugin.callbacks()
+        return callbacks
 
     def on_train_start(self) -> None:
         """Fill the key queue with keys of training images."""
@@ -179,16 +179,20 @@ class PPSSL(TrainingModule):
         loss, logs = self.losses(
             batch, seed=shared, progress=self.progress, number=self.global_step
         )
-        size = len(batch["index"])
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
-        logs = logs | {"lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])}
-        self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=size)
+        lr = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_step(loss, logs | {"lr": lr}, batch_size=len(batch["index"]))
         return loss
+
+    def on_after_backward(self) -> None:
+        """Enqueue the keys of the batch; without a Trainer, call it after each backward pass."""
+        if self._result is not None:
+            self.contrastive.after_backward(self._result)
+        self._result = None
 
     def losses(
         self, batch: Mapping[str, Any], *, seed: int, progress: float, number: int = 0
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss of a batch, after which its keys are enqueued; works without a Trainer.
+        """Total loss of a batch. Works without a Trainer: :meth:`on_after_backward` then follows the backward pass.
 
         Args:
             batch: A training batch as the data module gives it.
@@ -199,21 +203,23 @@ class PPSSL(TrainingModule):
         Returns:
             The total loss, a scalar with its graph, and the values to log, by name.
         """
-        if any(plugin.needs_image_gradient for plugin in self._plugins().values()):
-            batch["views"][0].requires_grad_()
-        result = self.contrastive(self.encoder, batch, seed=seed)
+        plugins = self._plugins()
+        if any(plugin.needs_image_gradient(progress, number) for plugin in plugins.values()):
+            query, *others = batch["views"]
+            batch = dict(batch) | {"views": [query.detach().requires_grad_(), *others]}
+        result = self._result = self.contrastive(self.encoder, batch, seed=seed)
         loss, terms = result.loss.mean(), {"contrastive": result.loss}
         logs = dict(result.logs) | {"loss_contrastive": loss.detach()}
         step = training_step(batch, result, progress, number)
-        for name, plugin in self._plugins().items():
+        for name, plugin in plugins.items():
             term: LossTerm = plugin(step)
             terms[name] = term.value
             loss = loss + plugin.weight(progress) * term.value.mean()
             logs |= {f"{name}_{key}": item for key, item in term.logs.items()}
             if term.logged:
                 logs[f"loss_{name}"] = term.value.detach().mean()
-        check_loss(loss, terms, batch["index"], step=self.global_step, epoch=self.current_epoch)
-        self.contrastive.after_loss(batch, result)
+        where = {"step": self.global_step, "epoch": self.current_epoch}
+        self.loss_history.add(loss, terms, batch["index"], **where)
         return loss, logs
 
     def configure_gradient_clipping(
@@ -265,6 +271,7 @@ class PPSSL(TrainingModule):
             self.optimizer,
             lr=self._learning_rate(),
             sgd_momentum=self.sgd_momentum,
+            fused=self.trainer.scaler is None,
         )
         schedule = warmup_cosine(
             optimizer, warmup_fraction=self.warmup_fraction, steps=self._total_steps

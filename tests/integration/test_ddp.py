@@ -54,6 +54,14 @@ pytestmark = pytest.mark.timeout(900)
 several = pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 
 
+def test_collectives_in_a_step(runs: Runs) -> None:
+    """One without batch norm, two with; one more where IADM keeps a running mean and A* is due."""
+    folder = runs(2)
+    for norm, plain in (("none", 1), ("frozen", 2)):
+        counts = torch.load(folder / f"{norm}-full-2.pt", weights_only=True)["collectives"]
+        assert set(counts) == {plain, plain + 1}, norm
+
+
 @several
 @pytest.mark.parametrize(
     "plugins", [p if p == "full" else pytest.param(p, marks=pytest.mark.slow) for p in PLUGINS]

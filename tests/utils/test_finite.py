@@ -11,7 +11,7 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from ppssl import PPSSL, FolderDataModule, LossPlugin, LossTerm, TrainingStep, UserError
 from ppssl.losses.contrastive import MoCo
-from ppssl.utils.finite import check_loss, check_parameters
+from ppssl.utils.finite import LossHistory, check_parameters
 from ppssl.utils.randomness import generator
 
 
@@ -85,21 +85,44 @@ def _fit(
     return model
 
 
-def test_the_run_stops_and_says_where(image_folder: Path) -> None:
+@pytest.mark.parametrize("every", [1, 2, 50])
+def test_the_run_stops_and_says_where(image_folder: Path, every: int) -> None:
+    """At the next logged step, or at the end of the epoch; what is named is the first step."""
     watch = Watch()
     with pytest.raises(UserError) as caught:
-        _fit(image_folder, plugins={"breaks": Breaks(image=5)}, watch=watch)
-    order = (
-        generator(3, "order", 1).permutation(24).reshape(3, 8)
-    )  # the batch, found again from its numbers
+        _fit(
+            image_folder,
+            plugins={"breaks": Breaks(image=5)},
+            watch=watch,
+            log_every_n_steps=every,
+        )
+    order = generator(3, "order", 1).permutation(24).reshape(3, 8)  # of the second epoch
     batch = next(i for i, images in enumerate(order) if 5 in images)
     message = str(caught.value)
-    assert (
-        f"The loss is nan at step {3 + batch}, epoch 1: not finite is `breaks` (1 of 8 values)."
-        in message
-    )
+    first = f"The loss is nan at step {3 + batch}, epoch 1: not finite is `breaks` (1 of 8 values)."
+    assert first in message
     assert str(order[batch].tolist()) in message
-    assert len(watch.states) == 1 + 3 + batch  # nothing of the step is kept
+    if every == 1:
+        assert len(watch.states) == 1 + 3 + batch  # nothing of the step is kept
+
+
+def test_a_loss_that_is_not_finite_gets_into_no_checkpoint(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    class Save(Callback):
+        """Saves after each step."""
+
+        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            trainer.save_checkpoint(tmp_path / f"{trainer.global_step}.ckpt")
+
+    watch: Any = Save()
+    with pytest.raises(UserError, match="The loss is nan at step"):
+        _fit(image_folder, plugins={"breaks": Breaks(image=5)}, watch=watch, log_every_n_steps=50)
+    saved = [torch.load(path, weights_only=True) for path in sorted(tmp_path.glob("*.ckpt"))]
+    assert len(saved) >= 3
+    for checkpoint in saved:
+        tensors = checkpoint["state_dict"].values()
+        assert all(t.isfinite().all() for t in tensors if t.is_floating_point())
 
 
 def test_a_weight_of_zero_does_not_hide_it(image_folder: Path) -> None:
@@ -109,11 +132,23 @@ def test_a_weight_of_zero_does_not_hide_it(image_folder: Path) -> None:
 
 def test_an_infinite_term_is_named_beside_finite_ones() -> None:
     terms = {"a": torch.tensor([1.0, -torch.inf, torch.inf]), "b": torch.tensor(2.0)}
-    with pytest.raises(
-        UserError, match=r"inf at step 7, epoch 2: not finite is `a` \(2 of 3 values\)\."
-    ):
-        check_loss(torch.tensor(torch.inf), terms, torch.arange(3), step=7, epoch=2)
-    check_loss(torch.tensor(3.0), terms, torch.arange(3), step=7, epoch=2)
+    history, index = LossHistory(), torch.arange(3)
+    history.add(torch.tensor(3.0), terms, index, step=6, epoch=2)  # only the total is looked at
+    history.check()
+    for step, loss in ((7, 1.0), (8, torch.inf), (9, torch.nan)):
+        history.add(torch.tensor(loss), terms, index + step, step=step, epoch=2)
+    message = r"inf at step 8, epoch 2: not finite is `a` \(2 of 3 values\)\..*\[8, 9, 10\]"
+    with pytest.raises(UserError, match=message):
+        history.check()
+    history.check()  # what was reported is forgotten
+
+
+def test_a_history_that_nobody_checks_checks_itself() -> None:
+    history, one = LossHistory(), torch.arange(1)
+    history.add(torch.tensor(torch.nan), {}, one, step=0, epoch=0)
+    with pytest.raises(UserError, match="nan at step 0"):
+        for step in range(1, 2000):
+            history.add(torch.tensor(0.0), {}, one, step=step, epoch=0)
 
 
 def test_weights_that_are_not_finite_are_named() -> None:

@@ -37,8 +37,8 @@ class TrainingStep:
 
     Attributes:
         batch: The batch (:class:`~ppssl.data.datamodule.FineGrainedDataModule`), with what the plugin requested.
-        image: x_q, the query's view, ``(B, 3, H, W)``; its gradient can be asked for where the plugin sets
-            ``needs_image_gradient``.
+        image: x_q, the query's view, ``(B, 3, H, W)``; its gradient can be asked for in the steps that
+            :meth:`LossPlugin.needs_image_gradient` names.
         feature_map: F of x_q, ``(B, C, h, w)``, with its graph.
         embedding: p of x_q, ``(B, D)``, with its graph.
         z: z_q, ``(B, d)`` float32, L2-normalised, with its graph.
@@ -102,9 +102,6 @@ class LossPlugin(nn.Module, Configurable):
     and each of the term's logs as ``train/<name>_<log>``.
     """
 
-    needs_image_gradient = False
-    """Whether :meth:`forward` differentiates with respect to ``step.image``."""
-
     watcher: ClassVar[type[Callback] | None] = None
     """The callback that watches plugins of this type, made without arguments."""
 
@@ -127,6 +124,15 @@ class LossPlugin(nn.Module, Configurable):
     def weight(self, progress: float) -> float:
         """Weight of the term at ``progress`` in [0, 1] of the training; a term of weight 0 is computed as well."""
         return 1.0
+
+    def needs_image_gradient(self, progress: float, number: int) -> bool:
+        """Whether :meth:`forward` differentiates with respect to ``step.image`` in this step.
+
+        Args:
+            progress: Finished fraction of the training, in [0, 1].
+            number: Number of optimizer steps before this one.
+        """
+        return False
 
     def attention(self, feature_map: Tensor) -> Tensor | None:
         """Attention map ``(B, h', w')`` >= 0 of a feature map ``(B, C, h, w)``; ``None`` for plugins without one."""

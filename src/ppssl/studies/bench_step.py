@@ -158,6 +158,7 @@ def _stepper(
         else:
             loss, _ = model.losses(batch, seed=0, progress=0.5, number=number)
         loss.backward()
+        model.on_after_backward()
         optimizer.step()
         if variant != "encoder":
             model.contrastive.after_step(model.encoder, total_steps=1000)

@@ -1,10 +1,10 @@
-"""Tensors of all processes, in rank order."""
+"""Collectives: tensors of all processes in rank order, and the rank."""
 
 import torch
 from torch import Tensor, distributed
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-__all__ = ["gather", "rank"]
+__all__ = ["gather", "gather_equal", "rank"]
 
 
 def _is_parallel() -> bool:
@@ -21,3 +21,16 @@ def gather(tensor: Tensor) -> Tensor:
     if not _is_parallel() or distributed.get_world_size() == 1:
         return tensor
     return torch.cat(gather_all_tensors(tensor.contiguous()))
+
+
+def gather_equal(tensor: Tensor) -> Tensor:
+    """Concatenate ``(B, ...)`` of all processes in rank order, with the same B everywhere, in one collective.
+
+    No gradient; neither a barrier nor a read by the host, unlike :func:`gather`. With one process: the tensor itself.
+    """
+    if not _is_parallel() or distributed.get_world_size() == 1:
+        return tensor
+    tensor = tensor.detach().contiguous()
+    everywhere = tensor.new_empty(distributed.get_world_size() * len(tensor), *tensor.shape[1:])
+    distributed.all_gather_into_tensor(everywhere, tensor)
+    return everywhere

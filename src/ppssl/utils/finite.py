@@ -1,54 +1,95 @@
-"""Numbers that are not finite stop a run, and say where they came from: every step can be replayed."""
+"""Checks for losses and weights that are not finite, without a read by the host in every step."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ppssl.utils.errors import UserError
 
-__all__ = ["check_loss", "check_parameters"]
+__all__ = ["LossHistory", "check_parameters"]
+
+_LIMIT = 1000
+"""Steps after which a history is checked in any case."""
+
+_REMEDY = "A lower learning rate, a warm-up or `trainer.gradient_clip_val` are the usual remedies."
 
 
-def check_loss(
-    loss: Tensor, terms: Mapping[str, Tensor], index: Tensor, *, step: int, epoch: int
-) -> None:
-    """Stop at a loss that is NaN or infinite.
+class _Step(NamedTuple):
+    loss: Tensor
+    terms: dict[str, Tensor]
+    index: Tensor
+    step: int
+    epoch: int
 
-    Args:
-        loss: The total, a scalar.
-        terms: What it is the sum of, by name, scalars or of each sample ``(B,)``.
-        index: The images' numbers ``(B,)``: with epoch and seed they give the views again.
-        step: The global step, which with the seed gives the step's noise again.
-        epoch: The epoch.
 
-    Raises:
-        UserError: It is not finite; with the step, the terms and the images.
-    """
-    if torch.isfinite(loss):
-        return
-    bad = {name: int((~torch.isfinite(term)).sum()) for name, term in terms.items()}
+@dataclass
+class LossHistory:
+    """Losses since the last check, on their device: a check reads them all at once."""
+
+    _steps: list[_Step] = field(default_factory=list)
+
+    def add(
+        self,
+        loss: Tensor,
+        terms: Mapping[str, Tensor],
+        index: Tensor,
+        *,
+        step: int,
+        epoch: int,
+    ) -> None:
+        """Keep the loss of one step until the next check.
+
+        Args:
+            loss: The total, a scalar.
+            terms: The terms that it is the sum of, by name, scalars or of each sample ``(B,)``.
+            index: The numbers of the images ``(B,)``: with epoch and seed they reproduce the views.
+            step: The global step, which with the seed reproduces the random numbers of the step.
+            epoch: The epoch.
+        """
+        detached = {name: term.detach() for name, term in terms.items()}
+        self._steps.append(_Step(loss.detach(), detached, index, step, epoch))
+        if len(self._steps) >= _LIMIT:
+            self.check()
+
+    def check(self) -> None:
+        """Raise an error if a loss since the last check is NaN or infinite; the first one is named.
+
+        Raises:
+            UserError: With the step, the epoch, the terms and the images.
+        """
+        steps, self._steps = self._steps, []
+        if not steps:
+            return
+        finite = torch.stack([step.loss for step in steps]).isfinite().tolist()
+        if not all(finite):
+            raise UserError(_message(steps[finite.index(False)]))
+
+
+def _message(step: _Step) -> str:
+    bad = {name: int((~term.isfinite()).sum()) for name, term in step.terms.items()}
     named = ", ".join(
-        f"`{name}` ({count} of {terms[name].numel()} values)"
+        f"`{name}` ({count} of {step.terms[name].numel()} values)"
         for name, count in bad.items()
         if count
     )
-    raise UserError(
-        f"The loss is {loss.item()} at step {step}, epoch {epoch}: not finite is {named or 'the sum'}. The batch "
-        f"was images {index.tolist()}. Nothing of this step is kept; the last checkpoint is from before it. A lower "
-        "learning rate, a warm-up or `trainer.gradient_clip_val` are the usual remedies."
+    return (
+        f"The loss is {step.loss.item()} at step {step.step}, epoch {step.epoch}: not finite is {named or 'the sum'}. "
+        f"The batch was images {step.index.tolist()}. The last checkpoint is from before this step. {_REMEDY}"
     )
 
 
 def check_parameters(module: nn.Module, step: int) -> None:
-    """Stop where a weight or buffer is NaN or infinite, before it gets into a checkpoint.
+    """Raise an error if a weight or buffer is NaN or infinite, before it is saved in a checkpoint.
 
     Raises:
-        UserError: With the step and the first such tensor's name.
+        UserError: With the step and the name of the first such tensor.
     """
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(
                 f"`{name}` is not finite after step {step}: no checkpoint is written, the last one is from before it. "
-                "A lower learning rate, a warm-up or `trainer.gradient_clip_val` are the usual remedies."
+                f"{_REMEDY}"
             )

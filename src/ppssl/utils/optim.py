@@ -40,10 +40,26 @@ def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str,
 
 
 def make_optimizer(
-    groups: list[dict[str, Any]], name: OptimizerName, *, lr: float, sgd_momentum: float = 0.9
+    groups: list[dict[str, Any]],
+    name: OptimizerName,
+    *,
+    lr: float,
+    sgd_momentum: float = 0.9,
+    fused: bool = False,
 ) -> Optimizer:
-    """An optimizer of timm's factory; ``sgd_momentum`` is the momentum of ``sgd`` and ``lars``."""
-    return create_optimizer_v2(groups, _TIMM_NAMES.get(name, name), lr=lr, momentum=sgd_momentum)
+    """Create an optimizer by timm's factory.
+
+    Args:
+        groups: Parameter groups.
+        name: The optimizer.
+        lr: Learning rate.
+        sgd_momentum: Momentum of ``sgd`` and ``lars``.
+        fused: One kernel for all parameters, where the optimizer has one (``sgd``, ``adamw``). Not with the loss
+            scaling of fp16, beside which Lightning cannot clip gradients then.
+    """
+    options = {"fused": True} if fused and name != "lars" else {}
+    timm_name = _TIMM_NAMES.get(name, name)
+    return create_optimizer_v2(groups, timm_name, lr=lr, momentum=sgd_momentum, **options)
 
 
 def warmup_cosine(optimizer: Optimizer, *, warmup_fraction: float, steps: int) -> LambdaLR:

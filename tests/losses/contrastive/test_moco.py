@@ -60,7 +60,7 @@ def test_loss_is_info_nce_against_the_queue_before_the_batch() -> None:
         result.loss, info_nce(result.z, result.key, queue, temperature=0.2, mask=mask)
     )
     torch.testing.assert_close(moco.queue.keys, queue)  # the loss came first
-    moco.after_loss(batch, result)
+    moco.after_backward(result)
     newest = moco.queue.index == 30
     torch.testing.assert_close(moco.queue.keys[newest], result.key[1:2])
 
@@ -77,7 +77,7 @@ def test_own_and_current_keys_are_never_negatives() -> None:
             assert not len(keys) or distance.min() > 0  # no key of this batch is there yet
             own = batch["index"][:, None] == moco.queue.index[None, : len(keys)]
             torch.testing.assert_close(mask, own)
-            moco.after_loss(batch, result)
+            moco.after_backward(result)
 
 
 def test_query_and_key_share_no_tensor() -> None:
@@ -136,7 +136,7 @@ def test_keys_are_normalised_in_shuffled_groups(batch: int, groups: Any) -> None
     seen: list[Tensor] = []
     hook = moco.key_encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
     reference = copy.deepcopy((moco.key_encoder, moco.key_head))
-    keys = moco.keys(images, seed=7)
+    keys = moco.keys(images, torch.arange(len(images)), seed=7)[0]
     hook.remove()
     assert sum(len(group) for group in seen) == batch
     # 9 in 4: 3 + 3 + 3.
@@ -154,8 +154,8 @@ def test_groups_are_not_the_queries_order() -> None:
     seen: list[Tensor] = []
     moco.key_encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
     images = _batch(list(range(16)))["views"][1]
-    moco.keys(images, seed=0)
-    moco.keys(images, seed=1)
+    moco.keys(images, torch.arange(len(images)), seed=0)[0]
+    moco.keys(images, torch.arange(len(images)), seed=1)[0]
     assert not torch.equal(torch.cat(seen[:2]), images)
     assert not torch.equal(torch.cat(seen[:2]), torch.cat(seen[2:]))
 
@@ -167,7 +167,7 @@ def test_without_batch_norm_keys_are_just_projected() -> None:
     moco.build(encoder, num_images=10)  # type: ignore[arg-type]
     images = _batch(list(range(6)))["views"][1]
     torch.testing.assert_close(
-        moco.keys(images, seed=0), F.normalize(moco.key_head(encoder(images)), dim=1)
+        moco.keys(images, torch.arange(len(images)), seed=0)[0], F.normalize(moco.key_head(encoder(images)), dim=1)
     )
 
 

@@ -44,13 +44,15 @@ def test_masks_entries_of_the_own_image() -> None:
     assert mask.tolist() == [[False, True, False], [False, False, False]]
 
 
-def test_negatives_do_not_change_when_more_is_enqueued() -> None:
+def test_enqueuing_before_the_backward_pass_is_an_error_and_no_wrong_gradient() -> None:
     queue = KeyQueue(2, 3)
     queue.enqueue(*_rows([0, 1]))
     keys, _ = queue.negatives(torch.tensor([0]))
-    before = keys.clone()
+    query = torch.ones(1, 3, requires_grad=True)
+    loss = (query @ keys.T).sum()
     queue.enqueue(*_rows([2, 3]))
-    torch.testing.assert_close(keys, before)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_survives_save_and_load_with_its_size() -> None:

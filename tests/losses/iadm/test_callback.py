@@ -105,7 +105,7 @@ def test_maps_of_probes(tmp_path: Path) -> None:
         x,
     )
     torch.testing.assert_close(maps["output Grad-CAM"], expected)
-    key = model.contrastive.keys(x.flip(3), seed=0)
+    key = model.contrastive.keys(x.flip(3), torch.arange(len(x)), seed=0)[0]
     raw = image_gradcam(
         lambda images: (
             torch.nn.functional.normalize(model.contrastive.head(model.encoder(images)), dim=1)

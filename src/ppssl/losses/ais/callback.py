@@ -65,7 +65,7 @@ class AISCallback(FigureCallback):
                 count = len(plugin.targets.texts)
                 self._used[name] = torch.zeros(count, dtype=torch.bool)
             self._used[name] = self._used[name].to(plugin.last_choice.device)
-            self._used[name][plugin.last_choice] = True
+            self._used[name].index_fill_(0, plugin.last_choice, True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the share of the corpus in use; draw a figure if it is due."""

@@ -35,8 +35,7 @@ class StudentHead(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """Learned temperature tau_S in [0.01, 1]; the parameter itself is clamped, so that its gradient "
-        "never vanishes."""
+        """Temperature tau_S in [0.01, 1]; the learned parameter itself is clamped, so it keeps its gradient."""
         if self.training:
             with torch.no_grad():
                 self.log_temperature.clamp_(*_TAU_BOUNDS)

@@ -215,7 +215,9 @@ class AIS(LossPlugin):
         s, v = self.student(step.embedding), targets.embeddings(step)
         tau = self.student.temperature
         if self.control == "embedding":  # tau_S takes part, or DDP would wait for its gradient
-            return LossTerm(1 - torch.einsum("be,bke->bk", s, v).mean(dim=1) + 0 * tau)
+            with torch.autocast(s.device.type, enabled=False):
+                cosine = torch.einsum("be,bke->bk", s, v).mean(dim=1)
+            return LossTerm(1 - cosine + 0 * tau)
         p = targets.probabilities(v)
         log_q = student_log_probabilities(s, targets.texts, temperature=tau)
         return LossTerm(F.kl_div(log_q, p, reduction="none").sum(dim=1), self._logs(p, log_q, tau))

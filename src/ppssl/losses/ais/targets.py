@@ -18,6 +18,9 @@ from ppssl.utils.randomness import generator, torch_seed
 
 __all__ = ["Control", "Targets", "make_targets"]
 
+_ON_DEVICE = 2**30
+"""Largest bank, in bytes, that is copied to the device; with a larger one each step waits for the host."""
+
 Control = Literal["none", "embedding", "random_texts", "shuffled_images"]
 
 
@@ -61,6 +64,8 @@ class Targets:
 
     def lookup(self, index: Tensor) -> Tensor:
         """Teacher embeddings v of images by index, ``(B, k, e)`` float32, from the bank."""
+        if self.images.device != index.device and self.images.nbytes <= _ON_DEVICE:
+            self.images = self.images.to(index.device)
         rows = index.to(self.images.device) - self.first_index
         return self.images[rows].float()
 

@@ -23,6 +23,7 @@ class ContrastiveResult:
         z: z_q, ``(B, d)`` float32, L2-normalised, with its graph.
         key: z_k, ``(B, d)`` float32, L2-normalised, no gradient.
         contrast: L_con of other embeddings of the same views, ``(B, D) -> (B,)``, against the same keys.
+        enqueued: What :meth:`ContrastiveObjective.after_backward` takes into the state, of all processes.
         logs: Scalars to log, by name.
     """
 
@@ -31,6 +32,7 @@ class ContrastiveResult:
     z: Tensor
     key: Tensor
     contrast: Callable[[Tensor], Tensor]
+    enqueued: tuple[Tensor, ...] = ()
     logs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -65,8 +67,8 @@ class ContrastiveObjective(nn.Module, Configurable):
     def prefill_batch(self, batch: Mapping[str, Any], *, seed: int) -> None:  # optional
         """Take in a batch before training begins."""
 
-    def after_loss(self, batch: Mapping[str, Any], result: ContrastiveResult) -> None:  # optional
-        """Called once for each micro-batch, after all losses are computed."""
+    def after_backward(self, result: ContrastiveResult) -> None:  # optional
+        """Called once for each micro-batch, after its backward pass."""
 
     def after_step(self, encoder: Encoder, *, total_steps: int) -> None:  # optional
         """Called once after each optimizer step."""

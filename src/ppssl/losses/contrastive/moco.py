@@ -15,7 +15,7 @@ from ppssl import functional
 from ppssl.encoder import Encoder
 from ppssl.losses.contrastive.base import ContrastiveObjective, ContrastiveResult
 from ppssl.losses.contrastive.queue import KeyQueue
-from ppssl.utils.distributed import gather, rank
+from ppssl.utils.distributed import gather_equal, rank
 from ppssl.utils.randomness import torch_seed
 
 __all__ = ["MoCo"]
@@ -93,7 +93,7 @@ class MoCo(ContrastiveObjective):
         query_view, key_view = batch["views"]
         features = encoder.features(query_view)
         z = self._normalised(features.embedding)
-        key = self.keys(key_view, seed=seed)
+        key, *enqueued = self.keys(key_view, batch["index"], seed=seed)
         negatives, mask = self.queue.negatives(batch["index"])
         logits = functional.info_nce_logits(
             z, key, negatives, temperature=self.temperature, mask=mask
@@ -110,39 +110,48 @@ class MoCo(ContrastiveObjective):
 
         accuracy = (logits.detach().argmax(dim=1) == 0).float().mean()
         logs = {"contrastive_accuracy": accuracy}
-        return ContrastiveResult(loss, features, z, key, contrast, logs)
+        return ContrastiveResult(loss, features, z, key, contrast, tuple(enqueued), logs)
 
     @torch.no_grad()
-    def keys(self, images: Tensor, *, seed: int) -> Tensor:
-        """Keys of the images of this process, ``(B, 3, H, W) -> (B, d)`` float32, L2-normalised.
+    def keys(self, images: Tensor, index: Tensor, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys of the images of this process, and of all processes.
 
         With batch norm the images of all processes are shuffled and each process encodes a part of them in groups
         (shuffle-BN), so that a key and its query do not share batch statistics. One process does the same alone.
+
+        Args:
+            images: ``(B, 3, H, W)``, normalised; the same B on all processes.
+            index: ``(B,)`` int64, the numbers of the images.
+            seed: Seed of the step, equal on all processes.
+
+        Returns:
+            Keys ``(B, d)`` of this process; keys ``(W * B, d)`` and indices ``(W * B,)`` of all W processes, in rank
+            order. Keys are float32 and L2-normalised. Two collectives with batch norm, one without.
         """
+        size = len(images)
+        mine = slice(rank() * size, (rank() + 1) * size)
         if not self._has_batch_norm:
-            return self._project(images)
-        own = len(images)
-        everyone = gather(images)
-        order = torch.randperm(
-            len(everyone), generator=torch.Generator().manual_seed(torch_seed(seed, "shuffle"))
-        )
-        order = order.to(images.device)
-        start = rank() * own
-        groups = everyone[order[start : start + own]].chunk(self._groups(own))
-        shuffled = gather(torch.cat([self._project(group) for group in groups]))
-        return shuffled[order.argsort()[start : start + own]]
+            keys, indices = _gather_keys(self._project(images), index)
+            return keys[mine], keys, indices
+        everyone = gather_equal(images)
+        generator = torch.Generator(images.device).manual_seed(torch_seed(seed, "shuffle"))
+        order = torch.randperm(len(everyone), generator=generator, device=images.device)
+        groups = everyone[order[mine]].chunk(self._groups(size))
+        shuffled, indices = _gather_keys(torch.cat([self._project(g) for g in groups]), index)
+        keys = shuffled[order.argsort()]
+        return keys[mine], keys, indices
 
     def prefill_batch(self, batch: Mapping[str, Any], *, seed: int) -> None:
         """Enqueue the keys of a batch."""
-        self.queue.enqueue(gather(self.keys(batch["views"][1], seed=seed)), gather(batch["index"]))
+        self.queue.enqueue(*self.keys(batch["views"][1], batch["index"], seed=seed)[1:])
 
     def needs_prefill(self) -> bool:
         """Whether the queue is not full yet."""
         return not self.queue.is_full()
 
-    def after_loss(self, batch: Mapping[str, Any], result: ContrastiveResult) -> None:
-        """Enqueue the keys of all processes in rank order; after the loss, because they are no negatives of it."""
-        self.queue.enqueue(gather(result.key), gather(batch["index"]))
+    def after_backward(self, result: ContrastiveResult) -> None:
+        """Enqueue the keys of all processes in rank order; they are no negatives of their own batch."""
+        self.queue.enqueue(*result.enqueued)
 
     @torch.no_grad()
     def after_step(self, encoder: Encoder, *, total_steps: int) -> None:
@@ -162,6 +171,12 @@ class MoCo(ContrastiveObjective):
 
     def _project(self, images: Tensor) -> Tensor:
         return F.normalize(self.key_head(self.key_encoder(images)).float(), dim=1)
+
+
+def _gather_keys(keys: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys ``(B, d)`` float32 and indices ``(B,)`` int64 of all processes, in one collective."""
+    packed = gather_equal(torch.cat([keys, index[:, None].view(torch.float32)], dim=1))
+    return packed[:, :-2], packed[:, -2:].contiguous().view(torch.int64).squeeze(1)
 
 
 def automatic_momentum(total_steps: int) -> float:

@@ -31,7 +31,10 @@ class KeyQueue(nn.Module):
         self.register_buffer("index", torch.full((size,), -1))
         self.register_buffer("position", torch.tensor(0))
         self.register_buffer("filled", torch.tensor(0))
+        # The same two numbers on the host: reading the buffers would wait for the device in every step.
+        self._position = self._filled = 0
         self.register_load_state_dict_pre_hook(_resize)
+        self.register_load_state_dict_post_hook(_read_counters)
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, index: Tensor) -> None:
@@ -42,16 +45,19 @@ class KeyQueue(nn.Module):
             index: ``(B,)`` int64.
         """
         size = len(self.keys)
-        keys, index = keys[-size:], index[-size:]
-        rows = (self.position + torch.arange(len(keys), device=keys.device)) % size
-        self.keys[rows] = keys.to(self.keys.dtype)
-        self.index[rows] = index
-        self.position.copy_((self.position + len(keys)) % size)
-        self.filled.copy_((self.filled + len(keys)).clamp(max=size))
+        keys, index = keys[-size:].to(self.keys.dtype), index[-size:]
+        before_end = min(len(keys), size - self._position)
+        for rows, new in ((self.keys, keys), (self.index, index)):
+            rows[self._position : self._position + before_end] = new[:before_end]
+            rows[: len(new) - before_end] = new[before_end:]
+        self._position = (self._position + len(keys)) % size
+        self._filled = min(self._filled + len(keys), size)
+        self.position.fill_(self._position)
+        self.filled.fill_(self._filled)
 
     def is_full(self) -> bool:
         """Whether every row is valid."""
-        return int(self.filled) == len(self.keys)
+        return self._filled == len(self.keys)
 
     def fill_at_random(self, generator: torch.Generator) -> None:
         """Fill the queue with random directions that belong to no image, as MoCo does."""
@@ -65,14 +71,13 @@ class KeyQueue(nn.Module):
         """Valid keys as negatives, and a mask of those that come from the image of the query.
 
         Args:
-            index: ``(B,)`` int64, the queries' images.
+            index: ``(B,)`` int64, the images of the queries.
 
         Returns:
-            A copy of the keys ``(N, D)`` (what is enqueued later must not change the graph), and a mask ``(B, N)``
+            The keys ``(N, D)``, not a copy: nothing may be enqueued before the backward pass; and a mask ``(B, N)``
             bool, True where the entry must not count as a negative.
         """
-        count = int(self.filled)
-        return self.keys[:count].clone(), index[:, None] == self.index[None, :count]
+        return self.keys[: self._filled], index[:, None] == self.index[None, : self._filled]
 
 
 def _resize(queue: KeyQueue, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -81,3 +86,8 @@ def _resize(queue: KeyQueue, state: dict[str, Any], prefix: str, *_: Any) -> Non
     if saved is not None and saved.shape != queue.keys.shape:
         queue.keys = queue.keys.new_zeros(saved.shape)
         queue.index = queue.index.new_full(saved.shape[:1], -1)
+
+
+def _read_counters(queue: KeyQueue, _: Any) -> None:
+    """Take the counters of a checkpoint over."""
+    queue._position, queue._filled = int(queue.position), int(queue.filled)

@@ -94,7 +94,7 @@ def probe_maps(
         step = training_step(pairs, result, progress=1.0)
         log_map = plugin.branch(step.feature_map)
         target = plugin.saliency(step, (log_map.shape[1], log_map.shape[2]))
-        positive = torch.einsum("bd,bd->b", step.z, step.key)
+        positive = (step.z * step.key).sum(dim=1)
         full = image_gradcam(positive, step.image, plugin.reference)
     with torch.no_grad():
         mirrored_embedding = module.encoder(mirrored)

@@ -13,7 +13,7 @@ from ppssl.functional import Reference, attend, image_gradcam, saliency_kl, sali
 from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep
 from ppssl.losses.iadm.branch import SaliencyBranch
 from ppssl.losses.iadm.callback import IADMCallback
-from ppssl.utils.distributed import gather
+from ppssl.utils.distributed import gather_equal
 from ppssl.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -112,10 +112,13 @@ class IADM(LossPlugin):
         self.mean_map: Tensor
         self.register_buffer("mean_map", torch.zeros(0, 0))
 
-    @property
-    def needs_image_gradient(self) -> bool:  # type: ignore[override]  # the base's is a plain attribute
-        """Whether the attribution is that of the image."""
-        return self.source == "image"
+    def needs_image_gradient(self, progress: float, number: int) -> bool:
+        """Whether A* is computed in this step, of the image."""
+        return self.source == "image" and self._is_due(progress, number)
+
+    def _is_due(self, progress: float, number: int) -> bool:
+        """Whether A* is computed in this step: every n-th one in which lambda_I is above 0."""
+        return (number + 1) % self.every == 0 and self.weight(progress) > 0  # loggers count from 1
 
     def build(self, encoder: EncoderInfo) -> None:
         """Create the branch.
@@ -149,7 +152,7 @@ class IADM(LossPlugin):
 
     def _learn(self, step: TrainingStep, log_map: Tensor) -> LossTerm:
         """KL(A* || A) of each image ``(B,)``; 0 in steps without A*."""
-        if (step.number + 1) % self.every:  # loggers, too, count from 1
+        if not self._is_due(step.progress, step.number):
             zero = 0 * log_map.mean(
                 dim=(1, 2)
             )  # with its graph: DDP waits for the branch's gradients
@@ -170,7 +173,7 @@ class IADM(LossPlugin):
 
     def saliency(self, step: TrainingStep, grid: tuple[int, int]) -> Tensor:
         """Saliency target A* ``(B, gh, gw)`` of the query's view; no gradient."""
-        positive = torch.einsum("bd,bd->b", step.z, step.key)
+        positive = (step.z * step.key).sum(dim=1)  # float32 under autocast, unlike a matrix product
         ell = positive if self.target == "similarity" else step.contrastive_loss
         if self.source == "image":
             signed = image_gradcam(ell, step.image, self.reference, rectify=False)
@@ -194,7 +197,7 @@ class IADM(LossPlugin):
             self.mean_map = torch.full_like(target[0], 1 / target[0].numel())
         before = self.mean_map
         if self.training:
-            self.mean_map = before.lerp(gather(target).mean(dim=0), 1 - _MEMORY)
+            self.mean_map = before.lerp(gather_equal(target).mean(dim=0), 1 - _MEMORY)
         return before.clamp(min=0.01 / before.numel())
 
     def _logs(self, kl: Tensor, target: Tensor) -> dict[str, Tensor]:
