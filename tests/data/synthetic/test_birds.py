@@ -278,5 +278,5 @@ def test_bad_options_are_named(arguments, message):
 
 @pytest.mark.parametrize("i", [-1, 5])
 def test_a_picture_that_does_not_exist_is_an_index_error(i):
-    with pytest.raises(IndexError, match=f"Picture {i} does not exist: there are 5"):
+    with pytest.raises(IndexError, match=f"Image {i} does not exist: there are 5 images"):
         SyntheticBirds(5).load(i)

@@ -1,1 +1,1 @@
-"""Synthetic birds: a fine-grained data set that is drawn, not read, and in which everything is known."""
+"""Synthetic birds: a procedurally drawn fine-grained data set with masks of all parts."""

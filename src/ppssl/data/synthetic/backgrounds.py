@@ -1,4 +1,4 @@
-"""The scenes that procedural birds are met in: textures of few kinds in few hues."""
+"""Background scenes of the synthetic birds: six kinds of texture, in few hues."""
 
 import colorsys
 import math
@@ -13,12 +13,12 @@ from ppssl.utils.randomness import generator
 __all__ = ["BACKGROUNDS", "draw_scene", "pixel_grid", "rgb"]
 
 BACKGROUNDS = ("meadow", "foliage", "reeds", "water", "bokeh", "sky")
-"""The kinds of background, in the order of the nuisance value ``background``."""
+"""Kinds of background; the nuisance value ``background`` is an index of this tuple."""
 
 
 @lru_cache(maxsize=64)
 def draw_scene(kind: int, hue: float, size: int) -> np.ndarray:
-    """``(2 size, 2 size, 3)`` float32: two colours, mixed by the kind's texture; the same for every bird seen there."""
+    """Draw a scene, ``(2 size, 2 size, 3)`` float32: two colours mixed by the kind's texture, equal for all birds."""
     rng = generator(0, "bird-scene", kind)
     hues, saturations = hue + rng.uniform(-0.35, 0.35, 3), rng.uniform(0.04, 0.2, 3)
     dark, bright, third = (
@@ -56,12 +56,8 @@ def _water(rng: np.random.Generator, size: int) -> np.ndarray:
 def _bokeh(rng: np.random.Generator, size: int) -> np.ndarray:
     canvas = Image.new("L", (size, size), 40)
     draw = ImageDraw.Draw(canvas)
-    for x, y, radius, shade in rng.uniform((0, 0, 0.02, 60), (1, 1, 0.08, 255), (64, 4)) * (
-        size,
-        size,
-        size,
-        1,
-    ):
+    circles = rng.uniform((0, 0, 0.02, 60), (1, 1, 0.08, 255), (64, 4)) * (size, size, size, 1)
+    for x, y, radius, shade in circles:
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=int(shade))
     return np.asarray(canvas, dtype=np.float32) / 255
 
@@ -75,18 +71,18 @@ _TEXTURES = (_meadow, _foliage, _reeds, _water, _bokeh, _sky)
 
 
 def _noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Smooth noise in [0, 1] with ``cells`` bumps a side, ``(size, size)`` float32."""
+    """Smooth noise in [0, 1] on a grid of ``cells`` by ``cells``, ``(size, size)`` float32."""
     coarse = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8))
     return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32) / 255
 
 
 def pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres in [0, 1]: x ``(1, size)`` and y ``(size, 1)`` float32."""
+    """Coordinates of the pixel centres in [0, 1]: x ``(1, size)`` and y ``(size, 1)`` float32."""
     line = (np.arange(size, dtype=np.float32) + 0.5) / size
     return line[None, :], line[:, None]
 
 
 def rgb(hue: float, saturation: float, value: float) -> Colour:
-    """A colour of 0 to 255 a channel from hue (in turns), saturation and value in [0, 1]."""
+    """Convert hue (in turns), saturation and value in [0, 1] to RGB from 0 to 255."""
     red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)

@@ -1,10 +1,11 @@
-"""Procedural birds: a fine-grained data set without files, in which everything is known.
+"""Image source of synthetic birds: a procedurally drawn fine-grained data set with masks of all parts.
 
 All classes share one silhouette and differ in six attributes of five small parts (:mod:`ppssl.data.synthetic.classes`);
-background, pose, size, light, body colour and twigs vary strongly and say nothing about the class. Every picture is a
-function of (seed, split, index), so that a picture is the same whoever asks for it, in whichever order.
+background, pose, size, light, body colour and twigs vary strongly and independently of the class. Every image is a
+function of (seed, split, index) alone.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -46,20 +47,20 @@ _SPLITS = ("train", "val", "test")
 
 
 class SyntheticBirds(ImageSource):
-    """Pictures of procedural birds.
+    """Images of synthetic birds.
 
-    Labels are balanced: every ``num_classes`` pictures in a row show each class once. A larger ``size`` adds
-    pictures and leaves the others as they are.
+    Labels are balanced: every ``num_classes`` consecutive images show each class once. A larger ``size`` adds images
+    and leaves the others unchanged.
 
     Args:
-        size: Number of pictures.
+        size: Number of images.
         num_classes: Number of classes, 2 to ``MAX_CLASSES``.
         image_size: Width and height in pixels, at least 32.
-        seed: Of all that is random; the classes do not depend on it.
-        split: ``"train"``, ``"val"`` or ``"test"``: same classes, no common picture.
+        seed: Seed of the images; the classes do not depend on it.
+        split: ``"train"``, ``"val"`` or ``"test"``: same classes, different images.
 
     Attributes:
-        birds: The classes' attributes; labels index this list.
+        birds: Classes with their attributes; labels index this list.
     """
 
     nuisance_names = NUISANCES
@@ -77,7 +78,7 @@ class SyntheticBirds(ImageSource):
             raise ValueError(f"`size` must be at least 1, got {size}.")
         if image_size < 32:
             raise ValueError(
-                f"`image_size` must be at least 32, got {image_size}: parts vanish below."
+                f"`image_size` must be at least 32, got {image_size}: parts are invisible in smaller images."
             )
         if split not in _SPLITS:
             raise ValueError(f"`split` must be one of {_SPLITS}, got {split!r}.")
@@ -91,7 +92,7 @@ class SyntheticBirds(ImageSource):
         self._images: Tensor | None = None
 
     def load(self, i: int) -> Image.Image:
-        """Picture ``i``, RGB, S x S pixels: from memory after :meth:`materialise`, else drawn now."""
+        """Load image ``i``, RGB, S x S pixels: from memory after :meth:`materialise`, else by drawing it."""
         i = self._checked(i)
         pixels = self._draw(i) if self._images is None else self._images[i]
         return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
@@ -99,11 +100,11 @@ class SyntheticBirds(ImageSource):
     def materialise(
         self, progress: Callable[[int, int], None] | None = None, *, every: int = 256
     ) -> Tensor:
-        """Draws all pictures once and keeps them; call it before data loader workers start, and they share them.
+        """Draw all images once and keep them in memory, which data loader workers started afterwards share.
 
         Args:
-            progress: Called with the number done and the number of all, after each ``every`` pictures.
-            every: Pictures per call of ``progress``.
+            progress: Called with the number of drawn images and the number of all, after each ``every`` images.
+            every: Images per call of ``progress``.
 
         Returns:
             ``(N, 3, S, S)`` uint8, the memory itself: do not write to it.
@@ -118,27 +119,27 @@ class SyntheticBirds(ImageSource):
         return self._images
 
     def name(self, i: int) -> str:
-        """Where picture ``i`` comes from: split, seed and number."""
+        """Name of image ``i``: split, seed and number."""
         return f"bird {self.split}/{self.seed}/{self._checked(i)}"
 
     def fingerprint(self) -> str:
-        """Of what the pictures depend on, and of the first one, which shows a change of the way they are drawn."""
+        """Hash of the settings and of the first image, which changes if the drawing code does."""
         settings = f"{len(self)} {len(self.birds)} {self.image_size} {self.seed} {self.split}"
         return digest([settings, self.load(0).tobytes().hex()])
 
     def caption(self, i: int) -> str:
-        """An English sentence that names every attribute of the bird in picture ``i``."""
+        """English sentence with every attribute of the bird in image ``i``."""
         return self.birds[self.labels[self._checked(i)]].caption()
 
     def annotations(self, i: int) -> dict[str, Tensor]:
-        """What is known of picture ``i``.
+        """Masks, box, nuisance values and attributes of image ``i``.
 
         Returns:
-            ``parts``: ``(P, S, S)`` bool, visible pixels of each part in the order of ``PARTS``; a crest that the
-            class does not have, or a part behind a twig, is empty. ``object``: ``(S, S)`` bool, the whole bird with
-            what twigs hide. ``box``: ``(4,)`` float32, left, top, right, bottom of ``object`` in [0, 1].
+            ``parts``: ``(P, S, S)`` bool, visible pixels of each part in the order of ``PARTS``, empty for a crest
+            that the class does not have or a part behind a twig. ``object``: ``(S, S)`` bool, the whole bird,
+            including pixels behind twigs. ``box``: ``(4,)`` float32, left, top, right, bottom of ``object`` in [0, 1].
             ``nuisance``: ``(K,)`` float32 in the order of ``NUISANCES``. ``attributes``: ``(A,)`` int64, the
-            position of each value in ``ATTRIBUTES``.
+            index of each value in ``ATTRIBUTES``.
         """
         i = self._checked(i)
         bird, nuisance = self.birds[self.labels[i]], self._nuisance(i)
@@ -152,55 +153,49 @@ class SyntheticBirds(ImageSource):
         }
 
     def nuisances(self) -> np.ndarray:
-        """The nuisance values of all pictures, none drawn: ``(N, K)`` float32 in the order of ``NUISANCES``."""
+        """Nuisance values of all images, without drawing them: ``(N, K)`` float32 in the order of ``NUISANCES``."""
         return np.array([self._nuisance(i).values() for i in range(len(self))], dtype=np.float32)
 
     def attributes(self) -> np.ndarray:
-        """The attributes of all pictures, ``(N, A)`` int64: positions of the values in ``ATTRIBUTES``."""
+        """Attributes of all images, ``(N, A)`` int64: indices of the values in ``ATTRIBUTES``."""
         return np.array([bird.codes() for bird in self.birds])[self.labels]
 
     def nearest_class(self, label: int) -> int:
-        """The class that differs from ``label`` in one attribute only (the first, if there are two)."""
+        """Class that differs from ``label`` in one attribute only (the first one, if there are two)."""
         return int(self._nearest[label])
 
     def distinguishing_attribute(self, label: int) -> str:
-        """The one attribute in which ``label`` and its nearest class differ, a key of ``ATTRIBUTES``."""
-        pairs = zip(
-            ATTRIBUTES,
-            self.birds[label].codes(),
-            self.birds[self.nearest_class(label)].codes(),
-            strict=True,
-        )
-        return next(name for name, own, other in pairs if own != other)
+        """Attribute in which ``label`` and its nearest class differ, a key of ``ATTRIBUTES``."""
+        bird, nearest = self.birds[label], self.birds[self.nearest_class(label)]
+        differing = [name for name in ATTRIBUTES if getattr(bird, name) != getattr(nearest, name)]
+        return differing[0]
 
     def distinguishing_part(self, label: int) -> int:
-        """The part on which ``label`` and its nearest class differ, an index into ``PARTS``."""
+        """Part in which ``label`` and its nearest class differ, an index of ``PARTS``."""
         return PARTS.index(ATTRIBUTE_PARTS[self.distinguishing_attribute(label)])
 
     def _draw(self, i: int) -> Tensor:
         bird = self.birds[self.labels[i]]
-        picture = render_image(bird, self._nuisance(i), self._grain(i), self.image_size)
-        return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+        pixels = render_image(bird, self._nuisance(i), self._grain(i), self.image_size)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     def _draw_labels(self, size: int) -> np.ndarray:
-        """``(size,)`` int64: one permutation of the classes after another."""
+        """Draw the labels, ``(size,)`` int64: consecutive permutations of the classes."""
         purpose, classes = f"bird-{self.split}-labels", len(self.birds)
-        blocks = [
-            generator(self.seed, purpose, b).permutation(classes)
-            for b in range(-(-size // classes))
-        ]
+        num_blocks = math.ceil(size / classes)
+        blocks = [generator(self.seed, purpose, b).permutation(classes) for b in range(num_blocks)]
         return np.concatenate(blocks)[:size].astype(np.int64)
 
     def _nuisance(self, i: int) -> Nuisance:
         return draw_nuisance(generator(self.seed, f"bird-{self.split}-nuisance", i))
 
     def _grain(self, i: int) -> np.random.Generator:
-        """For what of picture ``i`` has no name (grain, the run of twigs); the same for its masks."""
+        """Random generator of the grain and the course of the twigs of image ``i``; the same for its masks."""
         return generator(self.seed, f"bird-{self.split}-grain", i)
 
     def _checked(self, i: int) -> int:
         if not 0 <= i < len(self):
-            raise IndexError(f"Picture {i} does not exist: there are {len(self)}.")
+            raise IndexError(f"Image {i} does not exist: there are {len(self)} images.")
         return int(i)
 
 

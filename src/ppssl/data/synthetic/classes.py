@@ -1,7 +1,7 @@
-"""The classes of the procedural birds: six attributes of five small parts, and which combinations are used.
+"""Classes of the synthetic birds: combinations of six attributes of five small parts.
 
-Classes come in pairs that differ in one attribute only, and pairs lie far from each other. So every class has a
-nearest class at distance one, and telling the two apart needs exactly one part.
+Classes come in pairs that differ in one attribute only, and the pairs differ in several. So every class has a nearest
+class at distance one, and exactly one part distinguishes the two.
 """
 
 from dataclasses import astuple, dataclass
@@ -32,7 +32,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 """Attribute names and their values, in the order of :class:`BirdClass`'s fields."""
 
 PARTS = ("beak", "wing", "crest", "tail", "eye")
-"""The parts that have a mask, in the order of the masks."""
+"""Parts that have a mask, in the order of the masks."""
 
 ATTRIBUTE_PARTS = {
     "beak_shape": "beak",
@@ -42,10 +42,10 @@ ATTRIBUTE_PARTS = {
     "tail": "tail",
     "eye_ring": "eye",
 }
-"""The part on which each attribute is seen."""
+"""Part that shows each attribute."""
 
 MAX_CLASSES = 200
-"""The most classes that :func:`bird_classes` makes."""
+"""Largest number of classes of :func:`bird_classes`."""
 
 _PHRASES = {
     "dagger": "long dagger-shaped beak",
@@ -61,7 +61,7 @@ _PHRASES = {
 
 @dataclass(frozen=True)
 class BirdClass:
-    """One class: a value of each attribute, from :data:`ATTRIBUTES`."""
+    """One bird class: a value of each attribute, from :data:`ATTRIBUTES`."""
 
     beak_shape: str
     beak_colour: str
@@ -71,7 +71,7 @@ class BirdClass:
     eye_ring: str
 
     def caption(self) -> str:
-        """All attributes in one English sentence; different classes have different captions."""
+        """English sentence with all attributes; different classes have different captions."""
         crest = "no crest" if self.crest == "none" else f"a {self.crest} crest"
         ring = "no eye ring" if self.eye_ring == "none" else f"a {self.eye_ring} eye ring"
         return (
@@ -80,11 +80,11 @@ class BirdClass:
         )
 
     def name(self, number: int) -> str:
-        """A name as species have them: it tells two of the six attributes, and a number keeps it apart from others."""
+        """Class name, which states two of the six attributes, as names of species do, and a number."""
         return f"{self.beak_colour} bill {self.tail} tail bird {number:03d}"
 
     def codes(self) -> tuple[int, ...]:
-        """The position of each attribute's value in :data:`ATTRIBUTES`, six integers."""
+        """Index of each attribute's value in :data:`ATTRIBUTES`, six integers."""
         return tuple(
             values.index(value)
             for values, value in zip(ATTRIBUTES.values(), astuple(self), strict=True)
@@ -92,10 +92,10 @@ class BirdClass:
 
 
 def bird_classes(n: int) -> list[BirdClass]:
-    """The first ``n`` classes; the same ones on every machine and for every seed.
+    """First ``n`` classes, the same for every seed and machine.
 
-    Classes ``2k`` and ``2k + 1`` differ in attribute ``k mod 6`` alone; where ``n`` is odd, the last class is a
-    third one beside the last pair. Classes of two pairs differ in at least three attributes up to 60 classes, and
+    Classes ``2k`` and ``2k + 1`` differ in attribute ``k mod 6`` alone; for an odd ``n`` the last class is a third one
+    next to the last pair. Classes of two pairs differ in at least three attributes up to 60 classes, and
     in at least two beyond.
 
     Args:
@@ -113,7 +113,7 @@ def bird_classes(n: int) -> list[BirdClass]:
 
 
 def nearest_classes(classes: list[BirdClass]) -> np.ndarray:
-    """For each class the first one that differs from it in the fewest attributes, ``(C,)`` int64."""
+    """Nearest class of each class, by the number of different attributes, ``(C,)`` int64; the first one of several."""
     codes = np.array([c.codes() for c in classes])
     distance = (codes[:, None] != codes[None]).sum(-1)
     np.fill_diagonal(distance, codes.shape[1] + 1)
@@ -122,9 +122,9 @@ def nearest_classes(classes: list[BirdClass]) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _pairs() -> np.ndarray:
-    """``(MAX_CLASSES, 6)`` attribute codes: each pair is the one farthest from all pairs before it.
+    """Attribute codes ``(MAX_CLASSES, 6)`` of the pairs, each of which is the farthest from all pairs before it.
 
-    Among equally far ones it is the one that differs most in all, which keeps the values about equally frequent.
+    Among equally far pairs the one with the largest total distance is chosen, which balances the attribute values.
     """
     sizes = [len(values) for values in ATTRIBUTES.values()]
     grid = np.indices(sizes)  # (6, *sizes): the code of every combination
@@ -148,7 +148,10 @@ def _pairs() -> np.ndarray:
 
 
 def _third(codes: np.ndarray) -> np.ndarray:
-    """One more code beside the last pair: its distinguishing attribute takes another value, where that one is free."""
+    """Attribute code of one more class next to the last pair, with a third value of one attribute.
+
+    The attribute is the one that distinguishes the pair, if an unused value of it is left.
+    """
     first = codes[-2]
     for attribute in np.argsort(first == codes[-1], kind="stable"):
         for value in range(len(tuple(ATTRIBUTES.values())[attribute])):
@@ -156,4 +159,4 @@ def _third(codes: np.ndarray) -> np.ndarray:
             third[attribute] = value
             if not (codes == third).all(1).any():
                 return third
-    raise RuntimeError("No attribute value is free beside the last pair.")
+    raise RuntimeError("No attribute value is unused next to the last pair.")

@@ -1,4 +1,4 @@
-"""Procedural birds as a data module: a fine-grained set that needs no files and in which everything is known."""
+"""Data module of synthetic birds, which need no files."""
 
 from functools import partial
 from typing import Any
@@ -13,17 +13,17 @@ __all__ = ["SyntheticDataModule"]
 
 
 class SyntheticDataModule(FineGrainedDataModule):
-    """Birds of one silhouette whose classes differ in few small parts, under strong nuisance.
+    """Data module of synthetic birds: classes that differ in few small parts, with strong nuisance variation.
 
-    Drawn once and kept in memory. The pictures depend on ``data_seed`` alone: runs with other seeds see the same ones.
+    The images are drawn once and kept in memory. They depend on ``data_seed`` alone, not on the run's seed.
 
     Args:
-        train_size: Training images.
-        test_size: Test images.
-        num_classes: Classes.
+        train_size: Number of training images.
+        test_size: Number of test images.
+        num_classes: Number of classes, 2 to 200.
         render_size: Height and width of the originals in pixels; the views are crops of them.
-        data_seed: Of the pictures.
-        kwargs: The arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
+        data_seed: Seed of the images.
+        kwargs: Arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SyntheticDataModule(FineGrainedDataModule):
         self.data_seed = data_seed
 
     def load_sources(self) -> dict[str, ImageSource]:
-        """Draw the birds of both splits."""
+        """Draw the training and test images."""
         birds = {
             split: SyntheticBirds(
                 size,

@@ -1,8 +1,7 @@
-"""The outlines of the procedural birds, and how a bird is put together from them.
+"""Outlines of the parts of a synthetic bird, and their composition to drawing strokes.
 
-A bird looks to the right, in a frame of about one unit with y downwards. Part outlines are given by hand as points
-through which a smooth curve goes, or as polygons with corners. Nothing here is random: a bird is a function of its
-class and its nuisance values.
+A bird looks to the right, in a frame of about one unit with y downwards. Part outlines are hand-made: control points of
+a smooth curve, or polygons. Nothing here is random: a bird is a function of its class and its nuisance values.
 """
 
 import math
@@ -19,10 +18,10 @@ __all__ = ["BODY", "Colour", "Palette", "Stroke", "bird_strokes"]
 Colour = tuple[int, int, int]
 
 BODY = len(PARTS) + 1
-"""The number of the rest of the bird; part ``p`` has the number ``p + 1``, and what is no bird has 0."""
+"""Mask value of the body; part ``p`` has the value ``p + 1``, and the background has 0."""
 
 # Points "x,y x,y ..." as in SVG, in hundredths of the bird's frame. Beaks and tails start at their base (0, 0) and
-# point to the right; all else is where it is on the bird.
+# point to the right; all other parts have their position on the bird.
 _SMOOTH = {
     "body": "16,-16 24,-2 27,9 19,21 5,27.5 -12,25 -26,18.5 -31,12 -29,5 -17,-3 -3,-10 5,-20",
     "belly": "23,1 24,9 17,19 4,24.5 -10,23 -4,15 8,9 16,2",
@@ -75,7 +74,7 @@ _RING_COLOURS: dict[str, Colour] = {"white": _WHITE, "red": (214, 44, 36)}
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of one bird that have nothing to do with its class."""
+    """Colours of one bird that do not depend on its class."""
 
     body: Colour
     belly: Colour
@@ -84,12 +83,12 @@ class Palette:
 
 @dataclass(frozen=True)
 class Stroke:
-    """One thing to draw.
+    """Filled outline or line of one part of the bird.
 
     Attributes:
         points: ``(K, 2)`` in pixels.
         fill: RGB, each 0 to 255.
-        part: The number of the part it belongs to, see :data:`BODY`.
+        part: Mask value of its part, see :data:`BODY`.
         width: Line width in pixels; 0 fills the outline instead.
     """
 
@@ -107,29 +106,29 @@ def bird_strokes(
     head_pitch: float,
     line: int,
 ) -> list[Stroke]:
-    """Everything of one bird, from back to front.
+    """Strokes of one bird, from back to front.
 
     Args:
-        bird: The class.
-        palette: Its other colours.
-        place: From the bird's frame to pixels, ``(K, 2)`` to ``(K, 2)``.
-        head_pitch: Turn of the head about the neck in radians, positive downwards.
+        bird: Class of the bird.
+        palette: Colours that do not depend on the class.
+        place: Maps points of the bird's frame to pixels, ``(K, 2)`` to ``(K, 2)``.
+        head_pitch: Rotation of the head about the neck in radians, positive downwards.
         line: Width of the contours, in pixels.
     """
-    turn = _turning(head_pitch, _NECK)
+    rotate = _rotation(head_pitch, _NECK)
 
     def head(points: np.ndarray) -> np.ndarray:
-        return place(turn(points))
+        return place(rotate(points))
 
     legs = [Stroke(place(_outline(f"leg {k}")), _DARK, BODY, line + 1) for k in ("front", "back")]
     head_disc = head(_disc(_HEAD, _HEAD_RADIUS))
     trunk = place(_outline("body"))
     return [
-        *_contoured(place(_tail(bird.tail)), _TAIL_COLOURS[bird.tail], _number("tail"), line),
+        *_contoured(place(_tail(bird.tail)), _TAIL_COLOURS[bird.tail], _mask_value("tail"), line),
         *legs,
         *_crest(bird.crest, head, line),
         *_contoured(
-            head(_beak(bird.beak_shape)), _BEAK_COLOURS[bird.beak_colour], _number("beak"), line
+            head(_beak(bird.beak_shape)), _BEAK_COLOURS[bird.beak_colour], _mask_value("beak"), line
         ),
         Stroke(_closed(trunk), _DARK, BODY, 2 * line),
         Stroke(_closed(head_disc), _DARK, BODY, 2 * line),
@@ -144,13 +143,15 @@ def bird_strokes(
 def _crest(kind: str, head: Callable[[np.ndarray], np.ndarray], line: int) -> list[Stroke]:
     if kind == "none":
         return []
-    return _contoured(head(_outline(f"crest {kind}")), _CREST_COLOURS[kind], _number("crest"), line)
+    return _contoured(
+        head(_outline(f"crest {kind}")), _CREST_COLOURS[kind], _mask_value("crest"), line
+    )
 
 
 def _wing(
     kind: str, palette: Palette, place: Callable[[np.ndarray], np.ndarray], line: int
 ) -> list[Stroke]:
-    part = _number("wing")
+    part = _mask_value("wing")
     marks = {
         "plain": [],
         "one bar": [_outline("bar front")],
@@ -162,7 +163,7 @@ def _wing(
 
 
 def _eye(ring: str, head: Callable[[np.ndarray], np.ndarray], line: int) -> list[Stroke]:
-    part = _number("eye")
+    part = _mask_value("eye")
     strokes = []
     if ring != "none":
         strokes = _contoured(head(_disc(_EYE, _RING_RADIUS)), _RING_COLOURS[ring], part, line)
@@ -182,13 +183,13 @@ def _closed(points: np.ndarray) -> np.ndarray:
     return np.concatenate([points, points[:2]])
 
 
-def _number(part: str) -> int:
+def _mask_value(part: str) -> int:
     return PARTS.index(part) + 1
 
 
 @cache
 def _tail(kind: str) -> np.ndarray:
-    return _turning(_TAIL_ANGLE, (0.0, 0.0))(_outline(f"tail {kind}")) + np.array(_TAIL_BASE) / 100
+    return _rotation(_TAIL_ANGLE, (0.0, 0.0))(_outline(f"tail {kind}")) + np.array(_TAIL_BASE) / 100
 
 
 @cache
@@ -198,7 +199,7 @@ def _beak(kind: str) -> np.ndarray:
 
 @cache
 def _outline(name: str) -> np.ndarray:
-    """A part's outline in the bird's frame, ``(K, 2)`` float64."""
+    """Outline of a part in the bird's frame, ``(K, 2)`` float64."""
     text = _CORNERS.get(name) or _SMOOTH[name]
     points = np.array([[float(v) for v in pair.split(",")] for pair in text.split()]) / 100
     return points if name in _CORNERS else _smooth(points)
@@ -211,17 +212,17 @@ def _disc(centre: tuple[float, float], radius: float, corners: int = 20) -> np.n
 
 
 def _smooth(points: np.ndarray, steps: int = 5) -> np.ndarray:
-    """A closed Catmull-Rom curve through ``points``: ``(K, 2)`` to ``(steps * K, 2)``."""
-    before, after, beyond = (np.roll(points, k, axis=0)[:, None] for k in (1, -1, -2))
-    here = points[:, None]
+    """Closed Catmull-Rom curve through ``points``: ``(K, 2)`` to ``(steps * K, 2)``."""
+    here, before = points[:, None], np.roll(points, 1, axis=0)[:, None]
+    after, beyond = np.roll(points, -1, axis=0)[:, None], np.roll(points, -2, axis=0)[:, None]
     t = (np.arange(steps) / steps)[None, :, None]
     linear, square = after - before, 2 * before - 5 * here + 4 * after - beyond
     cubic = 3 * (here - after) + beyond - before
     return (here + 0.5 * (linear * t + square * t**2 + cubic * t**3)).reshape(-1, 2)
 
 
-def _turning(angle: float, centre: tuple[float, float]) -> Callable[[np.ndarray], np.ndarray]:
+def _rotation(angle: float, centre: tuple[float, float]) -> Callable[[np.ndarray], np.ndarray]:
     """Rotation by ``angle`` (clockwise on screen, as y points down) about ``centre`` in hundredths of a unit."""
-    rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    matrix = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     pivot = np.array(centre) / 100
-    return lambda points: (points - pivot) @ rotation + pivot
+    return lambda points: (points - pivot) @ matrix + pivot

@@ -1,4 +1,4 @@
-"""Draws one picture of a procedural bird: background, bird, twigs in front of it, light."""
+"""Rendering of one image of a synthetic bird and its masks: background, bird, twigs in front of it, light."""
 
 import math
 from collections.abc import Callable
@@ -13,18 +13,18 @@ from ppssl.data.synthetic.parts import Colour, Palette, Stroke, bird_strokes
 
 __all__ = ["BACKGROUNDS", "NUISANCES", "Nuisance", "draw_nuisance", "render_image", "render_masks"]
 
-# Few scenes and few body colours, each met by many birds of every class: a nuisance that is strong and yet tells no
-# picture from the others. (With a scene of its own for each picture MoCo v2 learns the scenes, not the birds.)
+# Few scenes and few body colours, shared by many birds of every class: strong nuisance variation that does not identify
+# an image. (With a different scene for each image MoCo v2 learns the scenes, not the birds.)
 _BACKGROUND_HUES = 2
 _BODY_HUES = 3
 _MAX_TWIGS = 3
 _HALF_BIRD = 0.56  # half of the largest bird's length, in its own frame
-_CENTRE = np.array([-0.03, -0.04])  # what of the bird's frame is put in the middle of the picture
+_CENTRE = np.array([-0.03, -0.04])  # point of the bird's frame in the middle of the image
 
 
 @dataclass(frozen=True)
 class Nuisance:
-    """What varies from picture to picture and says nothing about the class.
+    """Nuisance values of one image, which are independent of the class.
 
     Attributes:
         background: Index into :data:`BACKGROUNDS`.
@@ -33,15 +33,15 @@ class Nuisance:
         body_hue: In turns, one of three.
         body_saturation: 0.05 to 0.22.
         body_value: Brightness, 0.66 to 0.82.
-        scale: Size of the bird's frame over the picture's.
-        tilt: Turn of the bird in radians, positive clockwise.
-        head_pitch: Turn of its head in radians, positive clockwise.
-        stretch: Height over length, relative to the plain bird: a turn towards or from the camera.
-        shift_x: Shift to the right, as a fraction of the picture.
-        shift_y: Shift downwards, as a fraction of the picture.
+        scale: Size of the bird's frame relative to the image.
+        tilt: Rotation of the bird in radians, positive clockwise.
+        head_pitch: Rotation of its head in radians, positive clockwise.
+        stretch: Height over length relative to the plain bird, as if turned towards or away from the camera.
+        shift_x: Shift to the right, as a fraction of the image.
+        shift_y: Shift downwards, as a fraction of the image.
         flip: 1 if the bird looks to the left, else 0.
-        light: Factor on all brightness.
-        light_slope: Strength of its gradient across the picture.
+        light: Factor of the brightness.
+        light_slope: Strength of the brightness gradient across the image.
         light_angle: Direction of that gradient in radians.
         warmth: Colour of the light, negative bluish, positive reddish.
         twigs: Number of twigs in front of the bird.
@@ -67,16 +67,16 @@ class Nuisance:
     twigs: float
 
     def values(self) -> tuple[float, ...]:
-        """All of them, in the order of :data:`NUISANCES`."""
+        """All values, in the order of :data:`NUISANCES`."""
         return astuple(self)
 
 
 NUISANCES = tuple(f.name for f in fields(Nuisance))
-"""The names of the nuisance values, in their order."""
+"""Names of the nuisance values, in their order."""
 
 
 def draw_nuisance(rng: np.random.Generator) -> Nuisance:
-    """Random nuisance values; the bird lies within the picture but for the tip of a part now and then."""
+    """Draw random nuisance values; the bird lies within the image, except rarely for the tip of a part."""
     scale = rng.uniform(0.72, 0.9)
     slack = max(0.0, 0.5 - _HALF_BIRD * scale) + 0.01
     return Nuisance(
@@ -104,12 +104,12 @@ def draw_nuisance(rng: np.random.Generator) -> Nuisance:
 def render_image(
     bird: BirdClass, nuisance: Nuisance, rng: np.random.Generator, size: int
 ) -> np.ndarray:
-    """The picture, ``(size, size, 3)`` uint8.
+    """Render the image, ``(size, size, 3)`` uint8.
 
     Args:
-        bird: Its class.
-        nuisance: Its nuisance values.
-        rng: For what has no name: the grain of the background and the run of the twigs.
+        bird: Class of the bird.
+        nuisance: Nuisance values.
+        rng: Generator of the grain of the background and the course of the twigs.
         size: Width and height in pixels.
     """
     twigs = _twigs(nuisance, rng, size)
@@ -118,29 +118,29 @@ def render_image(
     )
     draw = ImageDraw.Draw(canvas)
     for stroke in _bird(bird, nuisance, size) + twigs:
-        _put(draw, stroke, stroke.fill)
-    picture = np.asarray(canvas.reduce(2), dtype=np.float32) * _light(nuisance, size)
-    picture += rng.normal(0, 3, (size, size, 1)).astype(np.float32)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+        _draw_stroke(draw, stroke, stroke.fill)
+    pixels = np.asarray(canvas.reduce(2), dtype=np.float32) * _light(nuisance, size)
+    pixels += rng.normal(0, 3, (size, size, 1)).astype(np.float32)
+    return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 def render_masks(
     bird: BirdClass, nuisance: Nuisance, rng: np.random.Generator, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the parts are in the picture that :func:`render_image` makes of equal arguments.
+    """Render the masks of the image that :func:`render_image` makes from equal arguments.
 
     Returns:
-        The visible pixels of each part, ``(P, size, size)`` bool in the order of ``PARTS``, and all of the bird
-        with what twigs hide of it, ``(size, size)`` bool. A pixel counts if at least half of it is covered.
+        The visible pixels of each part, ``(P, size, size)`` bool in the order of ``PARTS``, and the pixels of the whole
+        bird, including those behind twigs, ``(size, size)`` bool. A pixel counts if at least half of it is covered.
     """
     twigs = _twigs(nuisance, rng, size)
     canvas = Image.new("L", (2 * size, 2 * size))
     draw = ImageDraw.Draw(canvas)
     for stroke in _bird(bird, nuisance, size):
-        _put(draw, stroke, stroke.part)
+        _draw_stroke(draw, stroke, stroke.part)
     whole = _at_least_half(np.asarray(canvas) > 0)
     for stroke in twigs:
-        _put(draw, stroke, 0)
+        _draw_stroke(draw, stroke, 0)
     visible = np.asarray(canvas)
     return np.stack([_at_least_half(visible == k + 1) for k in range(len(PARTS))]), whole
 
@@ -157,7 +157,7 @@ def _bird(bird: BirdClass, nuisance: Nuisance, size: int) -> list[Stroke]:
 
 
 def _placing(nuisance: Nuisance, size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """From the bird's frame to the pixels of a canvas twice as large as the picture."""
+    """Map from the bird's frame to the pixels of a canvas twice as large as the image."""
     cos, sin = math.cos(nuisance.tilt), math.sin(nuisance.tilt)
     mirror = -1.0 if nuisance.flip else 1.0
     matrix = (
@@ -180,7 +180,7 @@ def _palette(nuisance: Nuisance) -> Palette:
 
 
 def _twigs(nuisance: Nuisance, rng: np.random.Generator, size: int) -> list[Stroke]:
-    """Bent lines from one side of the picture to the other, each with a leaf; always the same number of draws."""
+    """Bent lines across the image, each with a leaf; the number of random draws is constant."""
     draws = rng.random((_MAX_TWIGS, 10))[: int(nuisance.twigs)]
     return [stroke for row in draws.tolist() for stroke in _twig(row, size)]
 
@@ -214,7 +214,7 @@ def _leaf(stem: np.ndarray, angle: float, length: float) -> np.ndarray:
 
 
 def _background(nuisance: Nuisance, rng: np.random.Generator, size: int) -> np.ndarray:
-    """``(size, size, 3)`` uint8: a window of the scene, in its brightness."""
+    """Random window of the scene with the nuisance's brightness, ``(size, size, 3)`` uint8."""
     x, y = rng.integers(0, size + 1, 2)
     scene = draw_scene(int(nuisance.background), nuisance.background_hue, size)[
         y : y + size, x : x + size
@@ -223,14 +223,14 @@ def _background(nuisance: Nuisance, rng: np.random.Generator, size: int) -> np.n
 
 
 def _light(nuisance: Nuisance, size: int) -> np.ndarray:
-    """Factor on every pixel, ``(size, size, 3)`` float32."""
+    """Brightness factor of every pixel, ``(size, size, 3)`` float32."""
     x, y = pixel_grid(size)
     along = (x - 0.5) * math.cos(nuisance.light_angle) + (y - 0.5) * math.sin(nuisance.light_angle)
     tint = np.array([1 + nuisance.warmth, 1.0, 1 - nuisance.warmth], dtype=np.float32)
     return (nuisance.light * (1 + 2 * nuisance.light_slope * along))[..., None] * tint
 
 
-def _put(draw: ImageDraw.ImageDraw, stroke: Stroke, fill: Colour | int) -> None:
+def _draw_stroke(draw: ImageDraw.ImageDraw, stroke: Stroke, fill: Colour | int) -> None:
     points = stroke.points.ravel().tolist()
     if stroke.width:
         draw.line(
@@ -241,6 +241,6 @@ def _put(draw: ImageDraw.ImageDraw, stroke: Stroke, fill: Colour | int) -> None:
 
 
 def _at_least_half(fine: np.ndarray) -> np.ndarray:
-    """``(2 S, 2 S)`` bool to ``(S, S)`` bool."""
+    """Halve a mask's resolution, ``(2 S, 2 S)`` to ``(S, S)`` bool: a pixel counts if half of it is covered."""
     size = len(fine) // 2
     return fine.reshape(size, 2, size, 2).sum((1, 3)) >= 2
