@@ -43,4 +43,4 @@ def test_confused_classes_are_shown_by_images_that_were(image_folder: Path) -> N
         "0 of 4",
         "4 of 4",
     ]
-    assert confusion_panel([]).axes[1].texts[0].get_text() == "no class is taken for another"
+    assert confusion_panel([]).axes[1].texts[0].get_text() == "no confused classes"

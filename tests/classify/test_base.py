@@ -101,8 +101,11 @@ def test_a_checkpoint_of_pretraining_is_no_classifier(
 @pytest.mark.parametrize(
     ("classes", "told"),
     [
-        (("a", "b"), "2 classes and the classifier 3, not the same ones (the data lacks c)"),
-        (("a", "b", "d"), "(the data lacks c; the classifier lacks d)"),
+        (
+            ("a", "b"),
+            "2 classes of the data set differ from the 3 classes of the classifier (the data set lacks c)",
+        ),
+        (("a", "b", "d"), "(the data set lacks c; the classifier lacks d)"),
     ],
 )
 def test_classes_that_differ(

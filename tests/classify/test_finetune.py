@@ -258,7 +258,7 @@ def test_what_cannot_be_trained_is_said(image_folder: Path, tmp_path: Path) -> N
         )
     with pytest.raises(UserError, match="larger than the data set of 18 labelled training images"):
         _trainer(tmp_path, max_steps=1).fit(FineTune(**SMALL), _data(image_folder, batch_size=20))
-    with pytest.raises(UserError, match="3 classes and the classifier 7"):
+    with pytest.raises(UserError, match="The 3 classes of the data set differ from the 7 classes"):
         _trainer(tmp_path, max_steps=1).fit(FineTune(**SMALL, num_classes=7), _data(image_folder))
     flat = tmp_path / "flat"
     flat.mkdir()

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from ppssl import PPSSL, FolderDataModule, UserError, embed, evaluate
 from ppssl.encoder import Encoder
 from ppssl.evaluation.rows import evaluate_rows
-from ppssl.utils.randomness import first_weights
+from ppssl.utils.randomness import initial_weights
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
 
@@ -90,7 +90,7 @@ def test_untrained_encoders_are_of_the_same_architecture(
     )
     names = [row.encoder for row in rows]
     assert names == ["checkpoint"] * 2 + ["random"] * 2 + ["ImageNet"] * 2
-    with first_weights(5, "encoder"):
+    with initial_weights(5, "encoder"):
         random = Encoder("resnet_small", kwargs=TINY["backbone_kwargs"])
     for row, other in ((rows[2], random), (rows[4], _model(7))):
         assert _same(row.results, evaluate(other, data))

@@ -242,7 +242,7 @@ def test_a_name_that_only_begins_like_ours_is_foreign(tmp_path, monkeypatch):
 )
 def test_only_configurable_classes_are_called(path):
     """``subprocess`` and the like are imported already; that alone does not make them ours to call."""
-    with pytest.raises(UserError, match=r"is no class that ppssl can rebuild"):
+    with pytest.raises(UserError, match=r"cannot be rebuilt from a checkpoint"):
         instantiate({"class_path": path, "init_args": {}})
 
 

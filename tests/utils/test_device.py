@@ -15,7 +15,9 @@ def test_auto_is_a_gpu_where_there_is_one() -> None:
 
 @pytest.mark.parametrize("name", ["cuda:99", "graphics"])
 def test_a_device_that_is_not_there_is_said(name: str) -> None:
-    with pytest.raises(UserError, match=f"`device` {name} cannot be used .*: give `cpu`, or none"):
+    with pytest.raises(
+        UserError, match=f"`device` {name} cannot be used .*: choose `cpu` or `auto`"
+    ):
         resolve_device(name)
 
 

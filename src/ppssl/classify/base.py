@@ -21,7 +21,7 @@ from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.metrics.classification import check_same_classes
 from ppssl.utils.errors import UserError
 from ppssl.utils.finite import check_loss
-from ppssl.utils.randomness import first_weights, resolve_seed, seed_step
+from ppssl.utils.randomness import initial_weights, resolve_seed, seed_step
 from ppssl.utils.strategy import prepare
 
 __all__ = ["Classifier"]
@@ -92,7 +92,7 @@ class Classifier(TrainingModule):
         self.init_seed = init_seed
         self.seed = seed
         self.classes: list[str] = []
-        with first_weights(init_seed, "encoder"):
+        with initial_weights(init_seed, "encoder"):
             self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs)
         if num_classes is not None:
             self.build([f"class {k}" for k in range(num_classes)])
@@ -100,7 +100,7 @@ class Classifier(TrainingModule):
     def build(self, classes: list[str]) -> None:
         """Make the linear layer for classes of these names; once. A Trainer does it in setup."""
         if not self.classes:
-            with first_weights(self.init_seed, "head"):
+            with initial_weights(self.init_seed, "head"):
                 self.head = nn.Linear(self.encoder.info.dim, len(classes))
                 nn.init.normal_(self.head.weight, std=0.01)
                 nn.init.zeros_(self.head.bias)

@@ -26,7 +26,7 @@ from ppssl.evaluation.splits import Splits, embed_splits
 from ppssl.inference.features import Feature, feature_encoder
 from ppssl.metrics.retrieval import RANKS, RetrievalPerQuery, per_query_retrieval
 from ppssl.utils.errors import UserError
-from ppssl.utils.randomness import first_weights, generator, resolve_seed
+from ppssl.utils.randomness import initial_weights, generator, resolve_seed
 from ppssl.utils.results import Results, pack_bits
 
 __all__ = ["PROTOCOL", "checkpoints_of", "evaluate_lcr", "sgd_probe"]
@@ -187,7 +187,7 @@ def _probe(splits: Splits, *, epochs: int, seed: int) -> np.ndarray:
     """Whether each query with a label was right after each epoch: ``(epochs, Q)`` bool."""
     gallery, queries = splits.gallery, splits.queries
     known = queries.labels >= 0
-    with first_weights(seed, "head"):
+    with initial_weights(seed, "head"):
         head = nn.Linear(gallery.features.shape[1], int(splits.labels.max()) + 1)
         nn.init.normal_(head.weight, std=0.01)
         nn.init.zeros_(head.bias)

@@ -14,7 +14,7 @@ from ppssl.evaluation.evaluate import described, results_of
 from ppssl.evaluation.splits import Splits, embed_splits, read_splits
 from ppssl.inference.features import Feature, feature_encoder
 from ppssl.utils.errors import UserError
-from ppssl.utils.randomness import first_weights, resolve_seed
+from ppssl.utils.randomness import initial_weights, resolve_seed
 from ppssl.utils.results import Results
 
 __all__ = ["Row", "evaluate_rows"]
@@ -113,7 +113,7 @@ def _embedded(
 def _untrained(model: Any, pretrained: bool | str, seed: int) -> tuple[Encoder, dict[str, Any]]:
     """An encoder of the model's architecture, and how to make it."""
     spec = _spec(model) | {"pretrained": pretrained}
-    with first_weights(seed, "encoder"):
+    with initial_weights(seed, "encoder"):
         return Encoder(**spec), {"class_path": "ppssl.encoder.Encoder", "init_args": spec}
 
 

@@ -1,10 +1,10 @@
-"""RankMe (Garrido et al. 2023, arXiv:2210.02885, eq. 1): how many dimensions a set of embeddings really uses.
+"""RankMe (Garrido et al. 2023, arXiv:2210.02885, eq. 1): effective rank of a set of embeddings.
 
 With the singular values ``sigma_k`` of the ``(N, D)`` matrix of embeddings, neither centred nor normalised::
 
     p_k = sigma_k / sum_j sigma_j          RankMe = exp(-sum_k p_k log p_k)       in [1, min(N, D)]
 
-1: all embeddings lie on one line through the origin (collapse). D: every direction is used alike.
+1: all embeddings lie on one line through the origin (collapse). D: all directions are used equally.
 """
 
 from typing import Any
@@ -19,11 +19,11 @@ __all__ = ["RankMe", "rankme"]
 
 @torch.no_grad()
 def rankme(embeddings: Tensor) -> Tensor:
-    """Effective rank of ``(N, D)`` floating-point embeddings: a float64 scalar in [1, min(N, D)]; 0 if all are 0.
+    """Compute the effective rank of ``(N, D)`` embeddings: a float64 scalar in [1, min(N, D)]; 0 if all are 0.
 
-    The singular values are square roots of the float64 Gram matrix's eigenvalues: ten times as fast as an SVD, and
-    off by at most about 1e-8 of the largest. DEVIATION: the paper adds 1e-7 to every p_k against log 0; here
-    0 log 0 = 0.
+    The singular values are square roots of the eigenvalues of the float64 Gram matrix, which is ten times as fast as
+    an SVD, with errors of at most about 1e-8 of the largest. DEVIATION: the paper adds 1e-7 to every p_k to avoid
+    log 0; here 0 log 0 = 0.
     """
     check_embeddings(embeddings)
     if not embeddings.numel():
@@ -40,9 +40,9 @@ def rankme(embeddings: Tensor) -> Tensor:
 
 
 class RankMe(EmbeddingMetric):
-    """RankMe of all images seen, each once, over batches and ranks; ``compute`` gives a float32 scalar.
+    """Metric RankMe over batches and processes: a float32 scalar, the effective rank of the embeddings of all images.
 
-    Labels play no part, so images without one count.
+    Each image counts once, by its index. Labels are not used, so images without a label count too.
     """
 
     higher_is_better = True
@@ -55,5 +55,5 @@ class RankMe(EmbeddingMetric):
         self._append(embeddings, labels, index)
 
     def compute(self) -> Tensor:
-        """The effective rank of all embeddings."""
+        """Return the effective rank of all embeddings."""
         return rankme(self._rows()[0]).float().to(self.device)

@@ -1,20 +1,21 @@
-"""Image retrieval as fine-grained papers report it: every image queries all the others of its split.
+"""Retrieval metrics rank-1, rank-5 and mAP: each image of a split is a query against all other images of the split.
 
-Similarity is the cosine of the embeddings, relevance is equality of labels, and the query itself is left out.
-For a query with ``R`` relevant images, of which one at similarity ``s`` has ``rel(s)`` relevant images and ``all(s)``
-images of any class at ``s`` or nearer, itself included in both counts::
+Similarity is the cosine of the embeddings, an image is relevant if it has the query's label, and the query itself is
+left out. For a query with ``R`` relevant images, let ``rel(s)`` be the number of relevant images and ``all(s)`` the
+number of all images with a similarity of at least ``s``::
 
     AP     = 1/R * sum over relevant images of rel(s) / all(s)     (= sklearn's average_precision_score)
-    rank-k = 1 if fewer than k irrelevant images are at s* or nearer, s* = the nearest relevant image's similarity
+    rank-k = 1 if fewer than k irrelevant images have a similarity >= s*, s* = that of the nearest relevant image
 
-Both depend on the similarities alone, never on the order of the images. Ties count against the query: tied images share
-one threshold in AP, and at equal similarity the irrelevant ones come first in rank-k, so an encoder that gives every
-image the same embedding gets rank-k 0 (if k is at most the number of irrelevant images) and an AP of the class's share.
+Both depend only on the similarities, not on the order of the images. Ties count against the query: tied images share
+one threshold in AP, and irrelevant images come first in rank-k. An encoder with the same embedding for every image has
+rank-k 0 (if there are at least k irrelevant images) and the fraction of its class as AP.
 
-Similarities are computed in float64 and rounded to 2**-30, so that the numbers are the same for every chunk size, order
-and device: float64 is touched neither by autocast nor by TF32, and the rounding keeps equal images tied.
+Similarities are computed in float64 and rounded to 2**-30, so that the results are the same for every chunk size, order
+and device: neither autocast nor TF32 affects float64, and after rounding equal images are exactly tied.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -42,20 +43,22 @@ __all__ = [
 ]
 
 RANKS = (1, 5)
+"""The values of k of rank-k."""
 GRID = 2.0**30
+"""Similarities are rounded to multiples of 1 / GRID."""
 CHUNK_ELEMENTS = 2**22
-"""Largest similarity matrix held at once: 32 MiB of float64."""
+"""Largest number of similarities in memory: 32 MiB of float64."""
 _STATE_DTYPES = (torch.float32, torch.int64)
 
 
 @dataclass(frozen=True)
 class RetrievalPerQuery:
-    """One entry for each image, in the order given.
+    """Retrieval results of each query, in the order of the images.
 
     Attributes:
-        average_precision: ``(N,)`` float64 in (0, 1]; NaN where the image is no valid query.
-        first_rank: ``(N,)`` int64, the rank from 1 of the nearest relevant image; 0 where the image is no valid query.
-        valid: ``(N,)`` bool: the label is known, and at least one other image has it.
+        average_precision: ``(N,)`` float64 in (0, 1]; NaN for invalid queries.
+        first_rank: ``(N,)`` int64, rank of the nearest relevant image, from 1; 0 for invalid queries.
+        valid: ``(N,)`` bool, valid queries: the label is known, and at least one other image has the same label.
     """
 
     average_precision: Tensor
@@ -63,30 +66,30 @@ class RetrievalPerQuery:
     valid: Tensor
 
     def hits(self, k: int) -> Tensor:
-        """Whether a relevant image is among the first ``k``: ``(N,)`` bool; False where the image is no valid query."""
+        """Whether a relevant image is among the first ``k``: ``(N,)`` bool; False for invalid queries."""
         if k < 1:
             raise ValueError(f"`k` must be >= 1, got {k}.")
         return self.valid & (self.first_rank <= k)
 
     def means(self) -> dict[str, float]:
-        """The means over the valid queries: ``rank-1``, ``rank-5`` and ``mAP`` in [0, 1]; NaN if there is none."""
-        rows = {f"rank-{k}": self.hits(k)[self.valid].double() for k in RANKS}
-        rows["mAP"] = self.average_precision[self.valid]
-        return {name: row.mean().item() for name, row in rows.items()}
+        """Means over the valid queries: ``rank-1``, ``rank-5`` and ``mAP`` in [0, 1]; NaN without a valid query."""
+        values = {f"rank-{k}": self.hits(k)[self.valid].double() for k in RANKS}
+        values["mAP"] = self.average_precision[self.valid]
+        return {name: per_query.mean().item() for name, per_query in values.items()}
 
 
 def retrieval_metrics(
     embeddings: Tensor, labels: Tensor, *, chunk_size: int | None = None
 ) -> dict[str, float]:
-    """Mean rank-1, rank-5 and mAP of a set of images, each image being counted once.
+    """Compute rank-1, rank-5 and mAP of a set of images.
 
     Args:
-        embeddings: ``(N, D)`` floating point, of any length; normalised here.
-        labels: ``(N,)`` integer; a negative label is unknown, and its image neither queries nor is found.
-        chunk_size: Queries compared at once; None keeps the similarities of a chunk within 32 MiB.
+        embeddings: ``(N, D)`` floating point, need not be normalised.
+        labels: ``(N,)`` integer; images with a negative (unknown) label are neither queries nor retrieved.
+        chunk_size: Number of queries compared at once; None limits the similarities of a chunk to 32 MiB.
 
     Returns:
-        ``rank-1``, ``rank-5`` and ``mAP`` in [0, 1]; NaN if no image has another one of its class.
+        ``rank-1``, ``rank-5`` and ``mAP`` in [0, 1], means over the valid queries; NaN if no class has two images.
     """
     return per_query_retrieval(embeddings, labels, chunk_size=chunk_size).means()
 
@@ -95,13 +98,14 @@ def retrieval_metrics(
 def per_query_retrieval(
     embeddings: Tensor, labels: Tensor, *, chunk_size: int | None = None
 ) -> RetrievalPerQuery:
-    """Average precision and first relevant rank of each image; arguments as for `retrieval_metrics`.
+    """Compute average precision and first relevant rank of each query; arguments as for `retrieval_metrics`.
 
     Takes O(N^2 (D + log N)) time and O(N D) memory.
     """
     check_embeddings(embeddings, labels=labels)
-    known = (labels >= 0).nonzero()[:, 0]
-    points, classes = unit_rows(embeddings[known]), labels[known].unique(return_inverse=True)[1]
+    labelled = (labels >= 0).nonzero()[:, 0]
+    points = unit_rows(embeddings[labelled])
+    classes = labels[labelled].unique(return_inverse=True)[1]
     precision = points.new_full((len(labels),), torch.nan)
     first_rank = torch.zeros_like(labels, dtype=torch.int64)
     size = classes.bincount() if len(classes) else classes
@@ -110,16 +114,16 @@ def per_query_retrieval(
     for rows, similarity in _similarity_chunks(points, queries, chunk_size):
         relevant = _relevant_columns(classes[rows], size, members)
         rank, ap = _rank_and_precision(-similarity, relevant)
-        precision[known[rows]], first_rank[known[rows]] = ap, rank
+        precision[labelled[rows]], first_rank[labelled[rows]] = ap, rank
     return RetrievalPerQuery(precision, first_rank, first_rank > 0)
 
 
 def _similarity_chunks(
     points: Tensor, queries: Tensor, chunk_size: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield some rows ``(c,)`` of ``queries`` and their similarities ``(c, N)``, -inf to themselves."""
+    """Yield chunks of ``queries``, ``(c,)``, and their similarities ``(c, N)``, -inf to themselves."""
     if not len(queries):
-        return  # `split` gives one empty part
+        return  # `split` would return one empty chunk
     for rows in queries.split(chunk_length(len(points), chunk_size)):
         similarity = cosine_similarity(points[rows], points)
         similarity[torch.arange(len(rows), device=rows.device), rows] = -torch.inf
@@ -127,7 +131,7 @@ def _similarity_chunks(
 
 
 def _relevant_columns(query_class: Tensor, size: Tensor, members: Tensor) -> Tensor:
-    """The images of each query's class, ``(c, largest class)``; -1 fills the rows of smaller classes."""
+    """The images of each query's class, ``(c, size of the largest class)``, padded with -1."""
     start = size.cumsum(0) - size
     step = torch.arange(int(size[query_class].max()), device=size.device)
     inside = step < size[query_class, None]
@@ -139,28 +143,29 @@ def _rank_and_precision(distance: Tensor, relevant: Tensor) -> tuple[Tensor, Ten
 
     Args:
         distance: ``(c, N)``; +inf to the query itself.
-        relevant: ``(c, R)`` columns of the query's class, itself included; -1 is no column.
+        relevant: ``(c, R)`` columns of the images of the query's class, itself included; -1 is padding.
     """
-    wanted = distance.gather(1, relevant.clamp(min=0)).where(relevant >= 0, torch.inf)
-    wanted = wanted.sort(dim=1).values  # (c, R), then +inf
-    all_within = torch.searchsorted(_sorted_rows(distance), wanted, right=True)
-    wanted_within = torch.searchsorted(wanted, wanted, right=True)
-    found = wanted.isfinite()
-    precision = (wanted_within.double() / all_within).where(found, 0).sum(1) / found.sum(1)
-    return (all_within - wanted_within)[:, 0] + 1, precision
+    relevant_distance = distance.gather(1, relevant.clamp(min=0)).where(relevant >= 0, torch.inf)
+    relevant_distance = relevant_distance.sort(dim=1).values  # (c, R), padding and the query last
+    all_within = torch.searchsorted(_sorted_rows(distance), relevant_distance, right=True)
+    relevant_within = torch.searchsorted(relevant_distance, relevant_distance, right=True)
+    is_image = relevant_distance.isfinite()
+    ratio = (relevant_within.double() / all_within).where(is_image, 0)
+    return (all_within - relevant_within)[:, 0] + 1, ratio.sum(1) / is_image.sum(1)
 
 
 def _sorted_rows(values: Tensor) -> Tensor:
-    """Each row in ascending order; NumPy's sort, without indices, is ten times as fast as torch's on the CPU."""
+    """Sort each row in ascending order; on the CPU NumPy's sort is ten times as fast as torch's, which adds indices."""
     if values.device.type == "cpu":
         return torch.from_numpy(np.sort(values.numpy(), axis=1))
     return values.sort(dim=1).values
 
 
 def unit_rows(embeddings: Tensor) -> Tensor:
-    """``(N, D)`` float64 rows of length 1 (an all-zero row stays zero: it is at similarity 0 to everything).
+    """Normalise embeddings ``(N, D)`` to float64 rows of length 1; all-zero rows stay zero, with similarity 0 to all.
 
-    Raises ``ValueError`` where a row is not finite.
+    Raises:
+        ValueError: A row is not finite.
     """
     finite = embeddings.isfinite().all(dim=1)
     if not finite.all():
@@ -169,19 +174,19 @@ def unit_rows(embeddings: Tensor) -> Tensor:
         )
     rows = embeddings.to(torch.float64, copy=True)
     largest = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True)
-    rows /= largest.where(largest > 0, 1)  # now no square under- or overflows
+    rows /= largest.where(largest > 0, 1)  # avoids under- and overflow of the squares
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     rows /= length.where(length > 0, 1)
     return rows
 
 
 def cosine_similarity(left: Tensor, right: Tensor) -> Tensor:
-    """Cosines of `unit_rows`, rounded to 2**-30 so that ties survive: ``(M, D), (N, D) -> (M, N)`` float64."""
+    """Cosine similarities of `unit_rows`, rounded to 2**-30 to keep ties: ``(M, D), (N, D) -> (M, N)`` float64."""
     return (left @ right.T).mul_(GRID).round_().div_(GRID)
 
 
 def chunk_length(width: int, chunk_size: int | None) -> int:
-    """Rows to hold at once where each takes ``width`` numbers."""
+    """Return the number of rows per chunk, each row having ``width`` numbers."""
     if chunk_size is None:
         return max(1, CHUNK_ELEMENTS // max(1, width))
     if chunk_size < 1:
@@ -190,7 +195,7 @@ def chunk_length(width: int, chunk_size: int | None) -> int:
 
 
 def first_occurrence(index: Tensor) -> Tensor:
-    """Positions, ascending, of the first of each value: ``(N,) -> (M,)`` int64, ``M <= N``."""
+    """Return the positions of the first occurrence of each value, ascending: ``(N,) -> (M,)`` int64, ``M <= N``."""
     values, inverse = index.unique(return_inverse=True)
     position = torch.arange(len(index), device=index.device)
     first = torch.full_like(values, len(index), dtype=torch.int64)
@@ -198,7 +203,7 @@ def first_occurrence(index: Tensor) -> Tensor:
 
 
 def check_embeddings(embeddings: Tensor, **integers: Tensor) -> None:
-    """Check shapes and kinds, which does not wait for the device: ``(N, D)`` floating point, ``(N,)`` integers."""
+    """Check shapes and dtypes: embeddings ``(N, D)`` floating point, others ``(N,)`` integers; no device sync."""
     if embeddings.ndim != 2 or not embeddings.is_floating_point():
         raise ValueError(
             f"`embeddings` must be (N, D) floating point, got {tuple(embeddings.shape)} {embeddings.dtype}."
@@ -206,35 +211,33 @@ def check_embeddings(embeddings: Tensor, **integers: Tensor) -> None:
     for name, value in integers.items():
         if value.shape != embeddings.shape[:1] or value.is_floating_point() or value.is_complex():
             raise ValueError(
-                f"`{name}` must be ({len(embeddings)},) integers like `embeddings`, "
-                f"got {tuple(value.shape)} {value.dtype}."
+                f"`{name}` must be ({len(embeddings)},) integers, got {tuple(value.shape)} {value.dtype}."
             )
 
 
 def gather_rows(rows: Tensor, group: Any | None = None) -> list[Tensor]:
-    """Each rank's rows, in rank order; a rank without any, of unknown width and dtype, gives none."""
+    """Gather the rows of all processes, in rank order; a process may have no rows, and then no width and dtype."""
     width = rows.shape[1] if rows.ndim == 2 else 0
-    kind = [rows.ndim, width, _STATE_DTYPES.index(rows.dtype)] if rows.numel() else [0, 0, 0]
-    kinds = gather_all_tensors(torch.tensor(kind, device=rows.device), group)
-    ndim, width, dtype = torch.stack(kinds).amax(0).tolist()
+    layout = [rows.ndim, width, _STATE_DTYPES.index(rows.dtype)] if rows.numel() else [0, 0, 0]
+    layouts = gather_all_tensors(torch.tensor(layout, device=rows.device), group)
+    ndim, width, dtype = torch.stack(layouts).amax(0).tolist()
     if not rows.numel() and ndim:
         rows = rows.new_zeros((0, width)[:ndim], dtype=_STATE_DTYPES[dtype])
     return gather_all_tensors(rows, group)
 
 
 class EmbeddingMetric(Metric):
-    """Base of metrics over whole sets of images: keeps each image's embedding, label and index.
+    """Base class of metrics over sets of images: collects the embedding, label and index of each image.
 
-    Embeddings are kept as float32 on the metric's device (`compute_on_cpu=True` keeps them on the CPU). Rows are
-    gathered over ranks, which may have seen different numbers of them, or none; of rows with the same index (the
-    padding of a `DistributedSampler`) the first counts.
+    Embeddings are kept as float32 on the metric's device (on the CPU with `compute_on_cpu=True`) and gathered over
+    processes with any number of images. Of several rows with one index (padding of a sampler) the first counts.
     """
 
     is_differentiable = False
     full_state_update = False
 
     def __init__(self, *sets: str, **kwargs: Any) -> None:
-        """``sets`` are prefixes of the states, one for each set of images kept; ``kwargs`` go to `Metric`."""
+        """Create the states; ``sets`` are their prefixes, one per set of images, ``kwargs`` are passed to `Metric`."""
         super().__init__(**{"dist_sync_fn": gather_rows} | kwargs)
         for prefix in sets or ("",):
             for name in ("embeddings", "labels", "index"):
@@ -242,18 +245,18 @@ class EmbeddingMetric(Metric):
 
     def _append(self, embeddings: Tensor, labels: Tensor, index: Tensor, prefix: str = "") -> None:
         check_embeddings(embeddings, labels=labels, index=index)
-        kept = getattr(self, prefix + "embeddings")
-        if isinstance(kept, list) and kept and kept[0].shape[1:] != embeddings.shape[1:]:
+        batches = getattr(self, prefix + "embeddings")
+        if isinstance(batches, list) and batches and batches[0].shape[1:] != embeddings.shape[1:]:
             raise ValueError(
-                f"`embeddings` must all have {kept[0].shape[1]} dimensions as the first batch, "
+                f"`embeddings` must all have {batches[0].shape[1]} dimensions like the first batch, "
                 f"got {embeddings.shape[1]}."
             )
-        kept.append(embeddings.detach().to(self.device, torch.float32))
+        batches.append(embeddings.detach().to(self.device, torch.float32))
         for name, rows in (("labels", labels), ("index", index)):
             getattr(self, prefix + name).append(rows.to(self.device, torch.int64))
 
     def _rows(self, prefix: str = "") -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings ``(N, D)``, labels ``(N,)`` and index ``(N,)``, one row for each index."""
+        """Return embeddings ``(N, D)``, labels ``(N,)`` and index ``(N,)``, one row per index."""
         states = [getattr(self, prefix + name) for name in ("embeddings", "labels", "index")]
         if any(len(state) == 0 for state in states):
             raise ValueError(
@@ -263,24 +266,23 @@ class EmbeddingMetric(Metric):
         keep = first_occurrence(index)
         if len(keep) < len(index):
             embeddings, labels, index = embeddings[keep], labels[keep], index[keep]
-        device = "cpu" if index.device.type == "mps" else index.device  # there is no float64 on MPS
+        device = "cpu" if index.device.type == "mps" else index.device  # MPS has no float64
         return embeddings.to(device), labels.to(device), index.to(device)
 
     def _result(self, values: dict[str, float]) -> dict[str, Tensor]:
-        """Float32 scalars on the metric's device, with one warning where there was nothing to average."""
-        if any(value != value for value in values.values()):
-            rank_zero_warn(
-                f"{type(self).__name__}: no valid query, so the result is NaN.", UserWarning
-            )
+        """Convert to float32 scalars on the metric's device; warn once if a value is NaN."""
+        if any(math.isnan(value) for value in values.values()):
+            name = type(self).__name__
+            rank_zero_warn(f"{name}: no valid query, so the result is NaN.", UserWarning)
         return {name: torch.tensor(v, device=self.device) for name, v in values.items()}
 
 
 class RetrievalMetrics(EmbeddingMetric):
-    """Rank-1, rank-5 and mAP of all images seen, each against all the others; see the module's docstring.
+    """Metrics rank-1, rank-5 and mAP over batches and processes: every image is a query against all other images.
 
-    ``compute`` gives a dict of float32 scalars in [0, 1] with the keys ``rank-1``, ``rank-5`` and ``mAP``: means over
-    the images with a known label that at least one other image has; NaN, with a warning, if there are none. Images
-    with a negative (unknown) label are left out altogether, as queries and as answers.
+    ``compute`` returns ``rank-1``, ``rank-5`` and ``mAP``, defined in the docstring of the module, as float32 scalars
+    in [0, 1]: means over the images with a label that another image has; NaN, with a warning, if there are none. Images
+    with a negative (unknown) label are left out, as queries and as results.
     """
 
     higher_is_better = True
@@ -289,10 +291,10 @@ class RetrievalMetrics(EmbeddingMetric):
         super().__init__(**kwargs)
 
     def update(self, embeddings: Tensor, labels: Tensor, index: Tensor) -> None:
-        """Add a batch: ``(B, D)`` floating point of any length, ``(B,)`` integers, ``(B,)`` image numbers."""
+        """Add a batch: embeddings ``(B, D)`` floating point, labels ``(B,)`` and image numbers ``(B,)`` integers."""
         self._append(embeddings, labels, index)
 
     def compute(self) -> dict[str, Tensor]:
-        """The three means over all valid queries."""
+        """Return the means over all valid queries."""
         embeddings, labels, _ = self._rows()
         return self._result(retrieval_metrics(embeddings, labels))

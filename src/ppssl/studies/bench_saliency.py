@@ -33,7 +33,7 @@ from ppssl.studies.attributions import (
 from ppssl.utils.config import instantiate
 from ppssl.utils.device import resolve_device
 from ppssl.utils.errors import UserError
-from ppssl.utils.randomness import first_weights, resolve_seed
+from ppssl.utils.randomness import initial_weights, resolve_seed
 from ppssl.utils.results import provenance
 
 __all__ = ["PROTOCOL", "TREATMENTS", "UNITS", "Measured", "bench_saliency", "map_scores", "treated"]
@@ -148,7 +148,7 @@ def _random(checkpoint: dict[str, Any]) -> PPSSL:
     """The model of a checkpoint before training; where it began from pretrained weights, from random ones."""
     described = checkpoint["ppssl"]["model"]
     init_args = described["init_args"] | {"pretrained": False}
-    with first_weights(init_args.get("init_seed") or 0, "bench"):
+    with initial_weights(init_args.get("init_seed") or 0, "bench"):
         model = instantiate({"class_path": described["class_path"], "init_args": init_args})
         model.on_load_checkpoint(checkpoint)
     return model

@@ -1,1 +1,1 @@
-"""What every room may use: errors, configuration, randomness, results, devices and processes."""
+"""Shared utilities: errors, configurations, random numbers, results, devices and processes."""

@@ -1,13 +1,13 @@
-"""Constructor arguments as plain data, and objects back from it: what checkpoints carry instead of pickles.
+"""Configurations: objects as plain data in checkpoints, instead of pickles.
 
-The convention is scikit-learn's: an object keeps every constructor argument, as given, in an attribute of the
-same name. Its configuration is then ``{"class_path": ..., "init_args": {...}}``, the form that LightningCLI reads.
+As in scikit-learn, an object keeps each constructor argument unchanged in an attribute of the same name. Its
+configuration is ``{"class_path": ..., "init_args": {...}}``, the form that LightningCLI reads.
 """
 
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ppssl.utils.errors import UserError
@@ -18,36 +18,36 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 class Configurable:
-    """Anything that can be rebuilt from plain data."""
+    """Base class of objects that can be rebuilt from their configuration."""
 
     def config(self) -> dict[str, Any]:
-        """``{"class_path": ..., "init_args": ...}`` of plain types.
+        """Return the configuration, ``{"class_path": ..., "init_args": ...}``, of plain types.
 
         Raises:
-            TypeError: An argument is not kept under its own name, or is not plain data.
+            TypeError: An argument is not kept in the attribute of its name, or is not plain data.
         """
         cls = type(self)
         init_args = {
             name: _plain(_argument(self, name), f"{cls.__name__}({name}=...)")
-            for name in _names(cls)
+            for name in _argument_names(cls)
         }
         return {"class_path": class_path_of(cls), "init_args": init_args}
 
 
 def class_path_of(cls: type) -> str:
-    """The shortest import path of a class: below its top-level package where that has it under the same name."""
+    """Return the import path of a class: ``ppssl.MoCo`` if its top-level package exports it, else the full path."""
     package = cls.__module__.partition(".")[0]
     public = getattr(sys.modules.get(package), cls.__name__, None) is cls
     return f"{package}.{cls.__name__}" if public else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def resolve_class(class_path: str) -> type:
-    """The class of that name, if it is ppssl's or its module is already imported; nothing is imported otherwise.
+    """Return the class of an import path, if it belongs to ppssl or its module is already imported.
 
-    A class path in a file is not to be trusted: importing it would run whatever it names.
+    No other module is imported: a class path in a file is untrusted, and importing a module runs its code.
 
     Raises:
-        UserError: The module is foreign and not imported yet, or holds no such :class:`Configurable`.
+        UserError: The module is not part of ppssl and not imported, or it has no such :class:`Configurable`.
     """
     module_name, _, name = class_path.rpartition(".")
     if module_name == "ppssl" or module_name.startswith("ppssl."):
@@ -55,7 +55,8 @@ def resolve_class(class_path: str) -> type:
             importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             raise UserError(
-                f"`{class_path}`: this version of ppssl has no module `{module_name}`."
+                f"`{class_path}`: this version of ppssl has no module `{module_name}`. Was the checkpoint written by "
+                "another version?"
             ) from error
     module = sys.modules.get(module_name)
     if module is None:
@@ -65,15 +66,17 @@ def resolve_class(class_path: str) -> type:
         )
     cls = getattr(module, name, None)
     if not (isinstance(cls, type) and issubclass(cls, Configurable)):
-        raise UserError(f"`{class_path}` is no class that ppssl can rebuild from a checkpoint.")
+        raise UserError(
+            f"`{class_path}` cannot be rebuilt from a checkpoint: it is not a `Configurable` class."
+        )
     return cls
 
 
 def instantiate(config: Any) -> Any:
-    """The object that a configuration describes. Every class in it is checked before the first is called.
+    """Create the object of a configuration; all classes in it are checked before the first one is called.
 
     Args:
-        config: What :meth:`Configurable.config` returns, or plain data, which comes back as it is.
+        config: A configuration of :meth:`Configurable.config`; other plain data are returned unchanged.
     """
     _check_classes(config)
     return _build(config)
@@ -86,13 +89,12 @@ def _is_object(value: Any) -> bool:
 def _check_classes(value: Any) -> None:
     if _is_object(value):
         resolve_class(value["class_path"])
-    for item in (
-        value.values()
-        if isinstance(value, Mapping)
-        else value
-        if isinstance(value, (list, tuple))
-        else ()
-    ):
+    items: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        items = value.values()
+    elif isinstance(value, (list, tuple)):
+        items = value
+    for item in items:
         _check_classes(item)
 
 
@@ -106,7 +108,8 @@ def _build(value: Any) -> Any:
     return value
 
 
-def _names(cls: type) -> list[str]:
+def _argument_names(cls: type) -> list[str]:
+    """Names of the constructor arguments, including those that are passed on by ``**kwargs``."""
     names = []
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -114,7 +117,7 @@ def _names(cls: type) -> list[str]:
         parameters = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
         names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break  # without **kwargs the arguments of the classes below it cannot be reached
+            break  # without **kwargs the arguments of the base classes cannot be passed
     return list(dict.fromkeys(names))
 
 
@@ -132,7 +135,7 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Configurable):
         return value.config()
     if isinstance(value, float):
-        return float(value)  # NumPy's float is one too, but no plain one
+        return float(value)  # np.float64 is a subclass of float, but not plain data
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, (list, tuple)):
@@ -140,5 +143,5 @@ def _plain(value: Any, where: str) -> Any:
     if hasattr(value, "items"):
         return {str(name): _plain(item, where) for name, item in value.items()}
     raise TypeError(
-        f"{where} must be plain data or a Configurable to fit into a checkpoint, got {type(value).__name__}."
+        f"{where} must be plain data or a Configurable to be saved in a checkpoint, got {type(value).__name__}."
     )

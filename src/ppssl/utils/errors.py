@@ -1,4 +1,4 @@
-"""The error that is the user's to mend: one line, what is wrong, the value, what to do."""
+"""User errors, and hints to similar names in their messages."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,15 +8,18 @@ __all__ = ["UserError", "did_you_mean", "similar_path"]
 
 
 class UserError(Exception):
-    """Bad input. The command line prints its message alone and exits with code 2."""
+    """Invalid input by the user: the command line prints only the message and exits with code 2.
+
+    The message is one line: what is wrong, the value, what to do.
+    """
 
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """`` (did you mean X?)``, X the known name nearest to a mistyped one; ``otherwise`` where none is near."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else otherwise
+def did_you_mean(name: str, valid_names: Iterable[str], otherwise: str = "") -> str:
+    """Return `` (did you mean X?)``, X being the valid name most similar to ``name``; else ``otherwise``."""
+    similar = difflib.get_close_matches(name, list(valid_names), n=1)
+    return f" (did you mean {similar[0]}?)" if similar else otherwise
 
 
 def similar_path(path: Path, pattern: str = "*") -> str:
-    """:func:`did_you_mean` for a path that is not there, of what lies beside it; ``"*/"``: folders only."""
+    """Return :func:`did_you_mean` for a missing path, among the entries of its folder; ``"*/"``: folders only."""
     return did_you_mean(path.name, [p.name for p in path.parent.glob(pattern)])

@@ -1,8 +1,8 @@
-"""Counter-based randomness: every random number is a function of what it is for, never of what was drawn before.
+"""Counter-based random numbers: a function of seed, purpose and counters, never of earlier draws.
 
-Nothing here has a state, so no state is stored: a sample, a step or an epoch is replayed from its
-numbers alone, the number of workers does not matter, and a run resumed in mid-epoch is exact.
-The generator is Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+There is no random state to save: any sample, step or epoch can be reproduced from its numbers, the number of workers
+has no influence, and a run that is resumed in mid-epoch is exact. The generator is Philox (Salmon et al., "Parallel
+random numbers: as easy as 1, 2, 3", SC 2011).
 """
 
 import os
@@ -14,21 +14,21 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-__all__ = ["first_weights", "generator", "resolve_seed", "seed_step", "torch_seed"]
+__all__ = ["generator", "initial_weights", "resolve_seed", "seed_step", "torch_seed"]
 
 _MASK = 2**64 - 1
 
 
 def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
-    """The random numbers for one purpose at one place.
+    """Create the random generator of a seed, a purpose and up to three counters.
 
     Args:
         seed: The run's seed; any integer.
-        purpose: What the numbers are for (``"order"``, ``"view"``): separate purposes never share numbers.
-        counters: Up to three integers that name the place, such as epoch, image index and view.
+        purpose: The purpose of the numbers, such as ``"order"`` or ``"view"``; different purposes are independent.
+        counters: Up to three integers, such as epoch, image index and view.
 
     Returns:
-        A fresh generator: equal arguments give equal numbers, on every machine.
+        A new generator; equal arguments give equal numbers on every machine.
     """
     if len(counters) > 3:
         raise ValueError(f"`counters` must be at most three integers, got {len(counters)}.")
@@ -39,31 +39,32 @@ def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
 
 
 def torch_seed(seed: int, purpose: str, *counters: int) -> int:
-    """A seed in [0, 2**63) for ``torch.Generator.manual_seed``, from the same arguments as :func:`generator`."""
+    """Return a seed in [0, 2**63) for ``torch.Generator.manual_seed``; arguments as for :func:`generator`."""
     return int(generator(seed, purpose, *counters).integers(0, 2**63, dtype=np.int64))
 
 
 @contextmanager
-def first_weights(seed: int | None, part: str) -> Iterator[None]:
-    """Torch's global generators seeded for the first weights of one part of a model, and afterwards as they were.
+def initial_weights(seed: int | None, part: str) -> Iterator[None]:
+    """Seed torch's global generators for the initial weights of a part of a model, and restore them afterwards.
 
     Args:
-        seed: Of the weights; ``None``: nothing is seeded.
-        part: Separate parts never depend on each other's weights.
+        seed: Seed of the weights; ``None``: do nothing.
+        part: Name of the part; the weights of different parts are independent.
     """
     with isolate_rng() if seed is not None else nullcontext():
         if seed is not None:
+            # This text is hashed into the seed: another one would change the initial weights of every run.
             torch.manual_seed(torch_seed(seed, f"first weights of {part}"))
         yield
 
 
 def seed_step(seed: int, step: int, micro_step: int, rank: int) -> None:
-    """Seed torch's global generators for one training step (dropout, drop path), so that it can be replayed."""
+    """Seed torch's global generators for one training step (dropout, drop path), so that it can be reproduced."""
     torch.manual_seed(torch_seed(seed, "step", step, micro_step, rank))
 
 
 def resolve_seed(seed: int | None) -> int:
-    """``seed`` itself, or where it is ``None`` the one given to ``lightning.seed_everything``, or 0."""
+    """Return ``seed``; if it is ``None``, the seed of ``lightning.seed_everything``, or 0."""
     if seed is not None:
         return seed
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))

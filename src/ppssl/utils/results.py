@@ -1,4 +1,4 @@
-"""Results are JSON first: metrics with units, and all that is needed to know where they came from."""
+"""Results: metrics with units, configuration and provenance, written as JSON or shown as a table."""
 
 import base64
 import json
@@ -40,18 +40,19 @@ LIBRARIES = (
 
 @dataclass
 class Results:
-    """What was measured on one model.
+    """Results of the evaluation of one model.
 
     Attributes:
         metrics: Values by name.
-        units: Unit of each metric: ``"fraction"`` for [0, 1], or what is counted.
-        protocol: Name and version of how it was measured.
-        seed: The seed of the measured run.
-        config: What was measured: model and data, as plain data.
-        intervals: Low and high end of the 95 % bootstrap interval over test images, by metric, where there is one.
-        per_image: Right (1) or wrong (0) for each test image in order of its index, packed by :func:`pack_bits`.
-        provenance: See :func:`provenance`.
-        schema_version: Of this layout.
+        units: Unit of each metric: ``"fraction"`` for [0, 1], else the unit's name.
+        protocol: Name and version of the evaluation protocol.
+        seed: Seed of the evaluated run.
+        config: Configuration of model and data, as plain data.
+        intervals: By metric, low and high end of the 95 % bootstrap interval over test images, if there is one.
+        per_image: By metric, correct (1) or wrong (0) for each test image in order of its index, packed by
+            :func:`pack_bits`.
+        provenance: Commit, library versions and machine (:func:`provenance`).
+        schema_version: Version of these fields.
     """
 
     metrics: dict[str, float]
@@ -65,12 +66,12 @@ class Results:
     schema_version: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the results as plain data."""
         return asdict(self)
 
 
 def provenance() -> dict[str, Any]:
-    """Git commit (``None`` outside of a checkout; ``-dirty`` with uncommitted changes), versions, machine."""
+    """Return git commit (``None`` outside a repository; ``-dirty`` with local changes), versions and machine."""
     versions = {}
     for name in LIBRARIES:
         try:
@@ -86,17 +87,8 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    here = Path(__file__).parent
-    command = [
-        "git",
-        "-C",
-        str(here),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
+    command = ["git", "-C", str(Path(__file__).parent), "describe"]
+    command += ["--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:  # no git on this machine
@@ -105,7 +97,7 @@ def _commit() -> str | None:
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write JSON so that the file is either the old one or the new one, whenever it is interrupted."""
+    """Write JSON in one step: after an interruption the file is complete, either the old or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -114,36 +106,36 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def pack_bits(hits: np.ndarray) -> str:
-    """``(N,)`` bool as text: ``"N:"`` and the bits in base64."""
+    """Encode ``(N,)`` bool as text: ``"N:"`` and the bits in base64."""
     return f"{len(hits)}:{base64.b64encode(np.packbits(hits.astype(bool)).tobytes()).decode()}"
 
 
 def unpack_bits(text: str) -> np.ndarray:
-    """The ``(N,)`` bool array that :func:`pack_bits` packed."""
+    """Decode the text of :func:`pack_bits` into ``(N,)`` bool."""
     count, _, bits = text.partition(":")
-    return np.unpackbits(
-        np.frombuffer(base64.b64decode(bits), dtype=np.uint8), count=int(count)
-    ).astype(bool)
+    packed = np.frombuffer(base64.b64decode(bits), dtype=np.uint8)
+    return np.unpackbits(packed, count=int(count)).astype(bool)
 
 
 def without_local(config: Mapping[str, Any], local: Sequence[str]) -> dict[str, Any]:
-    """A configuration, where what this machine alone has set (``--data.root=...``) is left open: ``None``."""
-    dropped = {override.removeprefix("--").partition("=")[0] for override in local}
-    return _left_open(config, lambda name, value: name in dropped)
+    """Return a configuration with ``None`` for the settings of local overrides such as ``--data.root=...``."""
+    names = {override.removeprefix("--").partition("=")[0] for override in local}
+    return _with_none(config, lambda name, value: name in names)
 
 
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration, where absolute paths, which are some machine's own, are left open: ``None``."""
-    return _left_open(config, lambda name, value: isinstance(value, str) and _is_absolute(value))
+    """Return a configuration with ``None`` for absolute paths, which differ between machines."""
+    return _with_none(config, lambda name, value: isinstance(value, str) and _is_absolute(value))
 
 
 def _is_absolute(text: str) -> bool:
-    kinds = (PurePosixPath, PureWindowsPath)
-    return text.startswith("~") or any(kind(text).is_absolute() for kind in kinds)
+    if text.startswith("~"):
+        return True
+    return PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
 
 
-def _left_open(config: Mapping[str, Any], drop: Callable[[str, Any], bool]) -> dict[str, Any]:
-    """The configuration with ``None`` for what is to be dropped, by dotted name (without ``init_args``) and value."""
+def _with_none(config: Mapping[str, Any], drop: Callable[[str, Any], bool]) -> dict[str, Any]:
+    """Replace the values that ``drop(dotted name without "init_args", value)`` selects by ``None``."""
 
     def walk(value: Any, name: str) -> Any:
         if drop(name, value):
@@ -161,7 +153,7 @@ def _left_open(config: Mapping[str, Any], drop: Callable[[str, Any], bool]) -> d
 
 
 def show_table(title: str, columns: list[str], rows: list[list[str]], *, caption: str = "") -> None:
-    """Print a table; the caption, below it, is not wrapped."""
+    """Print a table, with a caption below it that is not wrapped."""
     table = Table(title=title)
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right")

@@ -1,1 +1,1 @@
-"""Figures. Knows only torch, numpy and matplotlib."""
+"""Figures; depends on torch, numpy and matplotlib only."""

@@ -1,4 +1,4 @@
-"""What a classifier confuses: pairs of classes that are taken for each other, with images of both."""
+"""Figure of the most confused pairs of classes, with an example image of each class."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from torch import Tensor
 __all__ = ["ConfusedPair", "confusion_panel"]
 
 _LINE = 26
+"""Characters per line of a class name."""
 
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Two classes.
+    """Two classes that a classifier confuses.
 
     Attributes:
-        names: Of both.
-        counts: ``(2, 2)`` integers: images of the first or second class (row) taken for the first or second (column).
-        totals: How many images each class has, whatever they were taken for.
-        images: One of each, ``(3, H, W)`` uint8; best ones that were taken for the other.
-        mistaken: Whether each image was taken for the other class.
+        names: Names of the two classes.
+        counts: ``(2, 2)`` integers, confusion matrix of the pair: true class (row), predicted class (column).
+        totals: Number of images of each class, whatever was predicted for them.
+        images: An example of each class, ``(3, H, W)`` uint8; if possible one that was predicted as the other class.
+        mistaken: Whether each example was predicted as the other class.
     """
 
     names: tuple[str, str]
@@ -35,29 +36,29 @@ class ConfusedPair:
 
 
 def confusion_panel(pairs: Sequence[ConfusedPair], title: str = "") -> Figure:
-    """A row for each pair: an image of the first class, counts of who was taken for whom, an image of the second."""
+    """Draw one row per pair: an example of the first class, the confusion matrix, an example of the second class."""
     rows = max(1, len(pairs))
     figure = Figure(figsize=(7.5, 2.35 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False, width_ratios=[1, 1.3, 1])
     if not pairs:
         for axis in axes.flat:
             axis.axis("off")
-        axes[0, 1].text(0.5, 0.5, "no class is taken for another", ha="center")
+        axes[0, 1].text(0.5, 0.5, "no confused classes", ha="center")
     for (left, middle, right), pair in zip(axes, pairs, strict=False):
         for side, axis in enumerate((left, right)):
             axis.imshow(pair.images[side].permute(1, 2, 0).cpu().numpy())
             axis.set_xticks([])
             axis.set_yticks([])
-            what = "taken for the other" if pair.mistaken[side] else "an example"
-            axis.set_title(_wrapped(pair.names[side]), fontsize=8, parse_math=False)
-            axis.set_xlabel(what, fontsize=8)
-        _counts(middle, pair)
+            label = "predicted as the other" if pair.mistaken[side] else "example"
+            axis.set_title(_wrap_name(pair.names[side]), fontsize=8, parse_math=False)
+            axis.set_xlabel(label, fontsize=8)
+        _draw_counts(middle, pair)
     figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
 
 
-def _counts(axis: Axes, pair: ConfusedPair) -> None:
-    """Shares of each class as shades, counts as text."""
+def _draw_counts(axis: Axes, pair: ConfusedPair) -> None:
+    """Draw the confusion matrix: fractions of each class as colours, counts as text."""
     counts = pair.counts.cpu()
     totals = counts.new_tensor(pair.totals).clamp(min=1)
     shares = (counts / totals[:, None]).numpy()
@@ -75,11 +76,11 @@ def _counts(axis: Axes, pair: ConfusedPair) -> None:
             )
     axis.set_xticks([0, 1], ["left", "right"], fontsize=8)
     axis.set_yticks([0, 1], ["left", "right"], fontsize=8)
-    axis.set_xlabel("taken for", fontsize=8)
-    axis.set_ylabel("is", fontsize=8)
+    axis.set_xlabel("predicted class", fontsize=8)
+    axis.set_ylabel("true class", fontsize=8)
 
 
-def _wrapped(name: str) -> str:
-    """Two lines at most, with the end of the name: names of look-alikes often begin alike."""
+def _wrap_name(name: str) -> str:
+    """Wrap a name to at most two lines and keep its end: names of similar classes often begin alike."""
     shown = name if len(name) <= 2 * _LINE else f"...{name[3 - 2 * _LINE :]}"
     return "\n".join(textwrap.wrap(shown, _LINE)[-2:])

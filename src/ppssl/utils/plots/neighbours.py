@@ -1,4 +1,4 @@
-"""An image beside the ones that are nearest to it."""
+"""Figure of a query image and its nearest neighbours."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 __all__ = ["neighbour_panel"]
 
 _COLUMNS = 5
-_NAME = 24
-"""Characters a line; a long name takes two, broken at its spaces, hyphens and underscores."""
+_LINE = 24
+"""Characters per line; a long title takes two lines, broken at spaces, hyphens and underscores."""
 
 
 def neighbour_panel(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
-    """A grid, row by row: the query, framed, then its neighbours, nearest first.
+    """Draw a grid, row by row: the query in a red frame, then its neighbours, nearest first.
 
     Args:
-        images: ``(3, H, W)`` uint8 each, of any size.
-        titles: Of each, of one or two lines.
+        images: ``(3, H, W)`` uint8 each, of any size; the first is the query.
+        titles: Title of each image, of one or two lines.
     """
     rows = -(-len(images) // _COLUMNS)
     columns = min(_COLUMNS, len(images))
@@ -32,13 +32,10 @@ def neighbour_panel(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
         axis.imshow(image.permute(1, 2, 0).cpu().numpy())
         axis.set_xticks([])
         axis.set_yticks([])
-        lines = [
-            part
-            for line in title.split("\n")
-            for part in textwrap.wrap(
-                line.replace("_", " "), _NAME, max_lines=2, placeholder=" ..."
-            )
-        ]
+        lines = []
+        for line in title.split("\n"):
+            text = line.replace("_", " ")
+            lines += textwrap.wrap(text, _LINE, max_lines=2, placeholder=" ...")
         axis.set_title("\n".join(lines), fontsize=8, parse_math=False)
         for side in axis.spines.values():
             side.set_visible(place == 0)

@@ -1,4 +1,4 @@
-"""Images beside maps of them, and how good maps are."""
+"""Figures of saliency maps: maps drawn over their images, and bar charts of map scores."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["saliency_bars", "saliency_panel"]
 def saliency_panel(
     images: Tensor, maps: Mapping[str, Tensor], outlines: Tensor | None = None
 ) -> Figure:
-    """A row for each image: the image, then each map over it, from 0 to its own maximum; one colour bar.
+    """Draw one row per image: the image, then each map over it, scaled from 0 to its maximum, with one colour bar.
 
     Args:
         images: ``(n, 3, H, W)`` uint8.
-        maps: By title, ``(n, h, w)`` >= 0 of any resolution; shown as they are, each cell a square.
-        outlines: ``(n, H, W)``, 0 or 1: what is outlined everywhere.
+        maps: Maps by title, ``(n, h, w)`` >= 0 of any resolution; drawn without interpolation.
+        outlines: Masks to outline in every panel, ``(n, H, W)``, 0 or 1.
     """
     rows, columns = len(images), 1 + len(maps)
     figure = Figure(figsize=(1.9 * columns + 0.8, 1.9 * rows), layout="constrained")
@@ -34,7 +34,7 @@ def saliency_panel(
             top = values[row].max().clamp(min=1e-12)
             shown = F.interpolate((values[row] / top)[None, None].float().cpu(), (height, width))
             axis.imshow(grey, cmap="gray", vmin=0, vmax=255)
-            drawn = axis.imshow(shown[0, 0].numpy(), cmap="inferno", alpha=0.65, vmin=0, vmax=1)
+            heatmap = axis.imshow(shown[0, 0].numpy(), cmap="inferno", alpha=0.65, vmin=0, vmax=1)
         if outlines is not None and outlines[row].any():
             for axis in axes[row]:
                 axis.contour(outlines[row].cpu().numpy(), levels=[0.5], colors="cyan", linewidths=1)
@@ -43,7 +43,8 @@ def saliency_panel(
     for axis in axes.flat:
         axis.axis("off")
     if maps:
-        figure.colorbar(drawn, ax=axes, shrink=0.8 if rows == 1 else 0.6, label="of the maximum")
+        shrink = 0.8 if rows == 1 else 0.6
+        figure.colorbar(heatmap, ax=axes, shrink=shrink, label="fraction of the maximum")
     return figure
 
 
@@ -52,13 +53,13 @@ def saliency_bars(
     names: Mapping[str, Sequence[str]],
     metrics: Mapping[str, str],
 ) -> Figure:
-    """A row of bar charts for each group, a chart for each metric, a pair of bars for each map: before and after.
+    """Draw bar charts of map scores before and after training: a row per group, a chart per metric, two bars per map.
 
     Args:
-        groups: By title, for each map its ``before`` and ``after``: values of each metric, one an encoder. The mean is
-            drawn, and the standard deviation where there are several.
-        names: By title, what to call each map.
-        metrics: What is drawn, with its heading; ``lift_*`` and ``focus`` get the line of chance, 1.
+        groups: By title, for each map its ``before`` and ``after``: values of each metric, one per encoder. The mean is
+            drawn, with the standard deviation as error bar if there are several values.
+        names: By title, the name of each map.
+        metrics: Metrics to draw, with their headings; ``lift_*`` and ``focus`` get a line at chance level, 1.
     """
     most = max(len(rows) for rows in names.values())
     size = (3.1 * len(metrics) + 1.2, (0.32 * most + 0.9) * len(groups))
@@ -70,11 +71,11 @@ def saliency_bars(
         line[0].invert_yaxis()
         line[0].set_ylabel(title)
         for axis, (metric, heading) in zip(line, metrics.items(), strict=True):
-            for shift, when, colour in ((-0.2, "before", "0.7"), (0.2, "after", "#7a1f5c")):
-                values = [row[when][metric] for row in rows]
+            for shift, phase, colour in ((-0.2, "before", "0.7"), (0.2, "after", "#7a1f5c")):
+                values = [row[phase][metric] for row in rows]
                 means = [float(np.mean(v)) for v in values]
                 spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
-                bars = {"height": 0.38, "color": colour, "label": f"{when} training"}
+                bars = {"height": 0.38, "color": colour, "label": f"{phase} training"}
                 axis.barh(places + shift, means, xerr=spread if any(spread) else None, **bars)
             if metric.startswith("lift") or metric == "focus":
                 axis.axvline(1, color="black", linestyle="--", linewidth=1, label="chance")
