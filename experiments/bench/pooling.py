@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ppssl.checkpointing.files import restore
-from ppssl.evaluation.evaluate import results_of
+from ppssl.evaluation.evaluate import evaluate_splits
 from ppssl.evaluation.splits import embed_splits
 from ppssl.functional import attend
 from ppssl.studies.recipes import build_recipe
@@ -64,7 +64,7 @@ def main() -> None:
         model: Any = restore(nn.Module, path, {})
         for name, rows in found.items():
             splits = embed_splits(Pooled(model.encoder, name), data)
-            metrics = results_of(splits, seed=0, config={}).metrics
+            metrics = evaluate_splits(splits, seed=0, config={}).metrics
             rows.append({metric: metrics[metric] for metric in METRICS})
     if args.json is not None:
         write_json(args.json, {"poolings": found, "provenance": provenance()})

@@ -267,7 +267,7 @@ def test_evaluate_prints_rows(trained: tuple[Path, Path], tmp_path: Path, capsys
     assert [r["metrics"] for r in found] == [pytest.approx(r["metrics"]) for r in own[:2]]
     capsys.readouterr()
     for wrong, message in (
-        (["--random"], "Untrained encoders need a checkpoint and images"),
+        (["--random"], "need a checkpoint and a data set, not a file of embeddings"),
         (["--data", str(RECIPE), "--data.root", str(images)], "leave out `--data`"),
         (["--feature", "branch"], "holds `gap` embeddings"),
     ):
@@ -287,7 +287,7 @@ def test_evaluate_follows_lcr(trained: tuple[Path, Path], tmp_path: Path, capsys
     for wrong, message in (
         ([str(_last(run)), "--random"], "`lcr-2023` has one row"),
         ([str(tmp_path)], "No checkpoint (*.ckpt) in the folder"),
-        ([str(_last(run)), "--feature", "branch"], "was not trained with it"),
+        ([str(_last(run)), "--feature", "branch"], "was trained without IADM"),
     ):
         assert main(["evaluate", *wrong, *lcr]) == 2
         assert message in error_line(capsys)

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from sklearn.metrics import balanced_accuracy_score
 
 from ppssl import FineTune, FolderDataModule, UserError
-from ppssl.evaluation.classifier import measure_classifier
+from ppssl.evaluation.classifier import evaluate_classifier
 from ppssl.utils.results import unpack_bits
 
 SMALL = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}, "seed": 0, "init_seed": 0}
@@ -43,7 +43,7 @@ def test_accuracies_are_those_of_each_image_alone(image_folder: Path, tmp_path: 
     data, model = _data(image_folder), FineTune(**SMALL)
     trainer = Trainer(default_root_dir=tmp_path, max_epochs=1, **QUIET)
     trainer.fit(model, data)
-    results = measure_classifier(model, data)
+    results = evaluate_classifier(model, data)
     logits, labels = _logits(model, data, "test", range(11))
     predicted = logits.argmax(dim=1).numpy()
     assert np.array_equal(unpack_bits(results.per_image["top-1"]), predicted == labels)
@@ -58,7 +58,7 @@ def test_accuracies_are_those_of_each_image_alone(image_folder: Path, tmp_path: 
 def test_without_a_test_split_it_is_the_held_out_part(image_folder: Path, tmp_path: Path) -> None:
     data, model = _data(image_folder / "train"), FineTune(**SMALL)
     Trainer(default_root_dir=tmp_path, max_steps=1, **QUIET).fit(model, data)
-    results = measure_classifier(model, data)
+    results = evaluate_classifier(model, data)
     logits, labels = _logits(model, data, "train", data.train_val)
     assert len(labels) == 6
     right = (logits.argmax(dim=1).numpy() == labels).tolist()
@@ -68,18 +68,18 @@ def test_without_a_test_split_it_is_the_held_out_part(image_folder: Path, tmp_pa
 def test_what_cannot_be_measured_is_said(image_folder: Path) -> None:
     model = FineTune(**SMALL)
     model.build(["class0", "class1", "other"])
-    with pytest.raises(UserError, match="the data lacks other; the classifier lacks class2"):
-        measure_classifier(model, _data(image_folder))
+    with pytest.raises(UserError, match="the data set lacks other; the classifier lacks class2"):
+        evaluate_classifier(model, _data(image_folder))
     model.build(["class0", "class1", "class2"])
-    with pytest.raises(UserError, match="`val_fraction` holds none out"):
-        measure_classifier(model, _data(image_folder / "train", val_fraction=0))
+    with pytest.raises(UserError, match="no labelled image is held out"):
+        evaluate_classifier(model, _data(image_folder / "train", val_fraction=0))
     for path in (image_folder / "test").rglob("*.png"):
         path.rename(image_folder / "test" / f"{path.parent.name}-{path.name}")
     with pytest.raises(UserError, match="no image of the test split has a label"):
-        measure_classifier(model, _data(image_folder))
+        evaluate_classifier(model, _data(image_folder))
 
 
-def test_init_seed_gives_all_first_weights() -> None:
+def test_init_seed_gives_all_initial_weights() -> None:
     """Of encoder and linear layer, whatever was drawn before."""
     made = []
     for k in (1, 2):

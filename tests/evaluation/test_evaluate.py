@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from ppssl import PPSSL, FolderDataModule, SyntheticDataModule, UserError
 from ppssl.data.synthetic.scene import NUISANCES
 from ppssl.evaluation.bootstrap import image_intervals
-from ppssl.evaluation.evaluate import evaluate, measure
+from ppssl.evaluation.evaluate import compute_metrics, evaluate
 from ppssl.inference.embeddings import Embeddings, embed_loader
 from ppssl.utils.results import unpack_bits
 
@@ -73,7 +73,7 @@ def test_images_that_are_alone_in_their_class_count_in_no_interval_of_retrieval(
     gallery = Embeddings(
         torch.randn(12, 4, generator=rng), torch.arange(12) % 3, torch.arange(7, 19)
     )
-    found = measure(gallery, queries, seed=0)
+    found = compute_metrics(gallery, queries, seed=0)
     for name in ("rank-1", "rank-5", "mAP"):
         assert np.isnan(found.per_image[name]).tolist() == [0, 0, 0, 1, 0, 0]
         assert np.nanmean(found.per_image[name]) == pytest.approx(found.metrics[name])

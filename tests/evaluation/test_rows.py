@@ -80,7 +80,8 @@ def test_untrained_encoders_are_of_the_same_architecture(
 ) -> None:
     data = _data(image_folder, seed=5)
     weights = tmp_path / "weights.safetensors"
-    save_file(_model(7).encoder.model.state_dict(), weights)
+    state = _model(7).encoder.model.state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, weights)
     model = _model(backbone_kwargs={"width": 6})
     with pytest.raises(UserError, match="do not fit the backbone"):
         evaluate_rows(model, data, imagenet=str(weights))
@@ -99,7 +100,7 @@ def test_untrained_encoders_are_of_the_same_architecture(
     assert rows[2].to_dict()["encoder"] == "random"
     with pytest.raises(UserError, match="no pretrained weights for `resnet_small`"):
         evaluate_rows(model, data, imagenet=True)
-    with pytest.raises(UserError, match="neither, but a ByobNet"):
+    with pytest.raises(UserError, match="a model of ppssl, got a ByobNet"):
         evaluate_rows(model.encoder.model, data, random=True)
 
 
@@ -156,13 +157,13 @@ def test_a_validation_split_queries_where_there_is_no_test(
 def test_what_cannot_be_evaluated_is_said(image_folder: Path, tmp_path: Path) -> None:
     data = _data(image_folder, label_fraction=0.5)
     for fraction in (0.6, 0.0):
-        with pytest.raises(UserError, match=r"must be in \(0, 0.5\], where 0.5 is the data set's"):
+        with pytest.raises(UserError, match=r"must be in \(0, 0.5\], at most the data set's 0.5"):
             evaluate_rows(_model(), data, label_fractions=[fraction])
     with pytest.raises(UserError, match="`data` is missing"):
         evaluate(_model())
     with pytest.raises(UserError, match="No such file of embeddings"):
         evaluate(tmp_path / "none.parquet")
-    with pytest.raises(UserError, match="no test split, and no label is held out"):
+    with pytest.raises(UserError, match="no test split, and no labelled image is held out"):
         evaluate(_model(), _data(image_folder / "train", val_fraction=0))
     flat = tmp_path / "flat"
     flat.mkdir()

@@ -172,7 +172,7 @@ def test_a_class_of_a_classifier_is_asked_for_by_name_or_number(
     assert pictures["0-0"] == pictures["python-0"] != pictures["1-1"]
     capsys.readouterr()
     assert main(["explain", str(path), one, "--class", "clas1", "--out", str(tmp_path / "x")]) == 2
-    assert "is none of the" in (error := capsys.readouterr().err)
+    assert "is not one of the" in (error := capsys.readouterr().err)
     assert "did you mean class1?" in error.replace("\n", " ")
 
 
@@ -223,7 +223,7 @@ def test_a_checkpoints_view_is_that_of_its_data(checkpoint: Path, image_folder: 
         (["{ckpt}", "{images}/train", "--reference", "black"], "reference"),
         (
             ["{ckpt}", "{images}/train", "--class", "wren"],
-            "asks for a class, and this PPSSL has none",
+            "needs a classifier, and this PPSSL has no classes",
         ),
         (["{ckpt}"], "images"),
     ],

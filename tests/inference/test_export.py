@@ -70,7 +70,7 @@ def test_others_read_the_same_features(
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(names["embed"](images), load_encoder(path)(images))
-    with pytest.raises(UserError, match="is there and not empty"):
+    with pytest.raises(UserError, match="exists and is not empty"):
         export(path, to, out)
 
 
@@ -80,8 +80,8 @@ def test_the_card_names_no_path_of_the_machine() -> None:
         "model": {"class_path": "ppssl.PPSSL", "init_args": {"pretrained": "/models/x", "lr": 0.1}},
         "data": {"class_path": "ppssl.FolderDataModule", "init_args": {"root": "/home/me/birds"}},
     }
-    prepared = Preprocessing(32, 0.875, (0.5,) * 3, (0.5,) * 3)
-    card = model_card(content, "timm", "embed = None", prepared, {"commit": "abc"}, 0.0, 1.0)
+    preprocessing = Preprocessing(32, 0.875, (0.5,) * 3, (0.5,) * 3)
+    card = model_card(content, "timm", "embed = None", preprocessing, {"commit": "abc"}, 0.0, 1.0)
     told = json.loads(card.split("```json")[1].split("```")[0])
     assert told["data"]["init_args"] == {"root": None}
     assert told["model"]["init_args"] == {"pretrained": None, "lr": 0.1}
@@ -94,7 +94,7 @@ def test_what_the_others_do_not_have_is_refused(image_folder: Path, tmp_path: Pa
     own = _checkpoint(image_folder, tmp_path, backbone="resnet_small", backbone_kwargs={"width": 4})
     for library in ("timm", "torchvision", "hf"):
         with pytest.raises(
-            UserError, match="own encoder, which no other library knows: `--to onnx`"
+            UserError, match="part of ppssl and not of any other library: choose `--to onnx`"
         ):
             export(own, library, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -105,7 +105,7 @@ def test_what_the_others_do_not_have_is_refused(image_folder: Path, tmp_path: Pa
 def test_a_partial_match_is_refused(image_folder: Path, tmp_path: Path) -> None:
     deep = {"stem_type": "deep", "stem_width": 8}
     path = _checkpoint(image_folder, tmp_path, backbone="resnet18", backbone_kwargs=deep)
-    with pytest.raises(UserError, match=r"25 weights are missing, left over or .*\(bn1\.bias"):
+    with pytest.raises(UserError, match=r"25 weights are missing, unexpected or .*\(bn1\.bias"):
         export(path, "torchvision", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -120,7 +120,7 @@ def test_without_onnx_it_says_what_to_install(
     path = _checkpoint(
         image_folder, tmp_path, backbone="resnet_small", backbone_kwargs={"width": 4}
     )
-    with pytest.raises(UserError, match="not installed: `pip install onnx`"):
+    with pytest.raises(UserError, match="not installed: run `pip install onnx`"):
         export(path, "onnx", tmp_path / "out")
 
 
@@ -135,7 +135,7 @@ def test_onnx_gives_the_same_features(image_folder: Path, tmp_path: Path) -> Non
 def test_features_that_differ_are_not_exported(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ppssl.evaluation import export as module
+    from ppssl.inference import export as module
 
     def disturbed(encoder: Any, *args: Any) -> None:
         whole = {k: v.clone() for k, v in encoder.state_dict().items()}
@@ -145,6 +145,6 @@ def test_features_that_differ_are_not_exported(
 
     path = _checkpoint(image_folder, tmp_path, **RESNET)
     monkeypatch.setitem(module.WRITERS, "torchvision", disturbed)
-    with pytest.raises(UserError, match=r"features differ by .*not exported"):
+    with pytest.raises(UserError, match=r"Not exported: features .* differ by"):
         export(path, "torchvision", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.inference.features import Feature
+from ppssl.inference.embeddings import Feature
 from ppssl.studies.recipes import read_yaml, recipe_path, replace_values
 from ppssl.utils.config import instantiate
 from ppssl.utils.errors import UserError

@@ -1,1 +1,1 @@
-"""Evaluation protocols: kNN, retrieval and linear probe, with confidence intervals."""
+"""Evaluation protocols: kNN, retrieval, linear probe and classification accuracy, with confidence intervals."""

@@ -1,7 +1,7 @@
-"""How good a trained classifier is on images that it has not seen, with what each of them was taken for right or wrong.
+"""Evaluation of a trained classifier by the protocol ``accuracy-1``: top-1, top-5 and macro accuracy.
 
-``accuracy-1``: the last weights (the moving average where there is one), un-augmented images, the test split, or where
-there is none the held-out part of the training images. Nothing is chosen on them.
+``accuracy-1`` evaluates the last weights (the moving average if there is one) on the un-augmented images of the test
+split, or without a test split on the held-out part of the training images. Nothing is selected on these images.
 """
 
 import torch
@@ -14,26 +14,26 @@ from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import resolve_seed
 from ppssl.utils.results import Results, pack_bits
 
-__all__ = ["ACCURACIES", "PROTOCOL", "measure_classifier"]
+__all__ = ["ACCURACIES", "PROTOCOL", "evaluate_classifier"]
 
 PROTOCOL = "accuracy-1"
 ACCURACIES = ("top-1", "top-5", "macro")
-"""The metrics, as tables show them."""
+"""The metrics that tables show."""
 
 
-def measure_classifier(model: Classifier, data: FineGrainedDataModule) -> Results:
-    """Measure a classifier on a data set of the same classes, on the device that it is on.
+def evaluate_classifier(model: Classifier, data: FineGrainedDataModule) -> Results:
+    """Evaluate a classifier on a data set of the same classes, on the model's current device.
 
     Args:
-        model: A :class:`~ppssl.FineTune` or :class:`~ppssl.LinearProbe`, trained.
+        model: A trained :class:`~ppssl.FineTune` or :class:`~ppssl.LinearProbe`.
         data: The data set.
 
     Returns:
-        ``top-1``, ``top-5`` and ``macro`` (:class:`~ppssl.metrics.classification.ClassificationMetrics`), and the
-        hits of each image of the first two.
+        ``top-1``, ``top-5`` and ``macro`` in [0, 1] (:class:`~ppssl.metrics.classification.ClassificationMetrics`),
+        and for top-1 and top-5 whether each image was predicted correctly.
 
     Raises:
-        UserError: The data has other classes, or no label to compare with.
+        UserError: The data set has other classes, or no labelled image to evaluate on.
     """
     data.setup()
     check_same_classes(model.classes, data=data.classes)
@@ -42,23 +42,26 @@ def measure_classifier(model: Classifier, data: FineGrainedDataModule) -> Result
     split, items = ("test", None) if "test" in data.sources else ("train", data.train_val)
     if items is not None and not len(items):
         raise UserError(
-            "Nothing to measure on: no `test/` folder, and `val_fraction` holds none out."
+            "Nothing to evaluate on: there is no test split, and no labelled image is held out. Add a `test/` folder, "
+            f"or raise `val_fraction` above {data.val_fraction}."
         )
-    rows = embed_loader(
-        model, data.eval_loader(split, items), data, description=f"Classifying {split}"
-    )
-    known = rows.labels >= 0
-    if not known.any():
-        raise UserError(f"Nothing to compare with: no image of the {split} split has a label.")
-    logits, labels = rows.features[known], rows.labels[known]
+    loader = data.eval_loader(split, items)
+    outputs = embed_loader(model, loader, data, description=f"Classifying {split}")
+    has_label = outputs.labels >= 0
+    if not has_label.any():
+        raise UserError(
+            f"Nothing to evaluate on: no image of the {split} split has a label. Put images into class folders."
+        )
+    logits, labels = outputs.features[has_label], outputs.labels[has_label]
     metrics = ClassificationMetrics(len(model.classes))
-    metrics.update(logits, labels, rows.index[known])
-    found = metrics.compute()
+    metrics.update(logits, labels, outputs.index[has_label])
+    accuracy = metrics.compute()
     hits = logits.topk(min(TOP, logits.shape[1]), dim=1).indices == labels[:, None]
     return Results(
         metrics={
-            name: float(found[key])
-            for name, key in zip(ACCURACIES, ("top1", "top5", "macro"), strict=True)
+            "top-1": float(accuracy["top1"]),
+            "top-5": float(accuracy["top5"]),
+            "macro": float(accuracy["macro"]),
         },
         units=dict.fromkeys(ACCURACIES, "fraction"),
         protocol=PROTOCOL,

@@ -1,12 +1,14 @@
-"""Protocol ``lcr-2023``: the numbers that LCR (CVPR 2023) and papers after it report (METHOD F9).
+"""Protocol ``lcr-2023``: retrieval and linear classification as LCR (CVPR 2023) reports them (:ref:`F9 <f9>`).
 
-Retrieval as in ``retrieval.py``; a linear classifier of frozen, un-normalised features: SGD at 30, momentum 0.9,
-batches of 256, 100 epochs, times 0.1 at 60 and 80. Their numbers are the best ones over checkpoints and epochs **on
-the test images**, which flatters every method; so both are given, what was there at the end, and under
-``best-on-test-...`` what the test images chose. The numbers of this project are those of ``clean-1``.
+Retrieval as in :mod:`ppssl.metrics.retrieval`; a linear classifier on frozen, un-normalised features, trained by SGD
+with learning rate 30, momentum 0.9 and batches of 256 for 100 epochs, the rate times 0.1 after epochs 60 and 80.
 
-DEVIATION: LCR's classifier is trained on random crops; here, so that any feature can be measured, on one embedding of
-each image. :class:`~ppssl.classify.linear_probe.LinearProbe` trains on views.
+LCR's published numbers are the best over checkpoints and epochs **on the test images**, which is biased upwards. This
+module reports two numbers: those at the end of training, and with the prefix ``best-on-test-`` those selected on the
+test images, for comparison with published tables only. This project's results use ``clean-1``.
+
+DEVIATION: LCR's classifier is trained on random crops; here it is trained on one embedding per image, so that every
+feature can be evaluated. :class:`~ppssl.classify.linear_probe.LinearProbe` trains on augmented views.
 """
 
 from collections.abc import Sequence
@@ -23,10 +25,10 @@ from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.evaluation.bootstrap import image_intervals
 from ppssl.evaluation.splits import Splits, embed_splits
-from ppssl.inference.features import Feature, feature_encoder
+from ppssl.inference.embeddings import Feature, feature_encoder
 from ppssl.metrics.retrieval import RANKS, RetrievalPerQuery, per_query_retrieval
 from ppssl.utils.errors import UserError
-from ppssl.utils.randomness import initial_weights, generator, resolve_seed
+from ppssl.utils.randomness import generator, initial_weights, resolve_seed
 from ppssl.utils.results import Results, pack_bits
 
 __all__ = ["PROTOCOL", "checkpoints_of", "evaluate_lcr", "sgd_probe"]
@@ -34,35 +36,43 @@ __all__ = ["PROTOCOL", "checkpoints_of", "evaluate_lcr", "sgd_probe"]
 PROTOCOL = "lcr-2023"
 EPOCHS = 100
 MILESTONES = (0.6, 0.8)
-"""Parts of the epochs after each of which the rate is a tenth of what it was."""
+"""Fractions of the epochs after which the learning rate is multiplied by 0.1."""
 BATCH = 256
 CRITERION = "rank-1"
-"""What the best checkpoint is best in."""
+"""The metric that the best checkpoint is selected by."""
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """A checkpoint's embeddings and how well they retrieve."""
+class _EvaluatedCheckpoint:
+    """Embeddings and retrieval results of a checkpoint."""
 
     path: str | Path
     splits: Splits
     retrieval: RetrievalPerQuery
 
+    def has_label(self) -> Tensor:
+        """Which queries have a label, ``(Q,)`` bool."""
+        return self.splits.queries.labels >= 0
+
 
 def checkpoints_of(path: str | Path) -> list[Path]:
-    """The checkpoints in a folder by step, the newest file of each step; or the one that ``path`` is.
+    """List the checkpoints of a folder in the order of their steps; a file is returned as it is.
+
+    If several files are from the same step, only the newest of them is listed.
 
     Raises:
-        UserError: There are none, or one cannot be read.
+        UserError: The folder has no checkpoint, or a checkpoint cannot be read.
     """
     path = Path(path)
     if not path.is_dir():
         read_checkpoint(path)
         return [path]
-    found = sorted(path.glob("*.ckpt"), key=lambda p: (p.stat().st_mtime, p.name))
-    if not found:
-        raise UserError(f"No checkpoint (*.ckpt) in the folder {path}.")
-    by_step = {int(read_checkpoint(p)["global_step"]): p for p in found}
+    files = sorted(path.glob("*.ckpt"), key=lambda p: (p.stat().st_mtime, p.name))
+    if not files:
+        raise UserError(
+            f"No checkpoint (*.ckpt) in the folder {path}: give the folder that `ppssl fit` wrote its checkpoints to."
+        )
+    by_step = {int(read_checkpoint(file)["global_step"]): file for file in files}
     return [by_step[step] for step in sorted(by_step)]
 
 
@@ -74,39 +84,37 @@ def evaluate_lcr(
     device: str = "auto",
     epochs: int = EPOCHS,
 ) -> Results:
-    """Measure the checkpoints of a run by ``lcr-2023``.
+    """Evaluate the checkpoints of a run by ``lcr-2023``.
 
     Args:
-        checkpoints: In the order of training (:func:`checkpoints_of`).
+        checkpoints: The checkpoints in the order of training (:func:`checkpoints_of`).
         data: The data set.
-        feature: Which embedding; LCR's own numbers are of ``"branch"``.
-        device: Where the encoders run; ``"auto"``: a GPU if there is one.
-        epochs: Of the linear classifier.
+        feature: The feature; LCR's published numbers are of ``"branch"``.
+        device: Device of the encoders; ``"auto"``: a GPU if there is one.
+        epochs: Epochs of the linear classifier.
 
     Returns:
-        ``rank-1``, ``rank-5``, ``mAP`` and ``linear`` (top-1) of the last checkpoint, the classifier's after its last
-        epoch; and the same with ``best-on-test-`` before them, of the checkpoint with the highest rank-1 on the test
-        images, the classifier's after the epoch that was best on them. Which these were is in
-        ``config["best_on_test"]``.
+        ``rank-1``, ``rank-5``, ``mAP`` and ``linear`` (top-1) of the last checkpoint and the classifier's last epoch;
+        and with the prefix ``best-on-test-`` those of the checkpoint with the highest rank-1 on the test images and of
+        the classifier's best epoch on them. ``config["best_on_test"]`` names that checkpoint and that epoch.
 
     Raises:
-        UserError: No labels, or a checkpoint cannot be read, or has no such feature.
+        UserError: There are no labels, or a checkpoint cannot be read or lacks the feature.
     """
     if not checkpoints:
-        raise ValueError("`checkpoints` must name one at least.")
-    best = last = _measure(checkpoints[0], data, feature, device)
+        raise ValueError("`checkpoints` must contain at least one checkpoint.")
+    best = last = _evaluate_checkpoint(checkpoints[0], data, feature, device)
     for path in checkpoints[1:]:
-        last = _measure(path, data, feature, device)
-        best = max(best, last, key=lambda found: found.retrieval.means()[CRITERION])
+        last = _evaluate_checkpoint(path, data, feature, device)
+        best = max(best, last, key=lambda checkpoint: checkpoint.retrieval.means()[CRITERION])
     seed = resolve_seed(data.seed)
-    hits = _probe(last.splits, epochs=epochs, seed=seed)
-    best_hits = hits if best is last else _probe(best.splits, epochs=epochs, seed=seed)
-    epoch = int(best_hits.mean(axis=1).argmax())
+    hits = _linear_hits(last, epochs=epochs, seed=seed)
+    best_hits = hits if best is last else _linear_hits(best, epochs=epochs, seed=seed)
+    best_epoch = int(best_hits.mean(axis=1).argmax())
     metrics = last.retrieval.means() | {"linear": float(hits[-1].mean())}
-    chosen = best.retrieval.means() | {"linear": float(best_hits[epoch].mean())}
-    metrics |= {f"best-on-test-{name}": value for name, value in chosen.items()}
-    per_image = _per_image(last) | {"linear": hits[-1]}
-    told = {"checkpoint": str(best.path), "epoch_of_linear": epoch + 1}
+    best_metrics = best.retrieval.means() | {"linear": float(best_hits[best_epoch].mean())}
+    metrics |= {f"best-on-test-{name}": value for name, value in best_metrics.items()}
+    per_image = _retrieval_per_image(last) | {"linear": hits[-1]}
     return Results(
         metrics=metrics,
         units=dict.fromkeys(metrics, "fraction"),
@@ -116,7 +124,7 @@ def evaluate_lcr(
             "model": [str(path) for path in checkpoints],
             "data": data.config(),
             "feature": feature,
-            "best_on_test": told,
+            "best_on_test": {"checkpoint": str(best.path), "epoch_of_linear": best_epoch + 1},
         },
         intervals=image_intervals(per_image),
         per_image={"linear": pack_bits(hits[-1])},
@@ -141,15 +149,15 @@ def sgd_probe(
         train: ``(N, D)`` float32.
         labels: ``(N,)`` int64, all known.
         test: ``(T, D)`` float32.
-        head: D to K; trained in place.
+        head: The classifier, from D features to K classes; trained in place.
         lr: The learning rate, for batches of 256; divided by 10 after each of :data:`MILESTONES`.
-        momentum: SGD's.
-        batch_size: At most so many images a step; an epoch's last batch may be smaller.
-        epochs: How often each image is seen.
-        seed: For the order, which is that of the data modules.
+        momentum: Momentum of SGD.
+        batch_size: Images per step; the last batch of an epoch may be smaller.
+        epochs: Number of epochs.
+        seed: Seed of the sample order, which is that of the data modules.
 
     Returns:
-        ``(epochs, T)`` int64: what each test image is taken for after each epoch.
+        ``(epochs, T)`` int64: the predicted label of each test image after each epoch.
     """
     optimizer = SGD(head.parameters(), lr=lr, momentum=momentum)
     predictions = torch.empty(epochs, len(test), dtype=torch.int64)
@@ -166,33 +174,35 @@ def sgd_probe(
     return predictions
 
 
-def _measure(
+def _evaluate_checkpoint(
     path: str | Path, data: FineGrainedDataModule, feature: Feature, device: str
-) -> _Measured:
+) -> _EvaluatedCheckpoint:
     splits = embed_splits(feature_encoder(path, feature), data, device=device)
-    queries = splits.queries
-    return _Measured(path, splits, per_query_retrieval(queries.features, queries.labels))
+    retrieval = per_query_retrieval(splits.queries.features, splits.queries.labels)
+    return _EvaluatedCheckpoint(path, splits, retrieval)
 
 
-def _per_image(found: _Measured) -> dict[str, np.ndarray]:
-    """What the means of retrieval are of, for each query with a label; NaN where it is alone in its class."""
-    known = (found.splits.queries.labels >= 0).numpy()
-    valid = found.retrieval.valid.numpy()[known]
-    hits = {f"rank-{k}": found.retrieval.hits(k).numpy()[known] for k in RANKS}
-    precision = found.retrieval.average_precision.numpy()[known]
-    return {name: np.where(valid, row, np.nan) for name, row in hits.items()} | {"mAP": precision}
+def _retrieval_per_image(checkpoint: _EvaluatedCheckpoint) -> dict[str, np.ndarray]:
+    """Retrieval values of each query with a label; NaN for the only image of a class."""
+    has_label, retrieval = checkpoint.has_label(), checkpoint.retrieval
+    valid = retrieval.valid[has_label].numpy()
+    values = {}
+    for k in RANKS:
+        values[f"rank-{k}"] = np.where(valid, retrieval.hits(k)[has_label].numpy(), np.nan)
+    values["mAP"] = retrieval.average_precision[has_label].numpy()
+    return values
 
 
-def _probe(splits: Splits, *, epochs: int, seed: int) -> np.ndarray:
-    """Whether each query with a label was right after each epoch: ``(epochs, Q)`` bool."""
-    gallery, queries = splits.gallery, splits.queries
-    known = queries.labels >= 0
+def _linear_hits(checkpoint: _EvaluatedCheckpoint, *, epochs: int, seed: int) -> np.ndarray:
+    """Whether each query with a label was predicted correctly after each epoch, ``(epochs, Q)`` bool."""
+    gallery, queries = checkpoint.splits.gallery, checkpoint.splits.queries
+    has_label = checkpoint.has_label()
     with initial_weights(seed, "head"):
-        head = nn.Linear(gallery.features.shape[1], int(splits.labels.max()) + 1)
+        head = nn.Linear(gallery.features.shape[1], int(checkpoint.splits.labels.max()) + 1)
         nn.init.normal_(head.weight, std=0.01)
         nn.init.zeros_(head.bias)
-    features = queries.features[known]
-    found = sgd_probe(
-        gallery.features, gallery.labels, features, head=head, epochs=epochs, seed=seed
+    test = queries.features[has_label]
+    predictions = sgd_probe(
+        gallery.features, gallery.labels, test, head=head, epochs=epochs, seed=seed
     )
-    return (found == queries.labels[known]).numpy()
+    return (predictions == queries.labels[has_label]).numpy()

@@ -1,4 +1,4 @@
-"""The rows of a table that an encoder's numbers are read in: fewer labels, and the same architecture untrained."""
+"""Evaluation of an encoder with fewer labels, and beside baselines: the same architecture with other weights."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from torch import nn
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.encoder import Encoder
-from ppssl.evaluation.evaluate import described, results_of
-from ppssl.evaluation.splits import Splits, embed_splits, read_splits
-from ppssl.inference.features import Feature, feature_encoder
+from ppssl.evaluation.evaluate import evaluate_splits
+from ppssl.evaluation.splits import Splits, embed_splits, read_splits, source_config
+from ppssl.inference.embeddings import Feature, feature_encoder
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import initial_weights, resolve_seed
 from ppssl.utils.results import Results
@@ -22,12 +22,12 @@ __all__ = ["Row", "evaluate_rows"]
 
 @dataclass(frozen=True)
 class Row:
-    """One row.
+    """One row of the evaluation table: an encoder, the labels in use, and the results.
 
     Attributes:
-        encoder: ``"checkpoint"``, ``"random"`` or ``"ImageNet"``.
-        label_fraction: Part of each class whose label was used.
-        results: What was found.
+        encoder: ``"checkpoint"``, ``"random"`` or ``"ImageNet"``; ``"embeddings"`` for a file of embeddings.
+        label_fraction: Part of each class whose labels were used.
+        results: The results.
     """
 
     encoder: str
@@ -35,9 +35,9 @@ class Row:
     results: Results
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data: the results, with the row's name."""
-        own = {"encoder": self.encoder, "label_fraction": self.label_fraction}
-        return own | self.results.to_dict()
+        """Return the row as plain data."""
+        name = {"encoder": self.encoder, "label_fraction": self.label_fraction}
+        return name | self.results.to_dict()
 
 
 def evaluate_rows(
@@ -50,40 +50,46 @@ def evaluate_rows(
     feature: Feature = "gap",
     device: str = "auto",
 ) -> list[Row]:
-    """:func:`~ppssl.evaluation.evaluate.evaluate` for several parts of the labels, and for untrained encoders.
+    """Evaluate an encoder with several fractions of the labels, and baselines of the same architecture.
 
-    Every row has the same queries; each encoder embeds the images once.
+    :func:`~ppssl.evaluation.evaluate.evaluate` for each row. All rows have the same queries, and each encoder embeds
+    the images once.
 
     Args:
-        model: As of ``evaluate``; for untrained encoders beside it, a checkpoint or model of ppssl.
-        data: As of ``evaluate``.
-        label_fractions: Parts of each class, in (0, 1]; smaller ones lie inside larger ones.
-        random: The same architecture with random weights too, which the data set's seed tells.
-        imagenet: The same with timm's weights (``True``), or those of a local file (see
+        model: As for ``evaluate``; with ``random`` or ``imagenet`` a checkpoint or a model of ppssl.
+        data: As for ``evaluate``.
+        label_fractions: Parts of each class, in (0, 1]; smaller parts are subsets of larger ones.
+        random: Add the same architecture with random weights, seeded by the data set's seed.
+        imagenet: Add the same architecture with timm's weights (``True``) or with the weights of a local file (see
             :class:`~ppssl.encoder.Encoder`).
-        feature: Which embedding of ``model``; the others have their own.
-        device: Where the encoders run.
+        feature: The feature of ``model``; the baselines have ``"gap"``.
+        device: Device of the encoders.
+
+    Returns:
+        The rows: for each encoder, one row per label fraction.
 
     Raises:
-        UserError: As ``evaluate``; a fraction above the data set's own; weights that are not to be had or do not fit.
+        UserError: As for ``evaluate``; a fraction exceeds the data set's ``label_fraction``; weights are unavailable or
+            do not fit.
     """
-    most = 1.0 if data is None else data.label_fraction
+    largest = 1.0 if data is None else data.label_fraction
     for fraction in label_fractions:
-        if not 0 < fraction <= most:
+        if not 0 < fraction <= largest:
             raise UserError(
-                f"`label_fraction` must be in (0, {most:g}], where {most:g} is the data set's own, got {fraction:g}."
+                f"`label_fraction` must be in (0, {largest:g}], at most the data set's {largest:g}, got {fraction:g}."
             )
     seed = resolve_seed(None if data is None else data.seed)
     rows = []
-    for name, splits, config in _embedded(model, data, random, imagenet, feature, device, seed):
+    for name, splits, config in _encoders(model, data, random, imagenet, feature, device, seed):
         for fraction in label_fractions:
             part = splits.with_labels(fraction, seed)
-            told = _with_fraction(config, fraction)
-            rows.append(Row(name, fraction, results_of(part, seed=seed, config=told, data=data)))
+            row_config = _with_fraction(config, fraction)
+            results = evaluate_splits(part, seed=seed, config=row_config, data=data)
+            rows.append(Row(name, fraction, results))
     return rows
 
 
-def _embedded(
+def _encoders(
     model: Any,
     data: FineGrainedDataModule | None,
     random: bool,
@@ -92,45 +98,52 @@ def _embedded(
     device: str,
     seed: int,
 ) -> Iterator[tuple[str, Splits, dict[str, Any]]]:
-    """Name, embeddings and description of one encoder after the other."""
-    untrained: dict[str, bool | str] = {"random": False} if random else {}
-    untrained |= {"ImageNet": imagenet} if imagenet else {}
+    """Yield name, embeddings and configuration of the encoder and of each baseline."""
+    baseline_weights: dict[str, bool | str] = {"random": False} if random else {}
+    if imagenet:
+        baseline_weights["ImageNet"] = imagenet
     if data is None:
-        if untrained:
+        if baseline_weights:
             raise UserError(
-                "Untrained encoders need a checkpoint and images, not a file of embeddings."
+                "Baselines (`random`, `imagenet`) need a checkpoint and a data set, not a file of embeddings."
             )
-        yield "embeddings", read_splits(model, feature, seed=seed), described(model)
+        yield "embeddings", read_splits(model, feature, seed=seed), source_config(model)
         return
-    made = {name: _untrained(model, weights, seed) for name, weights in untrained.items()}
+    # Made first: weights that are unavailable are reported before any image is embedded.
+    baselines = {
+        name: _baseline(model, weights, seed) for name, weights in baseline_weights.items()
+    }
     encoder = feature_encoder(model, feature)
-    yield "checkpoint", embed_splits(encoder, data, device=device), described(model, data, feature)
-    for name, (other, spec) in made.items():
-        config = described(other, data) | {"model": spec}
-        yield name, embed_splits(other.model, data, device=device), config
+    config = source_config(model, data, feature)
+    yield "checkpoint", embed_splits(encoder, data, device=device), config
+    for name, (baseline, model_config) in baselines.items():
+        config = {"model": model_config, "data": data.config()}
+        yield name, embed_splits(baseline.model, data, device=device), config
 
 
-def _untrained(model: Any, pretrained: bool | str, seed: int) -> tuple[Encoder, dict[str, Any]]:
-    """An encoder of the model's architecture, and how to make it."""
-    spec = _spec(model) | {"pretrained": pretrained}
+def _baseline(model: Any, pretrained: bool | str, seed: int) -> tuple[Encoder, dict[str, Any]]:
+    """An encoder of the model's architecture with other weights, and its configuration."""
+    init_args = _architecture(model) | {"pretrained": pretrained}
     with initial_weights(seed, "encoder"):
-        return Encoder(**spec), {"class_path": "ppssl.encoder.Encoder", "init_args": spec}
+        encoder = Encoder(**init_args)
+    return encoder, {"class_path": "ppssl.encoder.Encoder", "init_args": init_args}
 
 
-def _spec(model: Any) -> dict[str, Any]:
+def _architecture(model: Any) -> dict[str, Any]:
+    """Arguments of the model's :class:`~ppssl.encoder.Encoder`."""
     if isinstance(model, str | Path):
         return dict(read_checkpoint(model)["ppssl"]["encoder"])
     encoder = getattr(model, "encoder", None)
     if not isinstance(encoder, Encoder):
         raise UserError(
-            "Untrained encoders are made like that of a checkpoint or a model of ppssl: this is neither, but a "
+            "Baselines (`random`, `imagenet`) need a checkpoint or a model of ppssl, got a "
             f"{type(model).__name__}."
         )
     return dict(encoder.spec)
 
 
 def _with_fraction(config: dict[str, Any], fraction: float) -> dict[str, Any]:
-    """A description of what was measured, with the part of the labels that was used."""
+    """The configuration with the fraction of the labels that a row used."""
     data = config.get("data")
     if data is None:
         return config | {"label_fraction": fraction}

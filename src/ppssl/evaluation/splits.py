@@ -1,6 +1,6 @@
-"""The embeddings that are compared: a gallery of labelled training images, and queries."""
+"""Embeddings for an evaluation: a gallery of labelled training images, and queries."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +9,30 @@ import torch
 from torch import Tensor
 
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.data.labels import held_out, labelled
+from ppssl.data.label_splits import select_held_out, select_labelled
 from ppssl.data.source import UNKNOWN
 from ppssl.inference.embed import read_description, read_embeddings
-from ppssl.inference.embeddings import Embeddings, embed_loader
-from ppssl.inference.features import Feature
+from ppssl.inference.embeddings import Embeddings, Feature, embed_loader
+from ppssl.utils.config import Configurable
 from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError
 
-__all__ = ["Splits", "embed_splits", "read_splits"]
+__all__ = ["Splits", "embed_splits", "read_splits", "source_config"]
 
 HELD_OUT = 0.1
-"""Part of each class of a file's training images that queries where it has no other split."""
+"""Part of each class that is held out as queries, for a file that has training images only."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What is looked for, and among what.
+    """Embeddings of a gallery and of queries.
 
     Attributes:
         gallery: Labelled training images.
-        queries: Those of ``query_split``.
-        query_split: ``"test"``; where there is none ``"val"``, else ``"train"``: images that are not in the gallery.
-        labels: ``(N,)`` int64 of all training images, ``UNKNOWN`` where there is none.
-        offset: What to subtract from a training image's index to get its place in ``labels``.
+        queries: Images of ``query_split``.
+        query_split: ``"test"``; without a test split ``"val"``, else ``"train"``: images that are not in the gallery.
+        labels: ``(N,)`` int64, the labels of all training images, ``UNKNOWN`` where there is none.
+        offset: Index of the first training image; ``index - offset`` is the position in ``labels``.
     """
 
     gallery: Embeddings
@@ -42,21 +42,21 @@ class Splits:
     offset: int
 
     def with_labels(self, fraction: float, seed: int) -> "Splits":
-        """The same queries, and of the gallery what a data module's ``label_fraction`` leaves."""
-        kept = labelled(self.labels, fraction, seed) + self.offset
-        return replace(self, gallery=_rows(self.gallery, _among(self.gallery.index, kept)))
+        """Return the same queries, with the gallery that a data module's ``label_fraction`` selects."""
+        index = select_labelled(self.labels, fraction, seed) + self.offset
+        return replace(self, gallery=_with_index(self.gallery, index))
 
 
 def embed_splits(encoder: Any, data: FineGrainedDataModule, *, device: str = "auto") -> Splits:
-    """Embed the images of a data set.
+    """Embed gallery and queries of a data set.
 
     Args:
         encoder: ``(B, 3, H, W) -> (B, D)``, with timm's ``pretrained_cfg``.
         data: The data set.
-        device: Where the encoder runs; ``"auto"``: a GPU if there is one.
+        device: Device of the encoder; ``"auto"``: a GPU if there is one.
 
     Raises:
-        UserError: No labels, or no images that could query.
+        UserError: There are no labels, or no images that can be queries.
     """
     data.setup()
     if not data.has_labels():
@@ -66,78 +66,113 @@ def embed_splits(encoder: Any, data: FineGrainedDataModule, *, device: str = "au
     cfg = encoder.pretrained_cfg
     data.normalise_with(tuple(cfg["mean"]), tuple(cfg["std"]))
     split = next((name for name in ("test", "val") if name in data.sources), "train")
-    items, among = (
-        (data.train_val, data.train_fit) if split == "train" else (None, data.train_labelled)
-    )
-    if items is not None and not len(items):
+    if split != "train":
+        query_items, gallery_items = None, data.train_labelled  # None: all images of the split
+    elif len(data.train_val):
+        query_items, gallery_items = data.train_val, data.train_fit
+    else:
         raise UserError(
-            "Nothing to evaluate on: there is no test split, and no label is held out. Add a `test/` folder, or raise "
-            f"`val_fraction` above {data.val_fraction}."
+            "Nothing to evaluate on: there is no test split, and no labelled image is held out. Add a `test/` folder, "
+            f"or raise `val_fraction` above {data.val_fraction}."
         )
     with on_device(encoder, device):
-        queries, gallery = (
-            embed_loader(
-                encoder, data.eval_loader(part, rows), data, description=f"Embedding {part}"
-            )
-            for part, rows in ((split, items), ("train", among))
-        )
+        query_loader = data.eval_loader(split, query_items)
+        queries = embed_loader(encoder, query_loader, data, description=f"Embedding {split}")
+        gallery_loader = data.eval_loader("train", gallery_items)
+        gallery = embed_loader(encoder, gallery_loader, data, description="Embedding train")
     return Splits(gallery, queries, split, data.sources["train"].labels, data.offset("train"))
 
 
 def read_splits(path: Any, feature: Feature = "gap", *, seed: int) -> Splits:
-    """The embeddings in a file of :func:`~ppssl.inference.embed.embed`; all of them are held in memory.
+    """Read gallery and queries from a file of :func:`~ppssl.inference.embed.embed`, all into memory.
 
     Args:
-        path: The ``.parquet``.
-        feature: Which embedding the file is expected to hold.
-        seed: For what is held out where the file has training images only.
+        path: Path of the ``.parquet`` file.
+        feature: The feature that the file is expected to hold.
+        seed: Seed of the held-out part, for a file that has training images only.
 
     Raises:
-        UserError: No such file, of another feature, or no labels.
+        UserError: The file does not exist, holds another feature, or has no labelled training image.
     """
     if not isinstance(path, str | Path):
         raise UserError(
-            "`data` is missing: without it a file of embeddings takes the place of the model."
+            "`data` is missing: give a data set, or the path of a file of embeddings in place of the model."
         )
-    held = read_description(path).feature
-    if held != feature:
+    stored = read_description(path).feature
+    if stored != feature:
         raise UserError(
-            f"{path} holds `{held}` embeddings, not `{feature}`: choose `feature: {held}`."
+            f"{path} holds `{stored}` embeddings, not `{feature}`: choose `feature: {stored}`."
         )
-    parts: dict[str, list[Embeddings]] = {}
-    for found, names in read_embeddings(path):
-        splits = np.array([row["split"] for row in names])
-        for name in dict.fromkeys(splits.tolist()):
-            parts.setdefault(name, []).append(_rows(found, torch.from_numpy(splits == name)))
-    whole = {name: _joined(rows) for name, rows in parts.items()}
-    train = whole.get("train")
+    by_split = _read_by_split(path)
+    train = by_split.get("train")
     if train is None or not (train.labels != UNKNOWN).any():
         raise UserError(
             f"Nothing to evaluate against: {path} has no labelled training image. Embed images in "
             "class folders."
         )
-    start = int(train.index.min())
-    offset = max(
-        (int(e.index.max()) + 1 for e in whole.values() if e.index.max() < start), default=0
-    )
+    offset = _train_offset(by_split)
     labels = np.full(int(train.index.max()) + 1 - offset, UNKNOWN)
     labels[train.index.numpy() - offset] = train.labels.numpy()
-    split = next((name for name in ("test", "val") if name in whole), "train")
-    known = labelled(labels, 1.0, seed)
-    out = held_out(labels, known, HELD_OUT, seed) if split == "train" else known[:0]
-    gallery = _rows(train, _among(train.index, np.setdiff1d(known, out) + offset))
-    queries = whole[split] if split != "train" else _rows(train, _among(train.index, out + offset))
-    return Splits(gallery, queries, split, labels, offset)
+    labelled = select_labelled(labels, 1.0, seed)
+    for split in ("test", "val"):
+        if split in by_split:
+            gallery = _with_index(train, labelled + offset)
+            return Splits(gallery, by_split[split], split, labels, offset)
+    held_out = select_held_out(labels, labelled, HELD_OUT, seed)
+    gallery = _with_index(train, np.setdiff1d(labelled, held_out) + offset)
+    return Splits(gallery, _with_index(train, held_out + offset), "train", labels, offset)
 
 
-def _among(index: Tensor, kept: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.isin(index.numpy(), kept))
+def source_config(
+    model: Any, data: FineGrainedDataModule | None = None, feature: Feature = "gap"
+) -> dict[str, Any]:
+    """Describe model and data as plain data, for results.
+
+    Args:
+        model: A model or the path of a checkpoint; without ``data`` the path of a file of embeddings.
+        data: The data set.
+        feature: The feature; stated only if it is not the default.
+    """
+    if data is None:
+        return {"embeddings": str(model), "description": asdict(read_description(model))}
+    config: dict[str, Any] = {"model": type(model).__name__, "data": data.config()}
+    if isinstance(model, str | Path):
+        config["model"] = str(model)
+    elif isinstance(model, Configurable):
+        config["model"] = model.config()
+    return config if feature == "gap" else config | {"feature": feature}
 
 
-def _rows(found: Embeddings, rows: Tensor) -> Embeddings:
-    return Embeddings(found.features[rows], found.labels[rows], found.index[rows])
+def _read_by_split(path: str | Path) -> dict[str, Embeddings]:
+    """All rows of a file of embeddings, by split."""
+    batches: dict[str, list[Embeddings]] = {}
+    for embeddings, columns in read_embeddings(path):
+        splits = np.array([row["split"] for row in columns])
+        for name in dict.fromkeys(splits.tolist()):
+            rows = _select(embeddings, torch.from_numpy(splits == name))
+            batches.setdefault(name, []).append(rows)
+    return {name: _concatenate(parts) for name, parts in batches.items()}
 
 
-def _joined(parts: list[Embeddings]) -> Embeddings:
-    columns = ((e.features, e.labels, e.index) for e in parts)
-    return Embeddings(*(torch.cat(column) for column in zip(*columns, strict=True)))
+def _train_offset(by_split: dict[str, Embeddings]) -> int:
+    """Index of the first training image: one above the largest index of the splits before it."""
+    first = int(by_split["train"].index.min())
+    ends = [int(e.index.max()) + 1 for e in by_split.values() if e.index.max() < first]
+    return max(ends, default=0)
+
+
+def _with_index(embeddings: Embeddings, index: np.ndarray) -> Embeddings:
+    """The rows whose image index is in ``index``."""
+    return _select(embeddings, torch.from_numpy(np.isin(embeddings.index.numpy(), index)))
+
+
+def _select(embeddings: Embeddings, rows: Tensor) -> Embeddings:
+    return Embeddings(embeddings.features[rows], embeddings.labels[rows], embeddings.index[rows])
+
+
+def _concatenate(parts: list[Embeddings]) -> Embeddings:
+    return Embeddings(
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.index for part in parts]),
+    )

@@ -1,1 +1,1 @@
-"""Using an encoder: embeddings, nearest neighbours, saliency maps, export."""
+"""Use of a trained encoder: embeddings, nearest neighbours, saliency maps, export."""

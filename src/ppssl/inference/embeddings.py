@@ -1,7 +1,8 @@
-"""Embeddings of a loader's images, once; every metric works on these."""
+"""Embeddings of images: choose a model's feature, and embed the images of a data loader."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -9,15 +10,29 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ppssl.checkpointing.files import restore
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.encoder import evaluation_mode
+from ppssl.encoder import Encoder, evaluation_mode, load_encoder
+from ppssl.functional import attend
+from ppssl.losses.base import LossPlugin
+from ppssl.utils.errors import UserError
 
-__all__ = ["Embeddings", "embed_loader"]
+__all__ = [
+    "AttentionPooledEncoder",
+    "Embeddings",
+    "Feature",
+    "embed_loader",
+    "feature_encoder",
+    "has_branch_feature",
+]
+
+Feature = Literal["gap", "branch"]
+"""``"gap"``: p, the encoder's pooled embedding; ``"branch"``: its feature map pooled with IADM's map A, as in LCR."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """One row an image, ascending by index, each image once.
+    """Embeddings, labels and indices of images: one row per image, in ascending order of index, without duplicates.
 
     Attributes:
         features: ``(N, D)`` float32, on the CPU, not normalised.
@@ -38,21 +53,96 @@ def embed_loader(
     *,
     description: str = "Embedding",
 ) -> Embeddings:
-    """Run the images of an evaluation loader through an encoder.
+    """Embed the images of an evaluation loader.
 
     Args:
         model: ``(B, 3, H, W) -> (B, D)``; used in evaluation mode, on the device of its parameters.
         loader: One of ``data``'s evaluation loaders.
-        data: Normalises the images; tell it first with which mean and std (``normalise_with``).
-        description: Beside the progress bar.
+        data: The data module, which normalises the images; call its ``normalise_with`` first.
+        description: Label of the progress bar.
     """
     device = next(model.parameters()).device
-    rows = []
+    features, labels, index = [], [], []
     with evaluation_mode(model):
         for raw in track(loader, description=description, transient=True):
             batch = data.on_before_batch_transfer(raw, 0)
-            image = data.normalise(batch["image"].to(device))
-            rows.append((model(image).float().cpu(), batch["label"], batch["index"]))
-    features, labels, index = (torch.cat(column) for column in zip(*rows, strict=True))
-    _, once = np.unique(index, return_index=True)  # a broken image's substitute occurs twice
-    return Embeddings(features[once], labels[once], index[once])
+            images = data.normalise(batch["image"].to(device))
+            features.append(model(images).float().cpu())
+            labels.append(batch["label"])
+            index.append(batch["index"])
+    all_index = torch.cat(index)
+    # Sorted and unique: where a broken image was replaced, the substitute occurs twice.
+    _, rows = np.unique(all_index, return_index=True)
+    return Embeddings(torch.cat(features)[rows], torch.cat(labels)[rows], all_index[rows])
+
+
+class AttentionPooledEncoder(nn.Module):
+    """Encoder whose feature map is pooled with a plugin's attention map: ``(B, 3, H, W) -> (B, C)``.
+
+    ``sum over places of A * F`` (:func:`ppssl.functional.attend`). Layers that timm applies after its own pooling, such
+    as a norm, are not applied.
+
+    Args:
+        encoder: Computes the feature map F.
+        plugin: Computes the attention map A from F (:meth:`ppssl.LossPlugin.attention`).
+    """
+
+    def __init__(self, encoder: Encoder, plugin: LossPlugin) -> None:
+        super().__init__()
+        self.encoder, self.plugin = encoder, plugin
+        self.pretrained_cfg: dict[str, Any] = encoder.model.pretrained_cfg
+        self.num_features = encoder.info.channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed normalised images."""
+        feature_map = self.encoder.features(images).map
+        attention = self.plugin.attention(feature_map)
+        if attention is None:
+            raise ValueError(f"`{type(self.plugin).__name__}` returned no attention map.")
+        return attend(feature_map, attention)
+
+
+def feature_encoder(model: nn.Module | str | Path, feature: Feature = "gap") -> Any:
+    """Return the module that computes a feature, ``(B, 3, H, W) -> (B, D)``, with timm's ``pretrained_cfg``.
+
+    Args:
+        model: A timm model, a model of ppssl, or the path of a checkpoint.
+        feature: The feature (:data:`Feature`). ``"branch"`` needs a model of ppssl that was trained with IADM or with
+            another plugin that has an attention map; of several such plugins the first is used (:ref:`D13 <d13>`).
+
+    Raises:
+        UserError: The checkpoint cannot be read, or no plugin has an attention map.
+    """
+    if feature not in ("gap", "branch"):
+        raise ValueError(f"`feature` must be 'gap' or 'branch', got {feature!r}.")
+    if feature == "gap":
+        if isinstance(model, str | Path):
+            return load_encoder(model)
+        encoder: Any = getattr(model, "encoder", model)
+        return getattr(encoder, "model", encoder)
+    if isinstance(model, str | Path):
+        name = str(model)
+        trained: Any = restore(nn.Module, model, {})
+    else:
+        name = f"this {type(model).__name__}"
+        trained = model
+    plugin = _attention_plugin(trained)
+    if plugin is None:
+        raise UserError(
+            f"`feature: branch` needs the attention map of IADM, and {name} was trained without IADM: give a "
+            "checkpoint that was trained with it, or choose `feature: gap`."
+        )
+    return AttentionPooledEncoder(trained.encoder, plugin)
+
+
+def has_branch_feature(model: nn.Module) -> bool:
+    """Return whether a model has the feature ``"branch"``."""
+    return _attention_plugin(model) is not None
+
+
+def _attention_plugin(model: Any) -> LossPlugin | None:
+    """The first plugin that has an attention map."""
+    for plugin in dict(getattr(model, "plugins", {})).values():
+        if type(plugin).attention is not LossPlugin.attention:
+            return plugin
+    return None

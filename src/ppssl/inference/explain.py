@@ -1,4 +1,4 @@
-"""What an encoder or a classifier looks at in a user's own images: maps of them, side by side."""
+"""Saliency maps of an encoder or a classifier on any images: image GradCAM, layer Grad-CAM, and IADM's attention."""
 
 from __future__ import annotations
 
@@ -31,35 +31,41 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "Objective", "View", "explain", "image_files"]
 
 Objective = Callable[[Tensor], Tensor]
-"""A score of each image, of normalised images: ``(B, 3, H, W) -> (B,)``, differentiable."""
+"""A differentiable score of each normalised image: ``(B, 3, H, W) -> (B,)``."""
 
 BATCH = 16
+"""Images per batch."""
 CELL = 8
-"""Height and width in pixels of the cells of the pooled map."""
+"""Height and width in pixels of a cell of the pooled map."""
 
 
 @dataclass(frozen=True)
 class View:
-    """How an image becomes the encoder's input: ``size`` in pixels, ``crop`` of the short side, as in evaluation."""
+    """Preprocessing of an image, as in evaluation.
+
+    Attributes:
+        size: Height and width of the input in pixels.
+        crop: The centre crop, as a fraction of the short side.
+    """
 
     size: int = 224
     crop: float = 0.875
 
     @classmethod
     def of(cls, path: str | Path) -> View:
-        """That of the data set which a checkpoint was trained on, where it names one."""
+        """Return the preprocessing that a checkpoint was trained with; the defaults where it names no data set."""
         data = (read_checkpoint(path)["ppssl"]["data"] or {}).get("init_args", {})
         return cls(data.get("image_size", cls.size), data.get("eval_crop", cls.crop))
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Maps of some images.
+    """Saliency maps of several images.
 
     Attributes:
-        names: What each image is called.
-        images: What the encoder saw of them, ``(n, 3, S, S)`` uint8.
-        maps: By title, ``(n, h, w)`` float32 >= 0, of different resolutions.
+        names: Name of each image.
+        images: The images after resizing and cropping, ``(n, 3, S, S)`` uint8.
+        maps: Saliency maps by title, ``(n, h, w)`` float32 >= 0, of different resolutions.
     """
 
     names: list[str]
@@ -67,21 +73,22 @@ class Explanation:
     maps: dict[str, Tensor]
 
     def figure(self) -> Figure:
-        """A row for each image: itself, and each map over it."""
+        """Draw one row per image: the image, and each map over it."""
         from ppssl.utils.plots.saliency import saliency_panel
 
         return saliency_panel(self.images, self.maps)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """A PNG for each image, ``<name>.png``, or ``<name>-2.png`` and so on: no file that is there is overwritten."""
+        """Write one PNG per image, ``<name>.png``; existing files are kept (``<name>-2.png`` and so on)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for i, name in enumerate(self.names):
-            one = {title: values[i : i + 1] for title, values in self.maps.items()}
-            paths.append(_free(folder, Path(name).stem))
-            figure = Explanation([name], self.images[i : i + 1], one).figure()
-            figure.savefig(paths[-1], dpi=150)
+            maps = {title: values[i : i + 1] for title, values in self.maps.items()}
+            single = Explanation([name], self.images[i : i + 1], maps)
+            path = _unused_path(folder, Path(name).stem)
+            single.figure().savefig(path, dpi=150)
+            paths.append(path)
         return paths
 
 
@@ -96,72 +103,77 @@ def explain(
     view: View | None = None,
     device: str = "auto",
 ) -> Explanation:
-    """What raises a score of images: GradCAM of the image itself and at the output layer, and what IADM attends to.
+    """Compute saliency maps of images: image GradCAM, Grad-CAM at the output layer, and IADM's attention.
 
-    A single image has no key. Without an objective the score is the cosine of its embedding with that of its mirrored
-    copy: what raises it is what the encoder knows the image by.
+    The maps show what raises a score. The default score is the cosine similarity of an image's embedding with the
+    embedding of the mirrored image; a contrastive score would need a key, which a single image does not have.
 
     Args:
-        model: A checkpoint of ``ppssl fit``, :class:`ppssl.PPSSL`, a timm model, or any module; in evaluation mode.
-        images: Files, and folders of them.
-        objective: The score to explain. It runs the model once.
-        class_index: Explain this logit of ``model(images)``, ``(B, classes)``.
-        layer: Whose output Grad-CAM is taken at, ``(B, C, h, w)``; ``None``: the last one of the timm model inside.
-            A model without either has no such map.
-        reference: r of the image's GradCAM (:func:`ppssl.functional.image_gradcam`).
-        view: How images become input; ``None``: as in the evaluation of the checkpoint, else 224 pixels.
-        device: Where the model runs; ``"auto"``: a GPU if there is one.
+        model: A checkpoint of ``ppssl fit``, :class:`ppssl.PPSSL`, a timm model, or any module; used in evaluation
+            mode.
+        images: Image files, and folders of image files.
+        objective: The score to explain; it must call the model exactly once.
+        class_index: Explain this logit of ``model(images)``, ``(B, classes)``, instead.
+        layer: The layer of Grad-CAM, with an output of ``(B, C, h, w)``; ``None``: the last layer of the timm model
+            inside ``model``. If there is neither, that map is left out.
+        reference: Reference r of image GradCAM (:func:`ppssl.functional.image_gradcam`).
+        view: Preprocessing of the images; ``None``: as in the evaluation of the checkpoint, else 224 pixels.
+        device: Device of the model; ``"auto"``: a GPU if there is one.
 
     Returns:
-        ``image GradCAM``, at full resolution; the same ``pooled`` to cells of 8 pixels; ``<plugin> branch`` where a
-        plugin of the model attends to places; ``output Grad-CAM``, by the grad-cam library.
+        The maps ``image GradCAM``, at full resolution; ``pooled``, the same pooled to cells of 8 pixels;
+        ``<plugin> branch`` for each plugin with an attention map; ``output Grad-CAM``, by the grad-cam library.
 
     Raises:
-        UserError: No such file, an image that cannot be read, no images, or no checkpoint.
+        UserError: A file does not exist or cannot be read, or there are no images.
     """
     if objective is not None and class_index is not None:
-        raise ValueError("`objective` and `class_index` are two scores: give one of them.")
+        raise ValueError(
+            "`objective` and `class_index` exclude each other: they define different scores."
+        )
     source = image_files([images] if isinstance(images, str | Path) else images)
     if not isinstance(model, nn.Module):
         view = View.of(model) if view is None else view
         model = restore(nn.Module, model, {})
     view = View() if view is None else view
-    parts = []
-    with on_device(model, device) as chosen, evaluation_mode(model):
+    batches, batch_maps = [], []
+    with on_device(model, device) as run_device, evaluation_mode(model):
         for rows in torch.arange(len(source)).split(BATCH):
             views = [center_view(source.read(i), view.size, view.crop) for i in rows.tolist()]
             batch = torch.stack(views)
-            x = _normalise(batch.to(chosen), find_timm_model(model))
+            x = _normalise(batch.to(run_device), find_timm_model(model))
             score = _score(model, x, objective, class_index)
             maps = _maps(model, score, x, layer, reference)
-            parts.append((batch, {title: values.cpu() for title, values in maps.items()}))
+            batches.append(batch)
+            batch_maps.append({title: values.cpu() for title, values in maps.items()})
     return Explanation(
         names=[source.name(i) for i in range(len(source))],
-        images=torch.cat([batch for batch, _ in parts]),
-        maps={title: torch.cat([maps[title] for _, maps in parts]) for title in parts[0][1]},
+        images=torch.cat(batches),
+        maps={title: torch.cat([maps[title] for maps in batch_maps]) for title in batch_maps[0]},
     )
 
 
 def image_files(paths: Sequence[str | Path]) -> FileSource:
-    """The image files among files and folders, each once, in their order.
+    """Collect the image files among files and folders, in order and without duplicates.
 
     Raises:
-        UserError: No such file, or a folder without images.
+        UserError: A file or folder does not exist, or there are no images.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"No such image or folder: {path}{similar_path(path)}.")
-        found += FolderSource(path).paths if path.is_dir() else [path]
-    if not found:
-        raise UserError("No images given: name files, or folders of them.")
-    unique = list(dict.fromkeys(found))
+        files += FolderSource(path).paths if path.is_dir() else [path]
+    if not files:
+        raise UserError("No images: give image files, or folders of image files.")
+    unique = list(dict.fromkeys(files))
     return FileSource(Path(), unique, np.full(len(unique), UNKNOWN), [])
 
 
 def _score(
     model: nn.Module, x: Tensor, objective: Objective | None, class_index: int | None
 ) -> Objective:
+    """The objective, a logit, or the similarity with the mirrored images."""
     if objective is not None:
         return objective
     if class_index is not None:
@@ -175,7 +187,8 @@ def _logit(model: nn.Module, class_index: int, images: Tensor) -> Tensor:
     logits = model(images)
     if logits.ndim != 2 or not 0 <= class_index < logits.shape[1]:
         raise ValueError(
-            f"`class_index` must be one of the model's outputs {tuple(logits.shape[1:])}, got {class_index}."
+            f"`class_index` must be in [0, classes) of the model's output (B, classes) = {tuple(logits.shape)}, "
+            f"got {class_index}."
         )
     return logits[:, class_index]
 
@@ -183,6 +196,7 @@ def _logit(model: nn.Module, class_index: int, images: Tensor) -> Tensor:
 def _maps(
     model: nn.Module, score: Objective, x: Tensor, layer: nn.Module | None, reference: Reference
 ) -> dict[str, Tensor]:
+    """All maps of one batch, by title."""
     signed = image_gradcam(score, x, reference, rectify=False)
     cells = (-(-x.shape[2] // CELL), -(-x.shape[3] // CELL))
     maps = {"image GradCAM": signed.relu(), "pooled": saliency_target(signed, cells)}
@@ -192,9 +206,12 @@ def _maps(
             feature_map = encoder.features(x).map
             for name, plugin in dict(getattr(model, "plugins", {})).items():
                 attention = plugin.attention(feature_map)
-                maps |= {} if attention is None else {f"{name} branch": attention}
+                if attention is not None:
+                    maps[f"{name} branch"] = attention
     output = output_gradcam(model, score, x, layer)
-    return maps if output is None else maps | {"output Grad-CAM": output}
+    if output is not None:
+        maps["output Grad-CAM"] = output
+    return maps
 
 
 def _normalise(images: Tensor, timm_model: Any) -> Tensor:
@@ -205,7 +222,8 @@ def _normalise(images: Tensor, timm_model: Any) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
-def _free(folder: Path, stem: str) -> Path:
+def _unused_path(folder: Path, stem: str) -> Path:
+    """A PNG path that does not exist yet."""
     path, number = folder / f"{stem}.png", 2
     while path.exists():
         path, number = folder / f"{stem}-{number}.png", number + 1

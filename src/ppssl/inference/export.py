@@ -1,7 +1,7 @@
-"""Hand an encoder on in the format of another library, read back by that library alone in a process of its own.
+"""Export of an encoder to timm, torchvision, transformers or ONNX, with a model card and a verification.
 
-Every format has the code that reads it (:data:`READERS`). It stands in the model card, and it is what runs in the clean
-process: that loads the folder without ppssl, embeds the same images, and has to give the same features.
+Each format has a code snippet that reads it (:data:`~ppssl.inference.model_card.READERS`). The model card shows that
+snippet, and the verification runs it in a separate process without ppssl: it must give the same features.
 """
 
 import hashlib
@@ -31,9 +31,10 @@ __all__ = ["Format", "export"]
 
 Format = Literal["timm", "torchvision", "hf", "onnx"]
 TOLERANCE = 1e-4
-"""Largest difference of a feature, as a part of the largest feature."""
+"""Largest allowed difference of a feature, relative to the largest feature."""
 IMAGES = 4
-_CHECK = """
+"""Number of fixed images that are compared."""
+_VERIFICATION_SCRIPT = """
 import sys
 import numpy as np
 import torch
@@ -47,57 +48,59 @@ np.save(sys.argv[2], np.asarray(features))
 
 
 def export(checkpoint: str | Path, to: Format, out: str | Path) -> float:
-    """Write an encoder for another library, with a model card, and read it back to see that it is the same.
+    """Export the encoder of a checkpoint for another library, with a model card, and verify the export.
 
     Args:
-        checkpoint: Of ``ppssl fit``; of a classifier the encoder is taken.
+        checkpoint: A checkpoint of ``ppssl fit``; of a classifier the encoder is exported.
         to: ``"timm"`` (weights and ``config.json``, for ``timm.create_model("local-dir:...")``), ``"torchvision"`` (the
             ``state_dict`` of a ResNet), ``"hf"`` (transformers' TimmWrapper), or ``"onnx"``.
-        out: The folder to make; it must not be there, or be empty. Nothing is left in it where an error is raised.
+        out: Output folder, which must be new or empty. After an error it is left as it was.
 
     Returns:
-        The largest absolute difference between a feature before and after, over four fixed images.
+        The largest absolute difference between the features before and after the export, over four fixed images.
 
     Raises:
-        UserError: The other library has no such model, a weight would be left over or missing, the features differ, a
+        UserError: The other library has no such model, weights are missing or unexpected, the features differ, a
             package is not installed, or the folder is not empty.
     """
     if to not in get_args(Format):
         raise ValueError(f"`to` must be one of {', '.join(get_args(Format))}, got {to!r}.")
-    out = Path(out).resolve()  # the clean process runs in another folder
+    out = Path(out).resolve()  # the verification runs in another working directory
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there and not empty: give a new folder.")
+        raise UserError(f"{out} exists and is not empty: choose a new folder.")
     content = read_checkpoint(checkpoint)["ppssl"]
     encoder = load_encoder(checkpoint)
-    prepared = Preprocessing.of(encoder, content)
+    preprocessing = Preprocessing.of(encoder, content)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
         folder = Path(temporary) / "out"
         folder.mkdir()
-        WRITERS[to](encoder, content["encoder"], prepared, folder)
+        WRITERS[to](encoder, content["encoder"], preprocessing, folder)
         reader = READERS[to].format(name=content["encoder"]["backbone"])
-        difference, largest = _compare(encoder, reader, prepared.image_size, folder)
+        difference, largest = _verify(encoder, reader, preprocessing.image_size, folder)
         if not difference <= TOLERANCE * largest:
             raise UserError(
-                f"Read back by {to}, features differ by {difference:.2g} (the largest is {largest:.2g}): not exported."
+                f"Not exported: features read back with {to} differ by {difference:.2g} (largest feature: "
+                f"{largest:.2g})."
             )
-        origin = provenance() | {
-            "sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
-        }
-        card = model_card(content, to, reader, prepared, origin, difference, largest)
+        checksum = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+        origin = provenance() | {"sha256": checksum}
+        card = model_card(content, to, reader, preprocessing, origin, difference, largest)
         (folder / "README.md").write_text(card)
         shutil.rmtree(out, ignore_errors=True)
         folder.replace(out)
     return difference
 
 
-def _write_timm(encoder: Any, spec: dict[str, Any], prepared: Preprocessing, folder: Path) -> None:
-    _refuse_own(spec)
+def _write_timm(
+    encoder: Any, spec: dict[str, Any], preprocessing: Preprocessing, folder: Path
+) -> None:
+    _refuse_ppssl_encoder(spec)
     arguments = dict(spec["kwargs"])
     if encoder.pretrained_cfg.get("fixed_input_size") and spec["image_size"]:
         arguments["img_size"] = spec["image_size"]
-    known = ("first_conv", "classifier", "fixed_input_size", "pool_size")
-    cfg = {name: encoder.pretrained_cfg.get(name) for name in known} | prepared.timm()
+    kept = ("first_conv", "classifier", "fixed_input_size", "pool_size")
+    cfg = {name: encoder.pretrained_cfg.get(name) for name in kept} | preprocessing.timm()
     config = {
         "architecture": spec["backbone"],
         "num_classes": 0,
@@ -109,42 +112,46 @@ def _write_timm(encoder: Any, spec: dict[str, Any], prepared: Preprocessing, fol
     save_file(_weights(encoder), folder / "model.safetensors")
 
 
-def _write_hf(encoder: Any, spec: dict[str, Any], prepared: Preprocessing, folder: Path) -> None:
+def _write_hf(
+    encoder: Any, spec: dict[str, Any], preprocessing: Preprocessing, folder: Path
+) -> None:
     from transformers import TimmWrapperConfig, TimmWrapperModel
 
-    _write_timm(encoder, spec, prepared, folder)
-    described = json.loads((folder / "config.json").read_text())
-    config = TimmWrapperConfig.from_dict(described, num_labels=0)
+    _write_timm(encoder, spec, preprocessing, folder)
+    timm_config = json.loads((folder / "config.json").read_text())
+    config = TimmWrapperConfig.from_dict(timm_config, num_labels=0)
     model = TimmWrapperModel(config)
     model.timm_model.load_state_dict(encoder.state_dict())
     model.save_pretrained(folder)
 
 
 def _write_torchvision(
-    encoder: Any, spec: dict[str, Any], prepared: Preprocessing, folder: Path
+    encoder: Any, spec: dict[str, Any], preprocessing: Preprocessing, folder: Path
 ) -> None:
     import torchvision
 
-    _refuse_own(spec)
+    _refuse_ppssl_encoder(spec)
     name = spec["backbone"]
     if name not in torchvision.models.list_models() or "resnet" not in name:
         raise UserError(
-            f"torchvision has no ResNet `{name}`: `--to timm`, `hf` and `onnx` take other encoders."
+            f"torchvision has no ResNet `{name}`: choose `--to timm`, `--to hf` or `--to onnx`."
         )
     model = torchvision.models.get_model(name)
     model.fc = nn.Identity()
-    _refuse_partial(model, encoder, "torchvision")
+    _check_same_weights(model, encoder, "torchvision")
     save_file(_weights(encoder), folder / "model.safetensors")
 
 
-def _write_onnx(encoder: Any, spec: dict[str, Any], prepared: Preprocessing, folder: Path) -> None:
+def _write_onnx(
+    encoder: Any, spec: dict[str, Any], preprocessing: Preprocessing, folder: Path
+) -> None:
     packages = ("onnx", "onnxscript", "onnxruntime")
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"`--to onnx` needs packages that are not installed: `pip install {' '.join(missing)}`."
+            f"`--to onnx` needs packages that are not installed: run `pip install {' '.join(missing)}`."
         )
-    size = prepared.image_size
+    size = preprocessing.image_size
     batch = torch.export.Dim("batch", min=1)
     torch.onnx.export(
         encoder,
@@ -169,40 +176,50 @@ def _weights(encoder: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.contiguous().clone() for name, value in encoder.state_dict().items()}
 
 
-def _refuse_own(spec: dict[str, Any]) -> None:
+def _refuse_ppssl_encoder(spec: dict[str, Any]) -> None:
     if spec["backbone"] == "resnet_small":
         raise UserError(
-            "`resnet_small` is ppssl's own encoder, which no other library knows: `--to onnx`, or `load_encoder`."
+            "`resnet_small` is part of ppssl and not of any other library: choose `--to onnx`, or read the checkpoint "
+            "with `ppssl.load_encoder`."
         )
 
 
-def _refuse_partial(model: nn.Module, encoder: nn.Module, library: str) -> None:
-    theirs, ours = model.state_dict(), encoder.state_dict()
-    shapes = {n for n in theirs.keys() & ours.keys() if theirs[n].shape != ours[n].shape}
-    odd = sorted((theirs.keys() ^ ours.keys()) | shapes)
-    if odd:
+def _check_same_weights(model: nn.Module, encoder: nn.Module, library: str) -> None:
+    """Raise unless two models have the same weights by name and shape."""
+    expected, exported = model.state_dict(), encoder.state_dict()
+    different = expected.keys() ^ exported.keys()
+    for name in expected.keys() & exported.keys():
+        if expected[name].shape != exported[name].shape:
+            different.add(name)
+    if different:
+        examples = sorted(different)[:3]
+        more = " ..." if len(different) > 3 else ""
         raise UserError(
-            f"The encoder is not {library}'s model of that name: {len(odd)} weights are missing, left over or of "
-            f"another shape ({', '.join(odd[:3])}{' ...' * (len(odd) > 3)}); `backbone_kwargs` may have changed it."
+            f"The encoder differs from {library}'s model of that name: {len(different)} weights are missing, "
+            f"unexpected or of another shape ({', '.join(examples)}{more}). Does `backbone_kwargs` change the "
+            "architecture? Choose another `--to`."
         )
 
 
-def _compare(encoder: nn.Module, reader: str, image_size: int, folder: Path) -> tuple[float, float]:
-    """The largest difference of a feature, and the largest feature; read in a process that knows nothing of ppssl."""
+def _verify(encoder: nn.Module, reader: str, image_size: int, folder: Path) -> tuple[float, float]:
+    """Compare features in a process without ppssl: the largest absolute difference, and the largest feature."""
     images = np.random.Generator(np.random.Philox(0)).standard_normal(
         (IMAGES, 3, image_size, image_size), dtype=np.float32
     )
     with torch.inference_mode():
         expected = encoder(torch.from_numpy(images)).numpy()
-    given, made = folder.parent / "images.npy", folder.parent / "features.npy"
-    np.save(given, images)
-    command = [sys.executable, "-P", "-c", _CHECK.format(reader=reader), str(given), str(made)]
+    images_file, features_file = folder.parent / "images.npy", folder.parent / "features.npy"
+    np.save(images_file, images)
+    script = _VERIFICATION_SCRIPT.format(reader=reader)
+    command = [sys.executable, "-P", "-c", script, str(images_file), str(features_file)]
     env = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"What was written cannot be read back: {reason}")
-    found = np.load(made)
-    if found.shape != expected.shape:
-        raise UserError(f"Read back, features are {found.shape} in place of {expected.shape}.")
-    return float(np.abs(found - expected).max()), float(np.abs(expected).max())
+        reason = (done.stderr.strip().splitlines() or ["no error message"])[-1]
+        raise UserError(f"Not exported: the exported encoder cannot be read back: {reason}")
+    features = np.load(features_file)
+    if features.shape != expected.shape:
+        raise UserError(
+            f"Not exported: features read back have the shape {features.shape} instead of {expected.shape}."
+        )
+    return float(np.abs(features - expected).max()), float(np.abs(expected).max())

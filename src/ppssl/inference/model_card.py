@@ -1,4 +1,4 @@
-"""The model card of an exported encoder: how to read it, how to prepare images, and where it comes from."""
+"""Model card of an exported encoder: code that reads it, preprocessing, verification and provenance."""
 
 import json
 from dataclasses import dataclass
@@ -32,18 +32,18 @@ import onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
 embed = lambda images: session.run(None, {{"images": images.numpy()}})[0]""",
 }
-"""Code that makes ``embed``, ``(B, 3, H, W) -> (B, D)``, in the folder of the export."""
+"""By format, code that defines ``embed``, ``(B, 3, H, W) -> (B, D)``, when run in the folder of the export."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images become the encoder's input: short side to ``image_size / crop``, centre crop, mean and std.
+    """Preprocessing of images: resize the short side to ``image_size / crop``, centre crop, normalise.
 
     Attributes:
         image_size: Height and width in pixels.
         crop: The centre crop, as a fraction of the short side.
-        mean: Of each channel, in units of [0, 1].
-        std: Likewise.
+        mean: Mean of each channel, for pixels in [0, 1].
+        std: Standard deviation of each channel, for pixels in [0, 1].
     """
 
     image_size: int
@@ -53,14 +53,14 @@ class Preprocessing:
 
     @classmethod
     def of(cls, encoder: Any, content: dict[str, Any]) -> "Preprocessing":
-        """As the encoder of a checkpoint (its ``ppssl`` entry) was trained; 224 and 0.875 where that is not known."""
+        """Return the preprocessing of a checkpoint's ``ppssl`` entry; size 224 and crop 0.875 where it has none."""
         data = (content["data"] or {"init_args": {}})["init_args"]
         size = content["encoder"]["image_size"] or data.get("image_size", 224)
         cfg = encoder.pretrained_cfg
         return cls(size, data.get("eval_crop", 0.875), tuple(cfg["mean"]), tuple(cfg["std"]))
 
     def timm(self) -> dict[str, Any]:
-        """As timm's ``pretrained_cfg`` says it."""
+        """Return the entries of timm's ``pretrained_cfg``."""
         return {
             "input_size": [3, self.image_size, self.image_size],
             "crop_pct": self.crop,
@@ -71,7 +71,7 @@ class Preprocessing:
         }
 
     def code(self) -> str:
-        """The same by torchvision."""
+        """Return torchvision code of the preprocessing."""
         return f"""\
 from torchvision import transforms
 
@@ -87,24 +87,25 @@ def model_card(
     content: dict[str, Any],
     library: str,
     reader: str,
-    prepared: Preprocessing,
+    preprocessing: Preprocessing,
     origin: dict[str, Any],
     difference: float,
     largest: float,
 ) -> str:
-    """Markdown; paths of the machine that it was trained on are left out.
+    """Write the model card in Markdown; absolute paths in the configuration are left out.
 
     Args:
         content: The ``ppssl`` entry of the checkpoint.
-        library: Which library reads it.
-        reader: The code that does.
-        prepared: How images are prepared.
-        origin: Git commit, versions, and the checkpoint's hash.
-        difference: The largest difference of a feature after reading it back.
-        largest: The largest feature.
+        library: The library that reads the export.
+        reader: The code that reads the export.
+        preprocessing: Preprocessing of the images.
+        origin: Git commit, library versions, and the SHA-256 of the checkpoint.
+        difference: The largest absolute difference between features before and after the export.
+        largest: The largest absolute feature.
     """
     spec, model = content["encoder"], content["model"]
     tag = {"hf": "transformers", "torchvision": "torchvision"}.get(library, library)
+    size = preprocessing.image_size
     trained = without_paths({"model": model, "data": content["data"]})
     imports = "import torch\n" if "torch." in reader else ""
     return f"""\
@@ -115,7 +116,7 @@ tags: [ppssl, self-supervised, fine-grained]
 ---
 # {spec["backbone"]}, trained with ppssl
 
-An image encoder, `(B, 3, {prepared.image_size}, {prepared.image_size}) -> (B, D)`. In this folder:
+An image encoder, `(B, 3, {size}, {size}) -> (B, D)`. To read it, run in this folder:
 
 ```python
 {imports}{reader}
@@ -124,17 +125,17 @@ An image encoder, `(B, 3, {prepared.image_size}, {prepared.image_size}) -> (B, D
 ## Preprocessing
 
 ```python
-{prepared.code()}
+{preprocessing.code()}
 ```
 
-## Check
+## Verification
 
-Read back by {library} in a clean process, its features of four fixed images (normal noise) differ from ppssl's by at
-most {difference:.3g}; the largest feature is {largest:.3g}.
+Read back with {library} in a process without ppssl, the features of four fixed images (normal noise) differ from
+ppssl's features by at most {difference:.3g}; the largest feature is {largest:.3g}.
 
 ## Provenance
 
-Trained as `{model["class_path"]}`. Nothing is said here of how good it is: `ppssl evaluate` measures that.
+Trained as `{model["class_path"]}`. This card states no accuracy; `ppssl evaluate` measures it.
 
 ```json
 {json.dumps({**trained, "exported": origin}, indent=1, sort_keys=True)}

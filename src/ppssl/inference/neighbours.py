@@ -1,4 +1,4 @@
-"""The images of an embedding file that are nearest to an image, and a picture of them."""
+"""Nearest neighbours of an image among the images of an embedding file, as a list and as a figure."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,26 +13,26 @@ from ppssl.data.images import read_image
 from ppssl.data.transforms import center_view
 from ppssl.encoder import evaluation_mode
 from ppssl.inference.embed import fingerprint, read_description, read_embeddings
-from ppssl.inference.features import feature_encoder
+from ppssl.inference.embeddings import feature_encoder
 from ppssl.metrics.retrieval import cosine_similarity, unit_rows
 from ppssl.utils.errors import UserError
 from ppssl.utils.plots.neighbours import neighbour_panel
 
 __all__ = ["Neighbour", "neighbours"]
 
-_SHOWN_PIXELS = 256
+_THUMBNAIL_PIXELS = 256
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An image of an embedding file.
+    """One neighbour: an image of an embedding file, and its similarity to the query.
 
     Attributes:
-        similarity: Cosine of the embeddings, in [-1, 1].
-        path: Of the image, or its name where it has no file of its own.
-        split: Where it is from.
-        class_name: Its class; ``None`` where unknown.
-        index: Its number in the full data set.
+        similarity: Cosine similarity of the embeddings, in [-1, 1].
+        path: Path of the image, or its name where it has no file.
+        split: Split of the image.
+        class_name: Class of the image; ``None`` where unknown.
+        index: Number of the image in the full data set.
     """
 
     similarity: float
@@ -51,52 +51,56 @@ def neighbours(
     out: str | Path | None = None,
     data: FineGrainedDataModule | None = None,
 ) -> list[Neighbour]:
-    """The k nearest images by cosine similarity, nearest first; the file is read in parts.
+    """Find the k images of an embedding file that are nearest to an image by cosine similarity.
+
+    The file is read in batches of rows, so it need not fit into memory.
 
     Args:
-        image: An image file. It is not looked for itself: an image of the file finds itself.
-        embeddings: A file of :func:`~ppssl.inference.embed.embed`.
-        model: The encoder that wrote it: a timm model, a model of ppssl, or the path of a checkpoint.
-        k: How many, >= 1; fewer where the file has fewer.
-        out: Draw them to this file (its ending tells the format).
-        data: Where the images come from that have no files of their own (synthetic ones, Parquet).
+        image: The query, an image file. If the query is in the embedding file, it is its own nearest neighbour.
+        embeddings: A file written by :func:`~ppssl.inference.embed.embed`.
+        model: The encoder that the embeddings are from: a timm model, a model of ppssl, or the path of a checkpoint.
+        k: Number of neighbours, >= 1; fewer are returned if the file has fewer images.
+        out: Draw the neighbours to this file; the suffix chooses the format.
+        data: Data set that the images are read from where they have no files (synthetic images, Parquet).
+
+    Returns:
+        The neighbours, nearest first.
 
     Raises:
-        UserError: The image cannot be read, the embeddings are another encoder's, or an image cannot be shown.
+        UserError: The image cannot be read, the embeddings are from another encoder, or a neighbour cannot be drawn.
     """
     if k < 1:
         raise ValueError(f"`k` must be >= 1, got {k}.")
-    original = _read(Path(image))
-    query = _embed(original, embeddings, model)
-    found: list[Neighbour] = []
-    for rows, names in read_embeddings(embeddings):
-        similarity = cosine_similarity(query, unit_rows(rows.features))[0]
+    query = _read(Path(image))
+    query_embedding = _embed(query, embeddings, model)
+    nearest: list[Neighbour] = []
+    for rows, columns in read_embeddings(embeddings):
+        similarity = cosine_similarity(query_embedding, unit_rows(rows.features))[0]
         best = similarity.topk(min(k, len(similarity)))
         for value, i in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            row = names[i]
-            found.append(
+            row = columns[i]
+            nearest.append(
                 Neighbour(value, row["path"], row["split"], row["class"], int(rows.index[i]))
             )
-        found = sorted(found, key=lambda n: (-n.similarity, n.index))[:k]
+        nearest = sorted(nearest, key=lambda n: (-n.similarity, n.index))[:k]
     if out is not None:
-        shown = [_thumbnail(original), *(_thumbnail(_original(n, data)) for n in found)]
-        titles = [
-            Path(image).name,
-            *(f"{n.class_name or Path(n.path).name}\n{n.similarity:.3f}" for n in found),
-        ]
+        images = [query, *(_neighbour_image(n, data) for n in nearest)]
+        titles = [Path(image).name]
+        titles += [f"{n.class_name or Path(n.path).name}\n{n.similarity:.3f}" for n in nearest]
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        neighbour_panel(shown, titles).savefig(out, dpi=120)
-    return found
+        neighbour_panel([_thumbnail(i) for i in images], titles).savefig(out, dpi=120)
+    return nearest
 
 
 @torch.inference_mode()
 def _embed(image: Image.Image, embeddings: str | Path, model: nn.Module | str | Path) -> Tensor:
-    """``(1, D)`` float64, of unit length."""
+    """Embed the query with the preprocessing of the embedding file: ``(1, D)`` float64, of unit length."""
     description = read_description(embeddings)
     encoder = feature_encoder(model, description.feature)
     if fingerprint(encoder) != description.encoder:
         raise UserError(
-            f"The embeddings in {embeddings} were made by another encoder: give its checkpoint, or embed again."
+            f"The embeddings in {embeddings} are from another encoder: give the checkpoint of that encoder, or run "
+            "`ppssl embed` with this one."
         )
     cfg = encoder.pretrained_cfg
     mean, std = (torch.tensor(cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
@@ -112,21 +116,22 @@ def _read(path: Path) -> Image.Image:
         raise UserError(f"Cannot read the image {path}: {error}. Give an image file.") from error
 
 
-def _original(neighbour: Neighbour, data: FineGrainedDataModule | None) -> Image.Image:
+def _neighbour_image(neighbour: Neighbour, data: FineGrainedDataModule | None) -> Image.Image:
+    """The image of a neighbour, from the data set if there is one, else from its file."""
     if data is not None:
         data.setup()
         split, number = data.locate(neighbour.index)
         return data.sources[split].load(number)
     if not Path(neighbour.path).is_file():
         raise UserError(
-            f"`{neighbour.path}` is no file here, so it cannot be shown: give `--data RECIPE` where the images come "
-            "from, or leave out `--out`."
+            f"Cannot draw the neighbour `{neighbour.path}`: no such file. Give the data set with `--data RECIPE`, or "
+            "leave out `--out`."
         )
     return _read(Path(neighbour.path))
 
 
 def _thumbnail(image: Image.Image) -> Tensor:
-    """``(3, H, W)`` uint8, no larger than what is drawn."""
+    """A copy of an image, reduced to the size in the figure: ``(3, H, W)`` uint8."""
     small = image.copy()
-    small.thumbnail((_SHOWN_PIXELS, _SHOWN_PIXELS))
+    small.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
     return pil_to_tensor(small)

@@ -9,10 +9,10 @@ from typing import Any
 from ppssl.classify.base import Classifier
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.encoder import evaluation_mode
-from ppssl.evaluation.classifier import measure_classifier
+from ppssl.evaluation.classifier import evaluate_classifier
 from ppssl.evaluation.evaluate import HEADLINES, evaluate
 from ppssl.inference.embed import fingerprint
-from ppssl.inference.features import attends
+from ppssl.inference.embeddings import has_branch_feature
 from ppssl.losses.iadm.callback import measure_health
 from ppssl.losses.iadm.plugin import IADM
 from ppssl.studies.ablate import GIVEN
@@ -34,7 +34,7 @@ QUIET = (
 
 
 def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> None:
-    """Train, measure, write: an encoder by :func:`evaluate`, a classifier by :func:`measure_classifier`.
+    """Train, measure, write: an encoder by :func:`evaluate`, a classifier by :func:`evaluate_classifier`.
 
     Of a classifier's encoder ``start`` tells the fingerprint of the first weights, whichever file they came from.
     Of a model with IADM there are also the embeddings pooled with its A (METHOD D13), as ``branch-<metric>``, and the
@@ -53,7 +53,7 @@ def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> N
     )
     results = _train_and_measure(built)
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    if attends(built.model):
+    if has_branch_feature(built.model):
         _add_branch(results, evaluate(built.model, built.datamodule, feature="branch"))
     _add_health(results, built.model, built.datamodule)
     results["config"] = without_local(results["config"], local)
@@ -68,7 +68,7 @@ def _train_and_measure(built: PPSSLCLI) -> dict[str, Any]:
         return evaluate(model, built.datamodule).to_dict()
     start = fingerprint(model.encoder.model)
     built.trainer.fit(model, built.datamodule)
-    return measure_classifier(model, built.datamodule).to_dict() | {"start": start}
+    return evaluate_classifier(model, built.datamodule).to_dict() | {"start": start}
 
 
 def _add_branch(results: dict[str, Any], found: Results) -> None:

@@ -1,4 +1,4 @@
-"""Which embedding is measured: the encoder's own, or its feature map pooled with what IADM attends to."""
+"""The feature ``branch``: the encoder's feature map pooled with IADM's attention map."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from ppssl import IADM, PPSSL, FolderDataModule, UserError, embed, neighbours
-from ppssl.evaluation.evaluate import evaluate, measure
+from ppssl.evaluation.evaluate import compute_metrics, evaluate
 from ppssl.inference.embed import read_description
-from ppssl.inference.embeddings import embed_loader
-from ppssl.inference.features import attends, feature_encoder
+from ppssl.inference.embeddings import embed_loader, feature_encoder, has_branch_feature
 from ppssl.losses.contrastive import MoCo
 from ppssl.utils.results import unpack_bits
 
@@ -94,7 +93,7 @@ def test_evaluate_measures_the_branch_features(checkpoint: Path, image_folder: P
     results = evaluate(checkpoint, data, feature="branch")
     encoder = feature_encoder(checkpoint, "branch")
     gallery, queries = (embed_loader(encoder, loader, data) for loader in data.test_dataloader())
-    measured = measure(gallery, queries, seed=0)
+    measured = compute_metrics(gallery, queries, seed=0)
     metrics = measured.metrics
     assert results.metrics == pytest.approx(metrics)
     assert results.metrics["mAP"] != own.metrics["mAP"]
@@ -123,7 +122,7 @@ def test_branch_embeddings_in_a_file_know_what_they_are(
     for file in (own, branch):  # the image finds itself only by the features that are in the file
         assert neighbours(query, file, checkpoint, k=1)[0].similarity == pytest.approx(1)
         assert neighbours(query, file, checkpoint, k=1)[0].path == str(query)
-    with pytest.raises(UserError, match="this Encoder was not trained with it"):
+    with pytest.raises(UserError, match="this Encoder was trained without IADM"):
         neighbours(query, branch, PPSSL.load_from_checkpoint(checkpoint).encoder)
 
 
@@ -140,10 +139,10 @@ def test_files_from_before_the_choice_are_read(
 
 
 def test_without_a_branch_it_says_what_to_do(image_folder: Path) -> None:
-    assert attends(_model(iadm=IADM()))
-    assert not attends(_model())
+    assert has_branch_feature(_model(iadm=IADM()))
+    assert not has_branch_feature(_model())
     for model in (_model(), _model().encoder, _model().encoder.model):
-        with pytest.raises(UserError, match="was not trained with it: give a checkpoint that was"):
+        with pytest.raises(UserError, match="was trained without IADM: give a checkpoint that was"):
             evaluate(model, _data(image_folder), feature="branch")
     with pytest.raises(UserError, match="IADM attends to nothing before it is trained"):
         evaluate(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppssl.evaluation.nuisance import nuisance_probe
+from ppssl.evaluation.probes import nuisance_probe
 
 NAMES = ("hue", "tilt", "noise", "odd")
 
@@ -37,5 +37,5 @@ def test_half_noise_is_half_explained() -> None:
 
 def test_shapes() -> None:
     features, values = _data(20, 0)
-    with pytest.raises(ValueError, match=r"Nuisances must be \(images, 3\)"):
+    with pytest.raises(ValueError, match=r"`train_values` must be .* = \(20, 3\), got \(20, 4\)"):
         nuisance_probe(features, values, features, values, names=NAMES[:3])

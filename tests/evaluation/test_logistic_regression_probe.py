@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ppssl.data.labels import held_out as choose
-from ppssl.evaluation import logistic_regression
-from ppssl.evaluation.logistic_regression import logistic_regression_probe
+from ppssl.data.label_splits import select_held_out as choose
+from ppssl.evaluation import probes
+from ppssl.evaluation.probes import logistic_regression_probe
 
 
 def blobs(
@@ -60,7 +60,7 @@ def test_solver_equals_torch_lbfgs(c: float) -> None:
     x, y = blobs(300, 12, 5)
     test, _ = blobs(200, 12, 5, seed=1)
     expected = torch_optimum(x, y, c, test).softmax(1)
-    model = logistic_regression._model(c).fit(x.double().numpy(), y.numpy())
+    model = probes._classifier(c).fit(x.double().numpy(), y.numpy())
     assert np.abs(model.predict_proba(test.double().numpy()) - expected.numpy()).max() < 1e-4
 
 
@@ -159,12 +159,12 @@ def test_constant_features_and_bfloat16_and_label_gaps_are_fine() -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"test": torch.ones(2, 5)}, "as many dimensions, got 4 and 5"),
+        ({"test": torch.ones(2, 5)}, "same number of dimensions, got 4 and 5"),
         ({"test": torch.ones(4)}, r"must be \(N, D\)"),
         ({"train_labels": torch.zeros(5).long()}, r"`train_labels` must be \(6,\)"),
         ({"held_out": torch.tensor([0, 1, 0, 1, 0, 1])}, r"`held_out` must be \(6,\) bool.*int64"),
         ({"held_out": torch.zeros(5).bool()}, r"`held_out` must be \(6,\) bool.*got \(5,\)"),
-        ({"held_out": torch.zeros(6).bool()}, "must hold out a labelled image, got none"),
+        ({"held_out": torch.zeros(6).bool()}, "must contain a labelled image, got none"),
         ({"held_out": torch.ones(6).bool()}, "two classes or more.*got 0"),
         ({"train_labels": torch.zeros(6).long()}, "two classes or more.*got 1"),
         ({"c_grid": ()}, r"`c_grid` must be one or more numbers > 0, got \(\)"),
