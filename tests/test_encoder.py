@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ppssl.encoder import Encoder, as_map, evaluation_mode, load_encoder, resnet_small
+from ppssl.encoder import Encoder, as_map, evaluation_mode, load_encoder
 from ppssl.utils.errors import UserError
+from ppssl.utils.resnet_small import resnet_small
 
 MODELS = ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "resnet_small"]
 
@@ -182,3 +183,65 @@ def test_stages_are_timms_own_and_on_the_way(name: str) -> None:
         _, theirs = encoder.model.forward_intermediates(images, indices=places)
         for ours, expected in zip(again.values(), theirs, strict=True):
             torch.testing.assert_close(as_map(encoder.model, ours), expected)
+
+
+# -- batch norm -------------------------------------------------------------------------------------------------------
+
+
+def _batch_norm(backbone: str, policy: Any, **kwargs: Any) -> Encoder:
+    torch.manual_seed(0)
+    encoder = Encoder(backbone, batch_norm=policy, **kwargs)
+    for layer in encoder.modules():
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+    return encoder
+
+
+@pytest.mark.parametrize("backbone", ["resnet_small", "resnet18", "tf_efficientnet_lite0"])
+def test_frozen_batch_norm_neither_uses_nor_moves_batch_statistics(backbone: str) -> None:
+    encoder = _batch_norm(backbone, "frozen")
+    images = torch.randn(4, 3, 32, 32)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    encoder.eval()
+    expected = encoder(images).detach()
+    for _ in range(2):  # back from evaluation, too
+        encoder.train()
+        assert encoder.training
+        torch.testing.assert_close(encoder(images), expected)
+        torch.testing.assert_close(encoder(images[:1]), expected[:1], atol=1e-4, rtol=1e-4)
+        encoder.eval()
+    assert all(value.equal(before[name]) for name, value in encoder.state_dict().items())
+    encoder.train()
+    encoder(images).square().mean().backward()
+    layer = next(m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert layer.weight.grad.abs().sum() > 0  # its affine parameters are trained
+    batch = _batch_norm(backbone, "batch").train()
+    assert not torch.allclose(batch(images), expected)
+    assert batch.uses_batch_statistics
+    assert not encoder.uses_batch_statistics
+
+
+def test_what_is_inside_a_frozen_layer_is_trained() -> None:
+    """timm's layers may hold an activation or dropout of their own."""
+    encoder = _batch_norm("resnet_small", "frozen").train()
+    inside = [m for n, m in encoder.named_modules() if ".bn.act" in n or ".bn.drop" in n]
+    assert len(inside) > 0
+    assert all(m.training for m in inside)
+
+
+def test_automatic_batch_norm_is_frozen_for_pretrained_weights(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(timm.create_model("resnet18", num_classes=0).state_dict(), path)
+    assert Encoder("resnet18", pretrained=str(path)).batch_norm == "frozen"
+    assert Encoder("resnet18").batch_norm == "batch"
+    assert Encoder("resnet18", pretrained=str(path), batch_norm="batch").batch_norm == "batch"
+    with pytest.raises(ValueError, match=r"`batch_norm` must be one of .* got 'half'"):
+        Encoder("resnet18", batch_norm="half")  # type: ignore[arg-type]
+
+
+def test_encoders_without_batch_norm_use_no_batch_statistics() -> None:
+    vit = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+    encoder = Encoder("vit_tiny_patch16_224", image_size=32, kwargs=vit)
+    assert encoder.batch_norm == "batch"
+    assert not encoder.uses_batch_statistics

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ppssl import (
@@ -491,3 +492,37 @@ def test_first_weights_of_one_part_do_not_depend_on_another_part() -> None:
         branches.append(model.plugins["iadm"].branch.conv.weight)
     assert heads[0].equal(heads[1])
     assert branches[0].equal(branches[1])
+
+
+def test_a_checkpoint_knows_that_batch_norm_was_frozen(tmp_path: Path, image_folder: Path) -> None:
+    """Without the file that the weights came from."""
+    weights = tmp_path / "encoder.safetensors"
+    state = _model().encoder.model.state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, weights)
+    model = _model(pretrained=str(weights))
+    assert model.encoder.batch_norm == "frozen"
+    _, _, path = _fit(tmp_path, image_folder, model)
+    weights.unlink()
+    assert PPSSL.load_from_checkpoint(path).encoder.batch_norm == "frozen"
+
+
+def test_pretrained_weights_are_left_alone_at_rate_zero(tmp_path: Path, image_folder: Path) -> None:
+    """Batch statistics of a small data set would change the embeddings without any gradient step."""
+    weights = tmp_path / "encoder.safetensors"
+    torch.manual_seed(0)
+    source = _model().encoder
+    for layer in source.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(std=0.1)
+    save_file({k: v.contiguous() for k, v in source.model.state_dict().items()}, weights)
+    images = torch.randn(6, 3, 32, 32)
+    drift = {}
+    for policy in ("auto", "batch"):
+        model = _model(pretrained=str(weights), batch_norm=policy, lr=1e-30)
+        before = model.encoder.eval()(images)
+        model.train()  # Lightning trains a model in the mode that it is in
+        _fit(tmp_path / policy, image_folder, model)
+        for encoder in (model.encoder, model.contrastive.key_encoder):
+            drift[policy, encoder is model.encoder] = (encoder.eval()(images) - before).abs().max()
+    assert all(drift["auto", query] < 1e-6 for query in (True, False))
+    assert all(drift["batch", query] > 1e-3 for query in (True, False))

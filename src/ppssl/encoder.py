@@ -9,28 +9,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import timm
 import torch
-from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import Tensor, nn
 
 from ppssl.checkpointing.files import read_checkpoint, read_weights
 from ppssl.utils.errors import UserError, did_you_mean
+from ppssl.utils.resnet_small import resnet_small
 
 __all__ = [
+    "BatchNormPolicy",
     "Encoder",
     "EncoderInfo",
     "Features",
     "as_map",
     "evaluation_mode",
     "load_encoder",
-    "resnet_small",
 ]
 
 PREFIX = "encoder.model."
+
+BatchNormPolicy = Literal["auto", "frozen", "batch"]
 
 
 class Features(NamedTuple):
@@ -71,6 +73,13 @@ class Encoder(nn.Module):
             ppssl, or a timm ``.safetensors`` / ``.pth`` file, all of whose encoder weights must fit.
         image_size: Height and width of the input in pixels, for models that are built for one size (ViT).
         kwargs: More arguments of the timm model, such as ``channels`` or ``drop_path_rate``.
+        batch_norm: ``"frozen"``: batch norm always uses its running statistics and never updates them; its affine
+            parameters are trained. ``"batch"``: statistics of the batch in training. ``"auto"``: frozen for pretrained
+            weights, which lose half of their accuracy when the statistics are estimated anew on a small data set
+            (docs/results.md); batch for random weights.
+
+    Attributes:
+        batch_norm: ``"frozen"`` or ``"batch"``.
 
     Raises:
         UserError: No such model, weights that do not fit, or none to be had.
@@ -84,8 +93,16 @@ class Encoder(nn.Module):
         pretrained: bool | str = False,
         image_size: int | None = None,
         kwargs: Mapping[str, Any] | None = None,
+        batch_norm: BatchNormPolicy = "auto",
     ) -> None:
         super().__init__()
+        if batch_norm not in get_args(BatchNormPolicy):
+            raise ValueError(
+                f"`batch_norm` must be one of {get_args(BatchNormPolicy)}, got {batch_norm!r}."
+            )
+        if batch_norm == "auto":
+            batch_norm = "frozen" if pretrained else "batch"
+        self.batch_norm: Literal["frozen", "batch"] = batch_norm
         self.spec: dict[str, Any] = {
             "backbone": backbone,
             "image_size": image_size,
@@ -98,6 +115,7 @@ class Encoder(nn.Module):
         self.model.to(memory_format=self._format)
         if isinstance(pretrained, str):
             _load_strictly(self.model, _encoder_weights(Path(pretrained)), pretrained)
+        self.train()
 
     @property
     def info(self) -> EncoderInfo:
@@ -105,6 +123,21 @@ class Encoder(nn.Module):
         cfg = self.model.pretrained_cfg
         dim = getattr(self.model, "head_hidden_size", None) or self.model.num_features
         return EncoderInfo(dim, self.model.num_features, tuple(cfg["mean"]), tuple(cfg["std"]))
+
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """Whether the embedding of an image in training depends on the other images of its batch."""
+        return self.batch_norm == "batch" and any(map(_is_batch_norm, self.modules()))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode; frozen batch norms stay in evaluation mode."""
+        super().train(mode)
+        if self.batch_norm == "frozen":
+            for layer in filter(_is_batch_norm, self.modules()):
+                layer.training = (
+                    False  # of the layer alone: an activation or dropout inside it is trained
+                )
+        return self
 
     def features(self, images: Tensor) -> Features:
         """Feature map and embedding of ``(B, 3, H, W)`` normalised images; gradients flow to the images.
@@ -143,6 +176,10 @@ class Encoder(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def _is_convolutional(model: nn.Module) -> bool:
@@ -187,28 +224,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes.items():
             part.training = training
-
-
-def resnet_small(
-    width: int = 32, depth: int = 1, in_chans: int = 3, num_classes: int = 0, **kwargs: Any
-) -> ByobNet:
-    """Narrow ResNet of stride 8, for images of 48 to 96 pixels on a CPU.
-
-    3x3 stem of stride 2, then stages of ``depth`` basic blocks with 1, 2, 4 and 8 times ``width`` channels and
-    strides 1, 2, 2, 1; timm's own blocks. Unlike timm's default no block begins as its shortcut alone
-    (``zero_init_last``): in so small a network that leaves few random features to begin with, and how well MoCo v2 does
-    then depends on which ones they are (experiments/RESULTS.md).
-    """
-    stages = [(width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 1)]
-    blocks = tuple(ByoBlockCfg(type="basic", d=depth, c=c, s=s, gs=0, br=1.0) for c, s in stages)
-    cfg = ByoModelCfg(blocks=blocks, stem_chs=width, stem_type="3x3", stem_pool="")
-    kwargs = {"zero_init_last": False} | kwargs
-    model = ByobNet(cfg, num_classes=num_classes, in_chans=in_chans, **kwargs)
-    model.pretrained_cfg = {  # type: ignore[assignment]  # timm sets it likewise
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-    }
-    return model
 
 
 def _from_map(model: Any, feature_map: Tensor, hidden: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.callbacks.throughput import Throughput
 from ppssl.checkpointing.module import TrainingModule
 from ppssl.checkpointing.resume import ResumeState
-from ppssl.encoder import Encoder
+from ppssl.encoder import BatchNormPolicy, Encoder
 from ppssl.losses.ais.plugin import AIS
 from ppssl.losses.base import LossPlugin, LossTerm, merge_requests, training_step
 from ppssl.losses.contrastive import ContrastiveObjective, ContrastiveResult, KeyQueue, MoCo
@@ -47,6 +47,8 @@ class PPSSL(TrainingModule):
             checkpoint of ppssl or a timm weight file, which must fit completely.
         image_size: Input height and width in pixels, for models built for one size (ViT); ``None``: their own.
         backbone_kwargs: More arguments of the timm model.
+        batch_norm: Statistics of batch norm in query and key encoder: ``"frozen"`` running statistics, ``"batch"``
+            statistics, or ``"auto"``: frozen for pretrained weights (:class:`~ppssl.encoder.Encoder`).
         init_seed: Seed of all randomly initialised weights, for runs that differ in ``seed`` but share their initial
             weights; ``None``: the seed of the run.
         contrastive: The contrastive objective; ``None``: :class:`~ppssl.losses.contrastive.MoCo`.
@@ -66,6 +68,7 @@ class PPSSL(TrainingModule):
         pretrained: bool | str = False,
         image_size: int | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
+        batch_norm: BatchNormPolicy = "auto",
         init_seed: int | None = None,
         contrastive: ContrastiveObjective | None = None,
         plugins: dict[str, LossPlugin] | None = None,
@@ -100,7 +103,9 @@ class PPSSL(TrainingModule):
         self.warmup_fraction = warmup_fraction
         self.seed = seed
         with initial_weights(init_seed, "encoder"):
-            self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs)
+            self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs, batch_norm)
+        # "auto" resolved: a checkpoint is loaded without `pretrained`
+        self.batch_norm: BatchNormPolicy = self.encoder.batch_norm
         self.contrastive = MoCo() if contrastive is None else contrastive
         self.plugins = nn.ModuleDict(plugins or {})
         self._num_images: int | None = None

@@ -33,6 +33,8 @@ def _batch(index: list[int], seed: int = 0) -> dict[str, Any]:
 class _NoNorm(nn.Module):
     """An encoder without batch norm, with the interface that MoCo needs."""
 
+    uses_batch_statistics = False
+
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(3 * 16 * 16, 8)

@@ -90,7 +90,7 @@ def make_targets(
 ) -> Targets:
     """Create the targets from a bank; the arguments are those of :class:`~ppssl.losses.ais.plugin.AIS`."""
     if bank.images is None or bank.mean is None:
-        raise ValueError("A bank of texts alone cannot teach: open it with the data.")
+        raise ValueError("A bank of texts only has no targets: open it with the data module.")
     texts, images = bank.texts, bank.images
     if control == "random_texts":
         texts = _orthogonal(*texts.shape)

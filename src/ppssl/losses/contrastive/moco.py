@@ -36,7 +36,7 @@ class MoCo(ContrastiveObjective):
         momentum: Momentum of the key encoder, in [0, 1]; ``"auto"``: see :func:`automatic_momentum`.
         key_bn_groups: Number of groups per process in which the shuffled keys are batch-normalised, so that batch
             statistics do not reveal which key belongs to a query (:ref:`D2 <d2>`); ``"auto"``: groups of 32, at least
-            two. Unused without batch norm.
+            two. Unused without batch norm, and with frozen batch norm.
     """
 
     def __init__(
@@ -82,9 +82,6 @@ class MoCo(ContrastiveObjective):
         self.queue = KeyQueue(size, self.dim)
         if self.prefill == "random":
             self.queue.fill_at_random(torch.Generator().manual_seed(torch_seed(0, "queue")))
-        self._has_batch_norm = any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules()
-        )
 
     def forward(
         self, encoder: Encoder, batch: Mapping[str, Any], *, seed: int
@@ -130,7 +127,7 @@ class MoCo(ContrastiveObjective):
         """
         size = len(images)
         mine = slice(rank() * size, (rank() + 1) * size)
-        if not self._has_batch_norm:
+        if not self.key_encoder.uses_batch_statistics:
             keys, indices = _gather_keys(self._project(images), index)
             return keys[mine], keys, indices
         everyone = gather_equal(images)

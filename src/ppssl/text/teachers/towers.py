@@ -18,8 +18,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppssl.encoder import resnet_small
 from ppssl.utils.errors import UserError
+from ppssl.utils.resnet_small import resnet_small
 
 __all__ = ["MEAN", "STD", "TowerConfig", "Towers", "WordTokenizer", "normalise", "pack", "unpack"]
 
