@@ -17,7 +17,7 @@ from ppssl.data.synthetic.birds import SyntheticBirds
 from ppssl.functional import saliency_target
 from ppssl.losses.base import TrainingStep
 from ppssl.losses.iadm.plugin import IADM
-from ppssl.studies.attributions import contrast_map
+from ppssl.studies.bench_saliency.attributions import contrast_map
 
 TRAIN_SIZE = 4000
 """Of the recipe, as the birds' seed 0 and their size of 96 pixels."""

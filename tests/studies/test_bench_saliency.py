@@ -15,8 +15,13 @@ from ppssl.cli.main import main
 from ppssl.data.synthetic.birds import ATTRIBUTE_PARTS, PARTS
 from ppssl.functional import image_gradcam
 from ppssl.losses.contrastive import MoCo
-from ppssl.studies.attributions import Place, draw_probes, signed_attributions
-from ppssl.studies.bench_saliency import TREATMENTS, bench_saliency, map_scores, treated
+from ppssl.studies.bench_saliency.attributions import (
+    AttributionMethod,
+    select_probe_images,
+    signed_attributions,
+)
+from ppssl.studies.bench_saliency.benchmark import bench_saliency
+from ppssl.studies.bench_saliency.scores import TREATMENTS, map_scores, treated_maps
 from reference.saliency import grid_distribution
 
 SMALL = {"image_size": 32, "batch_size": 8, "num_workers": 0}
@@ -109,13 +114,13 @@ def test_the_standard_error_is_the_bootstraps() -> None:
 def test_the_mask_itself_is_perfect_and_the_uniform_map_is_chance() -> None:
     mask = torch.zeros(3, 8, 8)
     mask[0, 2:4, 4:8], mask[1, :2, :2], mask[2, 4:, :] = 1, 1, 1
-    exact = treated(mask.expand(2, -1, -1, -1), (4, 4), "pool_relu", "plain")
+    exact = treated_maps(mask.expand(2, -1, -1, -1), (4, 4), "pool_relu", "plain")
     scores = map_scores(exact, exact, {"part": _cells(mask)})
     assert scores["energy_part"] == pytest.approx(1)
     assert scores["pointing_part"] == pytest.approx(1)
     assert scores["lift_part"] == pytest.approx(1 / scores["chance_part"])
     assert scores["reproducibility"] == pytest.approx(1)
-    flat = treated(torch.ones(2, 3, 8, 8), (4, 4), "pool_relu", "plain")
+    flat = treated_maps(torch.ones(2, 3, 8, 8), (4, 4), "pool_relu", "plain")
     scores = map_scores(flat, exact, {"part": _cells(mask)})
     share = (8 + 4 + 32) / 3 / 64
     assert scores["energy_part"] == pytest.approx(share)
@@ -129,22 +134,23 @@ def test_the_mask_itself_is_perfect_and_the_uniform_map_is_chance() -> None:
 @pytest.mark.parametrize("order", ["pool_relu", "relu_pool"])
 def test_treatments(order: Any) -> None:
     signed = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
-    plain = treated(signed, (4, 4), order, "plain")
+    plain = treated_maps(signed, (4, 4), order, "plain")
     expected = grid_distribution(signed.flatten(0, 1), 4, 4, order, 1.0)
     torch.testing.assert_close(plain.flatten(0, 1), expected)
-    sharp = treated(signed, (4, 4), order, "sharpen")
+    sharp = treated_maps(signed, (4, 4), order, "sharpen")
     torch.testing.assert_close(sharp, plain**2 / (plain**2).sum(dim=(2, 3), keepdim=True))
     bias = expected.mean(dim=0).clamp(min=0.01 / 16)
     divided = plain / bias
     torch.testing.assert_close(
-        treated(signed, (4, 4), order, "debias"), divided / divided.sum(dim=(2, 3), keepdim=True)
+        treated_maps(signed, (4, 4), order, "debias"),
+        divided / divided.sum(dim=(2, 3), keepdim=True),
     )
 
 
 def test_masks_are_those_of_the_part_that_tells_classes_apart() -> None:
     data = _birds(num_classes=12, eval_crop=1.0)  # all six attributes tell a pair apart
     data.setup()
-    probes = draw_probes(data, 16)
+    probes = select_probe_images(data, 16)
     source: Any = data.sources["test"]
     assert probes.index.tolist() == list(range(24, 40))
     for i in range(16):
@@ -182,7 +188,7 @@ def test_attributions_equal_the_modules_one_by_one(backbone: str, kwargs: dict[s
     model.eval()
     data = _birds()
     data.setup()
-    probes = draw_probes(data, 3)
+    probes = select_probe_images(data, 3)
     signed = signed_attributions(model, probes, data.normalise)
     x, batch = data.normalise(probes.images), {"index": probes.index}
 
@@ -194,25 +200,27 @@ def test_attributions_equal_the_modules_one_by_one(backbone: str, kwargs: dict[s
 
         return of
 
-    for place, maps in signed.items():
+    for method, maps in signed.items():
         for k in range(2):
-            if place.source == "image":
+            if method.source == "image":
                 expected = image_gradcam(
-                    objective(place.target, k), x, place.reference, rectify=False
+                    objective(method.target, k), x, method.reference, rectify=False
                 )
                 torch.testing.assert_close(maps[k], expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(signed[Place("contrast", "zero", None)][0], x.abs().sum(dim=1))
+    torch.testing.assert_close(
+        signed[AttributionMethod("contrast", "zero", None)][0], x.abs().sum(dim=1)
+    )
     features = model.encoder.features(x)
-    key = model.contrastive.keys(data.normalise(probes.keys[1]), seed=0)
+    key, _, _ = model.contrastive.keys(data.normalise(probes.keys[1]), probes.index, seed=0)
     z = torch.nn.functional.normalize(model.contrastive.head(features.embedding), dim=1)
     (gradient,) = torch.autograd.grad((z * key).sum(), features.map)
     torch.testing.assert_close(
-        signed[Place("output", None, "similarity")][1],
+        signed[AttributionMethod("output", None, "similarity")][1],
         (gradient * features.map).sum(dim=1).detach(),
         atol=1e-5,
         rtol=1e-4,
     )
-    stages = {place.source for place in signed} - {"image", "contrast", "output"}
+    stages = {method.source for method in signed} - {"image", "contrast", "output"}
     assert stages == (
         {"stages.0", "stages.1"} if "resnet" in backbone else {"blocks.0", "blocks.1"}
     )
@@ -228,9 +236,9 @@ def test_command_writes_json_tables_and_figures(
     assert content["protocol"] == "saliency-1"
     assert content["arguments"] == {"images": 4, "checkpoints": 2, "gamma": 2.0}
     assert content["images_with"]["bird"] == 4
-    places = {(r["source"], r["reference"], r["target"]) for r in content["rows"]}
+    methods = {(r["source"], r["reference"], r["target"]) for r in content["rows"]}
     targets, references = ("similarity", "loss"), ("zero", "blur", "gradient")
-    assert places == {
+    assert methods == {
         *((s, None, t) for s in ("stages.0", "stages.1", "output") for t in targets),
         *(("image", r, t) for r in references for t in targets),
         *(("contrast", r, None) for r in ("zero", "blur")),
@@ -252,9 +260,9 @@ def test_photographs_have_the_columns_that_need_no_mask(
     image_folder: Path, checkpoint: Path, tmp_path: Path, capsys: Any
 ) -> None:
     data = FolderDataModule(str(image_folder), **SMALL)
-    measured = bench_saliency([checkpoint], data, images=6)
+    benchmark = bench_saliency([checkpoint], data, images=6)
     wanted = {"reproducibility", "other_image", "like_contrast", "kl_uniform"}
-    assert all(set(row["after"]) == wanted for row in measured.content["rows"])
+    assert all(set(row["after"]) == wanted for row in benchmark.content["rows"])
     broken = image_folder / "test" / "class0" / "0.png"
     broken.write_bytes(broken.read_bytes()[:60])
     recipe = Path(__file__).parents[2] / "experiments" / "folder" / "pretrain.yaml"

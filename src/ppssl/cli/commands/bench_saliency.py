@@ -5,9 +5,9 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ppssl.cli.arguments import add_data, add_device
-from ppssl.studies.bench_saliency import bench_saliency
-from ppssl.studies.saliency_figures import draw_bars, draw_examples
-from ppssl.studies.saliency_table import after_rows, markdown_tables
+from ppssl.studies.bench_saliency.benchmark import bench_saliency
+from ppssl.studies.bench_saliency.figures import draw_bars, draw_examples
+from ppssl.studies.bench_saliency.tables import markdown_tables, short_table
 from ppssl.utils.results import show_table, write_json
 
 __all__ = ["parser", "run"]
@@ -38,14 +38,14 @@ def parser() -> ArgumentParser:
 
 def run(args: Namespace) -> int:
     """Measure, write JSON, tables and figures, print the table at equal resolution."""
-    measured = bench_saliency(
+    benchmark = bench_saliency(
         args.checkpoints, args.get("data"), images=args.images, device=args.device
     )
-    content, out = measured.content, Path(args.out)
+    content, out = benchmark.content, Path(args.out)
     write_json(out / "saliency.json", content)
     (out / "saliency.md").write_text(markdown_tables(content))
     draw_bars(content).savefig(out / "bars.png", dpi=120)
-    draw_examples(measured).savefig(out / "examples.png", dpi=120)
-    headings, cells = after_rows(content["rows"])
+    draw_examples(benchmark).savefig(out / "examples.png", dpi=120)
+    headings, cells = short_table(content["rows"])
     show_table("After training, equal resolution", headings, cells, caption=f"all of it: {out}")
     return 0

@@ -1,0 +1,1 @@
+"""Benchmark of saliency maps: attributions, scores, tables and figures (``ppssl bench saliency``)."""
