@@ -1,0 +1,297 @@
+"""All private names of Lightning and of torch's DDP that ppssl uses: what for, why, and what breaks without them.
+
+Private is what starts with an underscore or is not in Lightning's documentation, as all of ``trainer.fit_loop`` is not.
+Any release may change it, so setup.cfg bounds Lightning's version. Before raising the bound, run
+tests/utils/test_lightning_internals.py, which tests every function here, and tests/integration/test_resume.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import TorchSyncBatchNorm
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+__all__ = [
+    "LoopPosition",
+    "PublicModelCheckpoint",
+    "add_to_epoch_sum",
+    "batches_begun",
+    "begin_next_epoch",
+    "complete_epoch",
+    "epoch_sums",
+    "exclude_from_broadcast",
+    "forget_step_values",
+    "is_accumulating",
+    "is_last_batch",
+    "load_training_data",
+    "loop_position",
+    "next_log_line",
+    "next_log_step",
+    "replace_sync_batchnorm",
+    "request_termination",
+    "set_csv_writer",
+    "set_log_step",
+]
+
+
+@dataclass(frozen=True)
+class LoopPosition:
+    """Where in the training loop a run is; see :func:`loop_position`."""
+
+    in_step: bool  # the forward pass, backward pass or optimizer step of a batch is under way
+    between_batches: bool  # no batch is under way, nor the hooks after one
+    after_batch: bool  # in the hooks after a batch, such as `on_train_batch_end`
+    after_epoch: bool  # in the hooks after an epoch, such as `on_train_epoch_end`
+    between_epochs: bool  # all batches of every epoch so far are done
+
+
+def loop_position(trainer: Trainer) -> LoopPosition:
+    """Where in the training loop a run is, by the counters of ``epoch_progress`` and ``batch_progress``.
+
+    The public ``global_step`` and ``current_epoch`` do not say whether a step or an epoch is half done. Without it a
+    checkpoint of half a step would look like any other, and the log's next line could not be saved.
+    """
+    epochs: Any = trainer.fit_loop.epoch_progress.current  # Lightning's type has no `processed`
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    after_epoch = epochs.processed > epochs.completed
+    return LoopPosition(
+        in_step=batches.ready > batches.processed,
+        between_batches=batches.ready == batches.completed,
+        after_batch=not after_epoch and batches.processed > batches.completed,
+        after_epoch=after_epoch,
+        between_epochs=epochs.ready == epochs.processed,
+    )
+
+
+def batches_begun(trainer: Trainer) -> int:
+    """How many batches of the current epoch this process has begun (``batch_progress.current.ready``).
+
+    Public counters count optimizer steps over all epochs. Without it a run resumed in mid-epoch would train on the
+    epoch's first images again.
+    """
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def is_accumulating(trainer: Trainer) -> bool:
+    """Whether the gradients of the last batch wait for those of further batches (``_should_accumulate``).
+
+    An epoch's last batch ends in a step whatever ``accumulate_grad_batches`` is, so counting is not enough. Without it
+    checkpoints would be written whose gradients so far are lost.
+    """
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def is_last_batch(trainer: Trainer) -> bool:
+    """Whether the current batch is the last of the epoch or of ``max_steps`` (``_is_training_done``).
+
+    No public name knows the end of a loader without length. Without it a checkpoint might be written after an epoch's
+    last batch, and a run resumed from that one leaves out the validation and the epoch means.
+    """
+    return trainer.fit_loop.epoch_loop._is_training_done
+
+
+def load_training_data(trainer: Trainer) -> Any:
+    """The training loader, made now (``fit_loop.setup_data``); in a model's ``setup`` there is none yet.
+
+    The public ``estimated_stepping_batches`` makes it too, but not if ``max_epochs`` is -1. Without it a model that is
+    trained on a plain loader cannot size its key queue.
+    """
+    trainer.fit_loop.setup_data()
+    return trainer.train_dataloader
+
+
+def complete_epoch(checkpoint: dict[str, Any]) -> None:
+    """Count the epoch that has just ended as complete in a checkpoint (``epoch_progress``).
+
+    Lightning writes the checkpoints of an epoch's end before it counts the epoch. Without it a run with ``max_steps``
+    resumes with the ``current_epoch`` of before.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+    for counters in (progress["total"], progress["current"]):
+        counters["completed"] = counters["processed"]
+
+
+def begin_next_epoch(trainer: Trainer) -> None:
+    """After resuming at an epoch's end: begin the next epoch (``epoch_loop.restarting``).
+
+    With ``max_steps`` Lightning takes up the old epoch, which has no batches left, and has no option against that.
+    Without it that run validates and logs an empty epoch.
+    """
+    trainer.fit_loop.epoch_loop.restarting = False
+
+
+def next_log_line(trainer: Trainer) -> dict[str, Any] | None:
+    """The ``metrics`` and ``step`` that Lightning is about to write to the loggers; ``None``: nothing.
+
+    They are in ``_logger_connector``; the public ``logged_metrics`` mixes them with those of earlier steps. Lightning
+    writes the line after the checkpoint. Without it a run that is killed in between has lost the line: at an epoch's
+    end, all epoch means.
+    """
+    connector, position = trainer._logger_connector, loop_position(trainer)
+    if not position.after_batch and not position.after_epoch:
+        return None
+    if position.after_batch and (is_accumulating(trainer) or not connector.should_update_logs):
+        return None
+    metrics = {name: value.item() for name, value in connector.metrics["log"].items()}
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped - (0 if position.after_batch else 1)
+    line = {"metrics": {"epoch": trainer.current_epoch} | metrics, "step": step}
+    return line if metrics else None
+
+
+def next_log_step(trainer: Trainer) -> int:
+    """The step under which a run resumed from here writes its next line (``_batches_that_stepped``).
+
+    The public ``global_step`` counts the steps of every optimizer, and Lightning's own checkpoints hold the counter
+    from before the step is counted. Without it a resumed run may number its lines one too low or too high.
+    """
+    steps = trainer.fit_loop.epoch_loop._batches_that_stepped
+    return steps + (loop_position(trainer).after_batch and not is_accumulating(trainer))
+
+
+def set_log_step(trainer: Trainer, step: int) -> None:
+    """Number the next line of the log; see :func:`next_log_step`."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = step
+
+
+def forget_step_values(trainer: Trainer) -> None:
+    """Drop the values that ``self.log(on_step=True)`` logged in earlier steps (``_results``, ``_forward_cache``).
+
+    Lightning writes such a value again in every later step of the epoch that does not log it, and has no option
+    against that. Without it the log of a run resumed in mid-epoch has fewer values.
+    """
+    for metric in trainer.fit_loop.epoch_loop._results.values():
+        metric._forward_cache = None
+
+
+def epoch_sums(trainer: Trainer) -> dict[str, dict[str, Any]]:
+    """The sums behind the epoch means so far (``_results``), by Lightning's key.
+
+    Each has ``name``, ``reduce`` (``mean``, ``sum``, ``max``, ``min``), ``logger``, ``together`` (``sync_dist``) and
+    ``parts``: the ``value``, a sum or an extreme ``(processes,)``, and for means the ``size``, the sum of the batch
+    sizes ``(processes,)``. Lightning's checkpoints hold none. Without it the epoch means of a resumed run are those of
+    the rest of the epoch.
+    """
+
+    def gather(tensor: Tensor) -> Tensor:
+        return trainer.strategy.all_gather(tensor).reshape(-1).cpu()
+
+    sums: dict[str, dict[str, Any]] = {}
+    for key, metric in trainer.fit_loop.epoch_loop._results.items():
+        meta = metric.meta
+        if not metric.is_tensor or not meta.on_epoch or metric.has_reset:
+            continue
+        sums[key] = {
+            "name": meta.forked_name(on_step=False),
+            "reduce": meta.reduce_fx.__name__,
+            "logger": meta.logger,
+            "together": meta.sync.should,
+            "parts": {"value": gather(metric.value)},
+        }
+        if meta.is_mean_reduction:
+            sums[key]["parts"]["size"] = gather(metric.cumulated_batch_size)
+    return sums
+
+
+def add_to_epoch_sum(trainer: Trainer, key: str, value: Tensor, size: Tensor | None = None) -> bool:
+    """Add this process's parts of :func:`epoch_sums` from before an interruption to what was logged once since.
+
+    Returns ``False`` if nothing has been logged under the key yet. With addition in this order the epoch mean is that
+    of the uninterrupted run to the last bit.
+    """
+    metric = trainer.fit_loop.epoch_loop._results.get(key)
+    if metric is None or metric.has_reset:
+        return False
+    if len(value):
+        if metric.meta.is_max_reduction or metric.meta.is_min_reduction:
+            metric.value = metric.meta.reduce_fx(torch.cat([metric.value[None], value]))
+        else:
+            metric.value = metric.value + value.sum()
+        if size is not None:
+            metric.cumulated_batch_size = metric.cumulated_batch_size + size.sum()
+    return True
+
+
+def set_csv_writer(logger: CSVLogger, make: Callable[[], Any]) -> None:
+    """Have a logger write with the object that ``make`` returns, unless it has begun to write (``_experiment``).
+
+    ``CSVLogger`` takes no writer, and its own deletes the file of an earlier start in the same folder. Without it a
+    resumed run with a fixed ``version`` loses its log so far. The logger calls the writer's ``log_metrics``,
+    ``log_hparams`` and ``save``, and reads its ``metrics``.
+    """
+    if logger._experiment is None:
+        logger._experiment = make()
+
+
+class PublicModelCheckpoint(ModelCheckpoint):
+    """``ModelCheckpoint`` with public names for what a subclass needs that saves at moments of its own choice.
+
+    Lightning has no hooks for that, and a callback beside it would write a second ``last.ckpt``. Without
+    ``_save_checkpoint`` a model that is not finite would be saved; without the others there are no checkpoints between
+    two epochs' ends that share ``last.ckpt`` with those of the epochs.
+    """
+
+    def before_write(self, trainer: Trainer) -> None:
+        """Called before each checkpoint is written; an error prevents it."""
+
+    def after_write(self, trainer: Trainer) -> None:
+        """Called after each checkpoint is written."""
+
+    @property
+    def last_saved_step(self) -> int:
+        """The global step that was saved last (``_last_global_step_saved``); may be set."""
+        return self._last_global_step_saved
+
+    @last_saved_step.setter
+    def last_saved_step(self, step: int) -> None:
+        self._last_global_step_saved = step
+
+    def may_save(self, trainer: Trainer) -> bool:
+        """Whether this is training, and its step is not saved yet (``_should_skip_saving_checkpoint``)."""
+        return not self._should_skip_saving_checkpoint(trainer)
+
+    def write_last(self, trainer: Trainer) -> None:
+        """Write ``last.ckpt`` (``_save_last_checkpoint``, ``_monitor_candidates``)."""
+        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        self.before_write(trainer)
+        super()._save_checkpoint(trainer, filepath)
+        self.after_write(trainer)
+
+
+def request_termination(trainer: Trainer) -> None:
+    """End the run as after SIGTERM when the current step is done (``_signal_connector.received_sigterm``).
+
+    The public ``received_sigterm`` can only be read. Without it the processes of a run cannot end after the same step.
+    """
+    trainer._signal_connector.received_sigterm = True
+
+
+def replace_sync_batchnorm(strategy: Strategy, conversion: TorchSyncBatchNorm) -> bool:
+    """Convert a model for ``trainer.sync_batchnorm`` in another way than torch's (``_layer_sync``).
+
+    Returns ``False`` if the option is not set. The Trainer has no public name for it. Without it timm's layers of
+    batch norm and activation in one lose the activation silently.
+    """
+    if type(getattr(strategy, "_layer_sync", None)) is not TorchSyncBatchNorm:
+        return False
+    strategy._layer_sync = conversion  # type: ignore[attr-defined]  # of ParallelStrategy
+    return True
+
+
+def exclude_from_broadcast(model: LightningModule, names: Iterable[str]) -> None:
+    """Have DDP not broadcast some buffers of a model (``_set_params_and_buffers_to_ignore_for_model``).
+
+    DDP's public ``broadcast_buffers`` is about all of them. Without it the key queue, which is equal on all processes
+    and by far the largest buffer, is sent to every process in every step.
+    """
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, set(names))
