@@ -1,1 +1,1 @@
-"""Checkpoints: what is written and read, when, and how a run is resumed."""
+"""Checkpoints: writing, reading and resuming from them."""

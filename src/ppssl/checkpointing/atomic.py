@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, and found again."""
+"""Checkpoint files that are written whole or not at all, and the search for the newest one."""
 
 import contextlib
 import errno
@@ -24,27 +24,27 @@ __all__ = [
 ]
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-"""The newest checkpoint of a folder, and the one that it took the place of."""
+"""File names of a folder's newest checkpoint and of the one that it replaced."""
 
 RESUME_ENTRY = "resume"
-"""What :class:`ppssl.checkpointing.resume.ResumeState` adds to a checkpoint."""
+"""Name of the entry that :class:`ppssl.checkpointing.resume.ResumeState` adds to a checkpoint."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there when it is on the disk, whole.
+    """Writes a checkpoint under a temporary name in its folder, and renames it once all of it is on the disk.
 
-    Lightning's own writes to the system's temporary folder first, and copies from there where that is another disk. A
-    ``last.ckpt`` that is replaced stays as ``previous.ckpt``. What is no local file is left to Lightning.
-    ``Trainer(plugins=[AtomicCheckpointIO()])``; the command line does so by itself.
+    Lightning's own writes to the system's temporary folder and copies from there if that is another disk. A
+    ``last.ckpt`` that is replaced stays as ``previous.ckpt``. Other than local files are left to Lightning. Use it as
+    ``Trainer(plugins=[AtomicCheckpointIO()])``; the command line uses it by default.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write it.
+        """Write a checkpoint.
 
         Raises:
-            UserError: The disk is full; what was there before is still there.
+            UserError: The disk is full; the files of before are as they were.
         """
         if get_protocol(str(path)) != "file" or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -73,69 +73,69 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error says that the disk, the quota or the largest file's size is reached."""
+    """Whether an error means that the disk is full, or a quota or file size limit is reached."""
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return isinstance(error, OSError) and error.errno in full
 
 
 def _keep_previous(path: Path) -> None:
-    """A second name for the file that is about to be replaced; at no moment is there no ``last.ckpt``."""
+    """Keep ``last.ckpt`` as ``previous.ckpt`` too, before it is replaced; at no moment is it missing."""
     link = path.with_name(f"{PREVIOUS}.part")
-    # Where there is none, or no hard links, only the last is kept.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # there is no last one, or the disk has no hard links
         link.unlink(missing_ok=True)
         os.link(path, link)
         link.replace(path.with_name(PREVIOUS))
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name last beyond a power failure, where folders can be opened."""
-    with contextlib.suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
+    """Write a folder's file names to the disk, so that a power failure does not undo a renaming."""
+    with contextlib.suppress(OSError):  # some systems cannot open folders
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(number)
+            os.fsync(descriptor)
         finally:
-            os.close(number)
+            os.close(descriptor)
 
 
 def newest_checkpoint(root: Path) -> Path | None:
-    """The readable checkpoint with the highest global step below a folder; of equal ones the last written.
+    """The readable checkpoint with the highest global step below a folder; of several, the last written.
 
-    Torn or damaged files are passed over with one warning; so is, silently, what is no checkpoint to go on from: other
-    files of that name, and checkpoints that were written in the middle of a step.
+    Torn or damaged files are passed over with one warning. Without a warning, so are files that are no checkpoints of a
+    run, and checkpoints that were written in the middle of a step.
     """
-    found, torn = [], []
+    candidates, damaged = [], []
     for path in root.rglob("*.ckpt"):
         if not path.is_file():
             continue
         step = _global_step(path)
         if step is not None:
-            found.append((step, path.stat().st_mtime, path))
+            candidates.append((step, path.stat().st_mtime, path))
         elif not zipfile.is_zipfile(path):
-            torn.append(path)
+            damaged.append(path)
     newest = None
-    for *_, path in sorted(found, reverse=True):
+    for *_, path in sorted(candidates, reverse=True):
         if _is_whole(path):
             newest = path
             break
-        torn.append(path)
-    if torn:
-        rank_zero_warn(f"Passed over, torn or damaged: {', '.join(map(str, sorted(torn)))}.")
+        damaged.append(path)
+    if damaged:
+        rank_zero_warn(f"Passed over, torn or damaged: {', '.join(map(str, sorted(damaged)))}.")
     return newest
 
 
 def _global_step(path: Path) -> int | None:
+    """The global step of a checkpoint that a run can resume from; ``None`` for any other file."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if content.get(RESUME_ENTRY, {}).get("mid_step"):
             return None
         return int(content["global_step"])
-    except Exception:  # torch raises many types on torn or foreign files: not this one
+    except Exception:  # torch raises many types on damaged or foreign files
         return None
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether every part of the file has the checksum that was written with it."""
+    """Whether a file's content agrees with its checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None

@@ -1,4 +1,4 @@
-"""Checkpoint files are plain data, read without executing anything and without Lightning."""
+"""Reading checkpoint and weight files, as plain data: nothing in them is executed, Lightning is not needed."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,10 +16,10 @@ M = TypeVar("M")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The plain contents of a ppssl checkpoint, on the CPU; nothing in it is executed.
+    """The content of a checkpoint of ppssl, with its tensors on the CPU.
 
     Raises:
-        UserError: No such file, torn, or not of ppssl.
+        UserError: There is no such file, or it is damaged or not of ppssl.
     """
     path = Path(path)
     if not path.is_file():
@@ -33,10 +33,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a weight file, by name: ``.safetensors``, a folder with ``model.safetensors``, or of torch.
+    """The tensors of a weight file by name: ``.safetensors``, a folder with ``model.safetensors``, or torch's format.
 
     Raises:
-        UserError: No such file, torn, or no weights.
+        UserError: There is no such file, or it is damaged or holds no weights.
     """
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
@@ -51,13 +51,14 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _load(path: Path, kind: str) -> Any:
+    """The content of a file, which an error message calls a ``kind``."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types on torn or foreign files
+    except Exception as error:  # torch raises many types on damaged or foreign files
         reason = str(error).split("\n")[0]
         raise UserError(
             f"{path} cannot be read as {kind} ({type(error).__name__}: {reason})."
@@ -65,7 +66,11 @@ def _load(path: Path, kind: str) -> Any:
 
 
 def check_schema(checkpoint: dict[str, Any]) -> None:
-    """Raise :class:`UserError` where the checkpoint is not of ppssl, or of a newer one."""
+    """Refuse checkpoints of other programs and of newer versions.
+
+    Raises:
+        UserError: The checkpoint is not of ppssl, or its schema is newer.
+    """
     if "ppssl" not in checkpoint:
         raise UserError("This is no checkpoint of ppssl: it has no `ppssl` entry.")
     version = checkpoint["ppssl"]["schema_version"]
@@ -76,10 +81,15 @@ def check_schema(checkpoint: dict[str, Any]) -> None:
 
 
 def restore(cls: type[M], path: str | Path, overrides: dict[str, Any]) -> M:
-    """The model of a checkpoint, a ``cls``, with all its weights; ``overrides`` replace constructor arguments.
+    """The model of a checkpoint with its weights.
+
+    Args:
+        cls: The class that the model must be of, or a base of it.
+        path: The checkpoint.
+        overrides: Constructor arguments that replace the saved ones.
 
     Raises:
-        UserError: It cannot be read, names foreign classes, holds another kind of model, or does not fit.
+        UserError: It cannot be read, names foreign classes, holds a model of another class, or its weights do not fit.
     """
     checkpoint = read_checkpoint(path)
     saved = checkpoint["ppssl"]["model"]

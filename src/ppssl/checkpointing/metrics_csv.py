@@ -1,83 +1,104 @@
-"""A run's ``metrics.csv``: each line whole or not at all, and a resumed run goes on with it."""
+"""A run's ``metrics.csv``: no line is lost to a full disk, a fixed ``version`` or an interruption."""
 
 import csv
 import os
 from pathlib import Path
+from typing import Any
 
 from fsspec.utils import get_protocol
+from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from ppssl.utils.lightning_internals import set_csv_writer
 
 __all__ = ["MetricsWriter", "keep_metrics"]
 
 
 def keep_metrics(logger: CSVLogger, *, resuming: bool) -> None:
-    """Have a logger of local files write by :class:`MetricsWriter`; in the main process, before the run begins."""
-    if logger._experiment is None and get_protocol(logger.log_dir) == "file":
-        logger._experiment = MetricsWriter(logger.log_dir, resuming=resuming)
+    """Have a logger of local files write with :class:`MetricsWriter`; in the main process, before the run begins."""
+    if get_protocol(logger.log_dir) == "file":
+        set_csv_writer(logger, lambda: MetricsWriter(logger.log_dir, resuming=resuming))
 
 
-class MetricsWriter(ExperimentWriter):
-    """Lightning's writer, but for what a full disk, a fixed ``version`` and an interruption would lose.
+class MetricsWriter:
+    """Writes ``metrics.csv`` and ``hparams.yaml`` for Lightning's ``CSVLogger``.
 
-    Lightning's empties the file to write it again with more columns, and deletes the one of an earlier start in the
-    same folder, also where that run is resumed.
+    Lightning's writer empties the file before it writes it again with more columns, and deletes the file of an earlier
+    start in the same folder even if that run is resumed.
 
     Args:
-        log_dir: The logger's.
-        resuming: Whether the lines that are there are of the same run, and stay.
+        log_dir: The logger's folder.
+        resuming: Whether the file that is there belongs to the same run and is continued.
     """
 
     def __init__(self, log_dir: str, *, resuming: bool = False) -> None:
-        self._resuming = resuming
-        super().__init__(log_dir)
+        self.metrics: list[dict[str, Any]] = []  # lines that are not written yet
+        self._hparams: dict[str, Any] = {}
+        self._path = Path(log_dir) / "metrics.csv"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._columns: list[str] = []
+        if resuming:
+            self._columns = _columns_of_whole_lines(self._path)
+        elif self._path.is_file():
+            rank_zero_warn(f"{self._path} is from an earlier run and will be deleted.")
+            self._path.unlink()
+
+    def log_metrics(self, metrics: dict[str, Any], step: int) -> None:
+        """Take a line, which :meth:`save` writes."""
+        line = {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items()}
+        self.metrics.append(line | {"step": step})
+
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Write a model's hyperparameters beside the metrics."""
+        self._hparams |= params
+        save_hparams_to_yaml(str(self._path.with_name("hparams.yaml")), self._hparams)
 
     def save(self) -> None:
         """Write the new lines.
 
         Raises:
-            OSError: The disk is full, or otherwise cannot be written on; the file is as it was.
+            OSError: The disk is full or cannot be written on; the file is as it was.
         """
         if not self.metrics:
             return
-        path, columns, size = Path(self.metrics_file_path), list(self.metrics_keys), None
+        path, size = self._path, None
+        columns = sorted({*self._columns, *(name for line in self.metrics for name in line)})
         try:
-            if self._record_new_keys() and path.is_file():
-                self._rewrite_with_new_header(self.metrics_keys)
+            if columns != self._columns and path.is_file():
+                self._replace_header(columns)
             size = path.stat().st_size if path.is_file() else 0
-            self._append(path, header=size == 0)
+            self._append(columns, header=size == 0)
         except OSError:
-            self.metrics_keys = columns
             if size is not None and path.is_file():
                 os.truncate(path, size)
             raise
-        self.metrics = []
+        self.metrics, self._columns = [], columns
 
-    def _append(self, path: Path, *, header: bool) -> None:
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+    def _append(self, columns: list[str], *, header: bool) -> None:
+        with self._path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=columns)
             if header:
                 writer.writeheader()
             writer.writerows(self.metrics)
 
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        path = Path(self.metrics_file_path)
-        part = path.with_name(f"{path.name}.part")
+    def _replace_header(self, columns: list[str]) -> None:
+        part = self._path.with_name(f"{self._path.name}.part")
         try:
-            with path.open(newline="") as old, part.open("w", newline="") as new:
-                writer = csv.DictWriter(new, fieldnames=fieldnames)
+            with self._path.open(newline="") as old, part.open("w", newline="") as new:
+                writer = csv.DictWriter(new, fieldnames=columns)
                 writer.writeheader()
                 writer.writerows(csv.DictReader(old))
-            part.replace(path)
+            part.replace(self._path)
         finally:
             part.unlink(missing_ok=True)
 
-    def _check_log_dir_exists(self) -> None:
-        path = Path(self.metrics_file_path)
-        if not self._resuming:
-            super()._check_log_dir_exists()
-        elif path.is_file():
-            content = path.read_bytes()
-            os.truncate(path, content.rfind(b"\n") + 1)  # a power failure may have torn the last
-            with path.open(newline="") as file:
-                self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
+
+def _columns_of_whole_lines(path: Path) -> list[str]:
+    """The columns of a file, after dropping a last line that a power failure left unfinished."""
+    if not path.is_file():
+        return []
+    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file).fieldnames or [])

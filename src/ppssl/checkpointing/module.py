@@ -1,43 +1,77 @@
-"""What :class:`ppssl.PPSSL` and the classifiers have in common as LightningModules: callbacks, steps, checkpoints."""
+"""Base class of :class:`ppssl.PPSSL` and the classifiers: default callbacks, and checkpoints that rebuild a model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from lightning.pytorch import Callback, LightningModule
+from torch import Tensor
 
 from ppssl.checkpointing.files import SCHEMA_VERSION, check_schema, restore
 from ppssl.utils.config import Configurable
+from ppssl.utils.finite import LossHistory
 
 __all__ = ["TrainingModule"]
 
 
 class TrainingModule(LightningModule, Configurable):
-    """Base of what is trained here: an encoder and more, whose checkpoints need no arguments to be loaded.
+    """Base class of all models that are trained here; their checkpoints can be loaded without arguments.
 
-    Subclasses make their ``encoder``, and implement :meth:`wanted_callbacks`, :meth:`checkpoint_entry` and what a
-    LightningModule needs.
+    Subclasses set ``encoder`` and implement :meth:`default_callbacks`, :meth:`checkpoint_entry` and the training.
     """
 
     encoder: Any  # ppssl.encoder.Encoder, whose room comes later
 
-    def wanted_callbacks(self) -> list[Callback]:
-        """The callbacks that belong to every run of this model."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss_history = LossHistory()
+
+    def default_callbacks(self) -> list[Callback]:
+        """The callbacks of every run of this model, unless the Trainer has one of the same class."""
         raise NotImplementedError
 
     def configure_callbacks(self) -> list[Callback]:
-        """:meth:`wanted_callbacks`, without those that the Trainer has already, or a subclass of."""
+        """The default callbacks, without those whose class or a subclass of it the Trainer has already."""
         present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        wanted = self.wanted_callbacks()
-        return [c for c in wanted if not any(isinstance(own, type(c)) for own in present)]
+        return [
+            default
+            for default in self.default_callbacks()
+            if not any(isinstance(callback, type(default)) for callback in present)
+        ]
+
+    def log_step(self, loss: Tensor, logs: Mapping[str, Tensor], *, batch_size: int) -> None:
+        """Log values of a training step under ``train/``, in the steps in which loggers write; check the losses then.
+
+        Reading a value makes the host wait for the device, so nothing is read in the steps in between.
+
+        Args:
+            loss: The total loss, a scalar; also shown in the progress bar.
+            logs: More scalars, by name.
+            batch_size: Number of images in the batch.
+
+        Raises:
+            UserError: A loss since the last logged step is not finite.
+        """
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not every or (self.global_step + 1) % every:
+            return
+        self.loss_history.check()
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch_size)
+        self.log_dict({f"train/{n}": value for n, value in logs.items()}, batch_size=batch_size)
+
+    def on_train_epoch_end(self) -> None:
+        """Check the losses since the last logged step."""
+        self.loss_history.check()
 
     def checkpoint_entry(self) -> dict[str, Any]:
-        """What a checkpoint needs to rebuild the model, beside its constructor arguments; in plain types."""
+        """Plain data that a checkpoint needs to rebuild the model, beside its constructor arguments."""
         raise NotImplementedError
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to rebuild the model, in plain types."""
+        """Add the entry ``ppssl``, from which the model can be rebuilt."""
+        self.loss_history.check()
         data = self._data_module()
         checkpoint["ppssl"] = {
             "schema_version": SCHEMA_VERSION,
@@ -47,22 +81,22 @@ class TrainingModule(LightningModule, Configurable):
         } | self.checkpoint_entry()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse what is not of ppssl, or of a newer one; subclasses make what the checkpoint has weights for."""
+        """Refuse checkpoints of other programs or newer versions; subclasses make layers that it has weights for."""
         check_schema(checkpoint)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes file objects and hparams files too
         cls, checkpoint_path: str | Path, map_location: Any = "cpu", **overrides: Any
     ) -> Self:
-        """The model of a checkpoint. Only classes of ppssl or already imported ones are made.
+        """The model of a checkpoint; classes outside ppssl are used only if they are imported already.
 
         Args:
             checkpoint_path: A checkpoint written by a Trainer.
-            map_location: The device to put it on.
-            overrides: Constructor arguments in place of the saved ones, such as ``plugins={...}``.
+            map_location: The device of the model.
+            overrides: Constructor arguments that replace the saved ones, such as ``plugins={...}``.
 
         Raises:
-            UserError: It cannot be read, holds no such model, names foreign classes, or does not fit.
+            UserError: It cannot be read, names foreign classes, holds another model, or its weights do not fit.
         """
         return restore(cls, checkpoint_path, overrides).to(map_location)
 

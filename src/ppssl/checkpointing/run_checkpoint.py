@@ -1,4 +1,4 @@
-"""When a run's checkpoints are written: each epoch, in between by time or steps, and when it is asked to stop."""
+"""The checkpoints of a training run: at each epoch's end, in between by time or steps, and when it is stopped."""
 
 from __future__ import annotations
 
@@ -10,35 +10,42 @@ from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ppssl.utils.finite import check_parameters
+from ppssl.utils.lightning_internals import (
+    PublicModelCheckpoint,
+    is_accumulating,
+    is_last_batch,
+    loop_position,
+    request_termination,
+)
 
 __all__ = ["RunCheckpoint"]
 
 FIVE_MINUTES = timedelta(minutes=5)
 
-LOOK = 20
-"""Several processes look at the clock at every so manieth step."""
+CLOCK_EVERY_N_STEPS = 20
+"""How often a run of several processes compares the time with ``train_time_interval``."""
 
 
-class RunCheckpoint(ModelCheckpoint):
-    """Lightning's ``ModelCheckpoint``, and ``last.ckpt`` between the epochs' ends too, always between two steps.
+class RunCheckpoint(PublicModelCheckpoint):
+    """Lightning's ``ModelCheckpoint`` that also writes ``last.ckpt`` between two steps, and when the run is stopped.
 
-    Checkpoints by step replace ``last.ckpt`` alone. On an epoch's last batch the epoch's own takes their place: resumed
-    from one written there, Lightning would leave out the epoch's end. The first Ctrl-C ends the run when the step, or
-    the epoch's validation, is done and saved, SIGTERM when the step is; of several processes any may get it, and all
-    end after the next step. The second Ctrl-C ends it at once, as SIGTERM does in a validation; what was done since the
-    last checkpoint is done again. On any other error nothing is written: the state may be that of half a step.
+    Checkpoints by steps or time replace ``last.ckpt`` only. After an epoch's last batch none is written: resumed from
+    it, Lightning would leave out the epoch's end, whose own checkpoint follows at once. The first Ctrl-C ends the run
+    when the current step or validation is done and saved, SIGTERM when the current step is; of several processes any
+    may get the signal, and all end after the next step. The second Ctrl-C ends the run at once, as does SIGTERM during
+    validation; the steps since the last checkpoint are then repeated. After any other error nothing is written, since
+    the state may be that of half a step.
 
     Args:
-        every_n_train_steps: Write after so many optimizer steps; ``None``: not by steps.
-        train_time_interval: Write when so much time has passed since the last one; ``None``: not by time.
-        every_n_epochs: Write at every so manieth epoch's end.
-        filename: Of the epochs' checkpoints.
-        save_last: Whether there is a ``last.ckpt``, without which nothing is written between the epochs' ends.
-        save_on_train_epoch_end: After the epoch's validation and last log, or (``None``) as Lightning chooses.
+        every_n_train_steps: Optimizer steps between two checkpoints; ``None``: not by steps.
+        train_time_interval: Time between two checkpoints; ``None``: not by time.
+        every_n_epochs: Epochs between two checkpoints at epochs' ends.
+        filename: File name of the epochs' checkpoints.
+        save_last: Whether to write ``last.ckpt``; without it nothing is written between two epochs' ends.
+        save_on_train_epoch_end: Save after the epoch's validation and last log; ``None``: as Lightning chooses.
         kwargs: Lightning's other arguments, such as ``monitor`` and ``save_top_k``.
     """
 
@@ -66,123 +73,120 @@ class RunCheckpoint(ModelCheckpoint):
         self.every_n_train_steps = every_n_train_steps
         self.train_time_interval = train_time_interval
         self._saved_at = 0.0
-        self._asked_to_stop = self._terminated = False
-        self._handler: Any = None
+        self._interrupted = self._terminated = False
+        self._interrupt_handler: Any = None
 
     # -- when -----------------------------------------------------------------------------------------------------
 
     def should_save(self, step: int, elapsed: float) -> bool:
-        """Whether a checkpoint is due between two epochs' ends.
+        """Whether a checkpoint by steps or time is due.
 
         Args:
             step: The global step.
-            elapsed: Seconds since the last one.
+            elapsed: Seconds since the last checkpoint.
         """
         by_step = self.every_n_train_steps is not None and (
-            step - self._last_global_step_saved >= self.every_n_train_steps
+            step - self.last_saved_step >= self.every_n_train_steps
         )
         interval = self.train_time_interval
         return by_step or (interval is not None and elapsed >= interval.total_seconds())
 
     def _is_due(self, trainer: Trainer) -> bool:
-        if not self.save_last or self._should_skip_saving_checkpoint(trainer):
+        if not self.save_last or not self.may_save(trainer):
             return False
         step, elapsed = trainer.global_step, time.monotonic() - self._saved_at
         if trainer.world_size == 1:
-            return (
-                self.should_save(step, elapsed) or self._asked_to_stop or trainer.received_sigterm
-            )
-        if step % LOOK == 0:  # clocks differ: the first process decides, and not at every step
+            return self.should_save(step, elapsed) or self._interrupted or trainer.received_sigterm
+        if step % CLOCK_EVERY_N_STEPS == 0:  # clocks differ, so the first process decides
             return bool(trainer.strategy.broadcast(self.should_save(step, elapsed)))
         return self.should_save(step, elapsed=0)
 
     # -- hooks ----------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock; from now on the first Ctrl-C waits for the step's end."""
+        """Start the clock, and let the first Ctrl-C wait for the end of the step."""
         self._saved_at = time.monotonic()
-        self._last_global_step_saved = trainer.global_step
-        self._asked_to_stop = self._terminated = False
+        self.last_saved_step = trainer.global_step
+        self._interrupted = self._terminated = False
         if threading.current_thread() is not threading.main_thread():
             return
         if trainer.world_size > 1:
             signal.signal(signal.SIGTERM, self._note_termination)
         elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._handler = signal.signal(signal.SIGINT, self._ask_to_stop)
+            self._interrupt_handler = signal.signal(signal.SIGINT, self._note_interrupt)
 
-    def _ask_to_stop(self, *_: Any) -> None:
-        signal.signal(signal.SIGINT, self._handler)
-        self._asked_to_stop = True
+    def _note_interrupt(self, *_: Any) -> None:
+        """Note the first Ctrl-C; the second one acts as usual."""
+        signal.signal(signal.SIGINT, self._interrupt_handler)
+        self._interrupted = True
         os.write(
             2, b"\nStopping after this step. Ctrl-C again stops at once.\n"
         )  # safe in a handler
 
     def _note_termination(self, *_: Any) -> None:
-        """SIGTERM to one of several processes.
+        """Note SIGTERM to one of several processes.
 
-        Lightning's own handler takes part in a collective at once, which the others may take for another one.
+        Lightning's own handler begins a collective operation at once; the other processes may be in another one.
         """
         self._terminated = True
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop, if asked to, where everything is saved and logged; several processes agree on it one step before."""
+        """Stop after Ctrl-C if all is saved and logged; several processes agree to stop after this step."""
         if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(
             self._terminated, all=False
         ):
-            trainer._signal_connector.received_sigterm = True
-        saved = self._last_global_step_saved == trainer.global_step or not self.save_last
-        if self._asked_to_stop and saved:
+            request_termination(trainer)
+        saved = self.last_saved_step == trainer.global_step or not self.save_last
+        if self._interrupted and saved:
             raise KeyboardInterrupt
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where it is time, but not on half-accumulated gradients and not on an epoch's last batch."""
-        loop = trainer.fit_loop
-        if loop._should_accumulate() or loop.epoch_loop._is_training_done:
+        """Save if a checkpoint is due, but neither between accumulated batches nor after an epoch's last batch."""
+        if is_accumulating(trainer) or is_last_batch(trainer):
             return
         if self._is_due(trainer):
-            self._save_last(trainer)
+            self.write_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning's, or where that has nothing to save, what the last batch had left."""
+        """Save the epoch's checkpoint, or if there is none, one that became due at the last batch."""
         super().on_train_epoch_end(trainer, pl_module)
         if self._is_due(trainer):
-            self._save_last(trainer)
+            self.write_last(trainer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Save after SIGTERM, which Lightning raises between two steps, if that is not done yet."""
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current
-        between = batches.ready == batches.completed and not trainer.validating
-        self._release()
-        if not isinstance(exception, SIGTERMException) or not between or not self.save_last:
+        """Save after SIGTERM if the step is not saved yet; Lightning raises it between two steps or in a validation."""
+        between_steps = loop_position(trainer).between_batches and not trainer.validating
+        self._restore_interrupt_handler()
+        if not isinstance(exception, SIGTERMException) or not between_steps or not self.save_last:
             return
-        if not self._should_skip_saving_checkpoint(trainer):
-            self._save_last(trainer)
+        if self.may_save(trainer):
+            self.write_last(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give Ctrl-C back."""
-        self._release()
+        """Let Ctrl-C act as before training."""
+        self._restore_interrupt_handler()
 
-    def _release(self) -> None:
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-        self._handler = None
+    def _restore_interrupt_handler(self) -> None:
+        if self._interrupt_handler is not None:
+            signal.signal(signal.SIGINT, self._interrupt_handler)
+        self._interrupt_handler = None
 
     # -- what -----------------------------------------------------------------------------------------------------
 
-    def _save_last(self, trainer: Trainer) -> None:
-        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+    def before_write(self, trainer: Trainer) -> None:
+        """Refuse to save a model that is not finite."""
         check_parameters(trainer.lightning_module, trainer.global_step)
-        super()._save_checkpoint(trainer, filepath)
+
+    def after_write(self, trainer: Trainer) -> None:
+        """Restart the clock."""
         self._saved_at = time.monotonic()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The best of before stay the best, although a resumed run writes to a folder of its own."""
+        """Take over the best checkpoints so far, although a resumed run writes to another folder."""
         super().load_state_dict(state_dict | {"dirpath": self.dirpath, "last_model_path": ""})
