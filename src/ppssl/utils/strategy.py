@@ -1,7 +1,6 @@
-"""What training in several processes asks of the Trainer's strategy."""
+"""Training in several processes: supported strategies, DDP's broadcast of buffers, synchronised batch norm."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
@@ -13,64 +12,71 @@ from lightning.pytorch.strategies import (
 )
 from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ppssl.utils.errors import UserError
+from ppssl.utils.lightning_internals import exclude_from_broadcast, replace_sync_batchnorm
 
 __all__ = ["SyncBatchNorm", "check_strategy", "prepare"]
 
+_BATCH_NORM_STATE = (
+    *("eps", "momentum", "affine", "track_running_stats", "training"),
+    *("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+    *("act", "drop"),
+)
+
 
 def prepare(model: LightningModule, *, not_broadcast: Iterable[str] = ()) -> None:
-    """Make a built model and its Trainer's strategy ready for several processes.
+    """Prepare a model and its Trainer's strategy for several processes.
 
     Args:
-        model: The model, with its Trainer.
-        not_broadcast: Names of buffers that DDP leaves alone, because every process has the same without it.
+        model: The model with all its layers, attached to its Trainer.
+        not_broadcast: Names of buffers that DDP need not broadcast, since they are equal on every process anyway.
 
     Raises:
         UserError: See :func:`check_strategy`; or ``trainer.sync_batchnorm`` over processes without GPUs.
     """
     strategy = model.trainer.strategy
     check_strategy(strategy)
-    if type(getattr(strategy, "_layer_sync", None)) is TorchSyncBatchNorm:
-        if strategy.root_device.type == "cpu":
-            raise UserError(
-                "`trainer.sync_batchnorm` needs GPUs: PyTorch's synchronised batch norm has no version for the CPU."
-            )
-        strategy._layer_sync = SyncBatchNorm()  # type: ignore[attr-defined]  # of ParallelStrategy
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, set(not_broadcast))
+    synchronised = replace_sync_batchnorm(strategy, SyncBatchNorm())
+    if synchronised and strategy.root_device.type == "cpu":
+        raise UserError(
+            "`trainer.sync_batchnorm` needs GPUs: PyTorch's synchronised batch norm has no version for the CPU."
+        )
+    exclude_from_broadcast(model, not_broadcast)
 
 
 def check_strategy(strategy: Strategy) -> None:
-    """Raise :class:`UserError` for strategies that give each process a part of the parameters only."""
+    """Refuse strategies that shard the parameters over the processes.
+
+    Raises:
+        UserError: FSDP, DeepSpeed or model parallelism.
+    """
     if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
         name = type(strategy).__name__.removesuffix("Strategy")
         raise UserError(
-            f"`trainer.strategy` {name} is not supported: it shares the parameters out over the processes, and the "
-            "momentum encoder follows them one by one, the GradCAM of the image needs a second backward pass through "
-            "them, and a checkpoint must hold them whole. Use `ddp`."
+            f"`trainer.strategy` {name} is not supported: it shards the parameters over the processes, but the "
+            "momentum update, the second backward pass of the GradCAM of the image, and checkpoints need them whole. "
+            "Use `ddp`."
         )
 
 
 class SyncBatchNorm(TorchSyncBatchNorm):
-    """``trainer.sync_batchnorm`` for timm's encoders.
+    """Synchronised batch norm for timm's encoders, in place of torch's conversion.
 
-    Some of timm's layers are batch norm and activation in one; torch's conversion, which Lightning calls, would
-    silently leave out the activation.
+    Some of timm's layers are batch norm and activation in one; torch's conversion, which Lightning calls, silently
+    drops the activation.
     """
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Replace all batch norms, of the momentum encoder too."""
+        """Synchronise all batch norms, those of the momentum encoder included."""
         return convert_sync_batchnorm(model)
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Put back layers that need no other process."""
+        """Put ordinary batch norms back."""
         for path, layer in list(model.named_modules()):
             if isinstance(layer, SyncBatchNormAct):
-                plain: Any = BatchNormAct2d(layer.num_features)
-                for name in ("eps", "momentum", "affine", "track_running_stats", "training"):
+                plain = BatchNormAct2d(layer.num_features)
+                for name in _BATCH_NORM_STATE:
                     setattr(plain, name, getattr(layer, name))
-                plain._parameters, plain._buffers = layer._parameters, layer._buffers
-                plain.act, plain.drop = layer.act, layer.drop
                 model.set_submodule(path, plain)
         return super().revert(model)
