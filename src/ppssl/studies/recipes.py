@@ -17,6 +17,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 from ppssl.checkpointing.atomic import AtomicCheckpointIO, newest_checkpoint
@@ -90,9 +91,9 @@ class PPSSLCLI(LightningCLI):
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer; checkpoints are written whole or not at all, unless its plugins or strategy say how."""
+        """The Trainer, with :class:`AtomicCheckpointIO` in place of Lightning's ``TorchCheckpointIO``."""
         trainer = super().instantiate_trainer(**kwargs)
-        if trainer.strategy._checkpoint_io is None:
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
 
