@@ -23,9 +23,10 @@ NORMS = ("none", "frozen")
 EPOCHS, GLOBAL_BATCH, QUEUE = 2, 8, 10
 COLLECTIVES = ("all_gather", "all_gather_into_tensor", "all_reduce", "broadcast", "barrier")
 VIT = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+SMALL: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
 ENCODERS: dict[str, dict[str, Any]] = {
     "none": {"backbone": "vit_tiny_patch16_224", "image_size": 32, "backbone_kwargs": VIT},
-    "frozen": {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}},
+    "frozen": {**SMALL, "batch_norm": "frozen"},
 }
 
 
@@ -74,18 +75,6 @@ class Watch(Callback):
 
 
 _FIRST_OCCURRENCE = ppssl.metrics.retrieval.first_occurrence
-
-
-class FrozenNorm(Callback):
-    """Batch norm that neither looks at the batch nor learns from it."""
-
-    def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        for layer in module.modules():
-            if isinstance(layer, _BatchNorm):
-                layer.eval()
-
-    def on_train_batch_start(self, trainer: Trainer, module: Any, *args: Any) -> None:
-        self.on_train_start(trainer, module)
 
 
 class Broadcast(Callback):
@@ -177,7 +166,7 @@ def main(images: str, out: str, devices: int, teacher: str, names: list[str]) ->
             moco = MoCo(dim=8, queue_size=QUEUE)
             model = PPSSL(**ENCODERS[norm], contrastive=moco, lr=0.1, plugins=plugins)
             watch = Watch()
-            trainer = fit(out, images, devices, model, watch, *[FrozenNorm()] * (norm == "frozen"))
+            trainer = fit(out, images, devices, model, watch)
             if trainer.is_global_zero:
                 logged = trainer.callback_metrics
                 metrics = {k: v for k, v in logged.items() if k.startswith("val/") or "corpus" in k}
@@ -187,12 +176,11 @@ def main(images: str, out: str, devices: int, teacher: str, names: list[str]) ->
                 torch.save(found, f"{out}/{norm}-{name}-{devices}.pt")
     if devices > 1 and "full" in names:
         torch.manual_seed(0)
-        shuffle, broadcast = Shuffle(), Broadcast()
-        moco = MoCo(dim=8, queue_size=QUEUE, key_bn_groups=2)
-        trainer = fit(
-            out, images, devices, PPSSL(**ENCODERS["frozen"], contrastive=moco), shuffle, broadcast
-        )
+        shuffle, broadcast, watch = Shuffle(), Broadcast(), Watch()
+        model = PPSSL(**SMALL, contrastive=MoCo(dim=8, queue_size=QUEUE, key_bn_groups=2))
+        trainer = fit(out, images, devices, model, shuffle, broadcast, watch)
         found = {"shuffle": shuffle.found, "broadcast": broadcast.found}
+        found |= {"collectives": watch.collectives}
         torch.save(found, f"{out}/apart-{devices}-{trainer.global_rank}.pt")
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from parallel_runs import ENCODERS, NORMS, PLUGINS, QUEUE
+from parallel_runs import NORMS, PLUGINS, QUEUE, SMALL
 from ppssl import PPSSL
 from ppssl.losses.contrastive import MoCo
 from processes import TESTS, finish, start
@@ -55,11 +55,11 @@ several = pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.ma
 
 
 def test_collectives_in_a_step(runs: Runs) -> None:
-    """One without batch norm, two with; one more where IADM keeps a running mean and A* is due."""
-    folder = runs(2)
-    for norm, plain in (("none", 1), ("frozen", 2)):
-        counts = torch.load(folder / f"{norm}-full-2.pt", weights_only=True)["collectives"]
-        assert set(counts) == {plain, plain + 1}, norm
+    """Two with statistics of the batch, one without; one more where IADM keeps a running mean and A* is due."""
+    for norm in NORMS:
+        counts = torch.load(runs(2) / f"{norm}-full-2.pt", weights_only=True)["collectives"]
+        assert set(counts) == {1, 2}, norm
+    assert set(_apart(runs, 2, "collectives")[0]) == {2}
 
 
 @several
@@ -129,7 +129,7 @@ def test_keys_are_normalised_among_other_processes_images(devices: int, runs: Ru
     seen = torch.cat([torch.cat(rank["groups"]) for rank in found])
     everyone, keys = found[0]["everyone"], torch.cat([rank["keys"] for rank in found])
     assert len(seen) == len(everyone) == len(keys) == 6 * devices
-    model = PPSSL(**ENCODERS["frozen"], contrastive=MoCo(dim=8, queue_size=QUEUE))
+    model = PPSSL(**SMALL, contrastive=MoCo(dim=8, queue_size=QUEUE))
     model.build(TRAIN)
     model.contrastive.load_state_dict(found[0]["state"])
     for rank in found:
