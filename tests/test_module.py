@@ -451,7 +451,7 @@ def test_requested_data_arrives(tmp_path: Path, image_folder: Path) -> None:
     [
         (
             {"optimizer": "lamb"},
-            r"`optimizer` must be one of \('sgd', 'adamw', 'lars'\), got 'lamb'",
+            "`optimizer` must be one of sgd, adamw, lars, got 'lamb'",
         ),
         ({"warmup_fraction": 1.0}, r"`warmup_fraction` must be in \[0, 1\), got 1.0"),
         ({"lr": 0.0}, "`lr` must be > 0, got 0.0"),

@@ -19,6 +19,7 @@ from ppssl.losses.ais.plugin import AIS
 from ppssl.losses.base import LossPlugin, LossTerm, merge_requests, training_step
 from ppssl.losses.contrastive import ContrastiveObjective, ContrastiveResult, KeyQueue, MoCo
 from ppssl.losses.contrastive.prefill import fill
+from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.errors import UserError
 from ppssl.utils.lightning_internals import load_training_data
 from ppssl.utils.optim import (
@@ -81,15 +82,9 @@ class PPSSL(TrainingModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        if optimizer not in get_args(OptimizerName):
-            raise ValueError(
-                f"`optimizer` must be one of {get_args(OptimizerName)}, got {optimizer!r}."
-            )
-        if not 0 <= warmup_fraction < 1:
-            raise ValueError(f"`warmup_fraction` must be in [0, 1), got {warmup_fraction}.")
-        for name, rate in (("base_lr", base_lr), ("lr", lr)):
-            if rate is not None and rate <= 0:
-                raise ValueError(f"`{name}` must be > 0, got {rate}.")
+        check_choice(get_args(OptimizerName), optimizer=optimizer)
+        check_range("> 0", base_lr=base_lr, lr=lr)
+        check_range("in [0, 1)", warmup_fraction=warmup_fraction)
         self.backbone = backbone
         self.pretrained = pretrained
         self.init_seed = init_seed

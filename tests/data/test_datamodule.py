@@ -426,7 +426,7 @@ def test_a_broken_image_is_skipped_with_one_warning(tmp_path, workers):
         ({"eval_crop": 0.0}, r"`eval_crop` must be in \(0, 1\], got 0.0"),
         ({"val_fraction": 1.0}, r"`val_fraction` must be in \[0, 1\), got 1.0"),
         ({"val_fraction": -0.1}, r"`val_fraction`"),
-        ({"on_error": "ignore"}, r"`on_error` must be 'raise' or 'skip', got 'ignore'"),
+        ({"on_error": "ignore"}, r"`on_error` must be one of raise, skip, got 'ignore'"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

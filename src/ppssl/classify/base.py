@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.checkpointing.module import TrainingModule
-from ppssl.data.labelled import LabelledAugmentation
+from ppssl.data.transforms import LabelledAugmentation
 from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.metrics.classification import check_same_classes
+from ppssl.utils.checks import check_range
 from ppssl.utils.errors import UserError
 from ppssl.utils.finite import check_loss
 from ppssl.utils.randomness import initial_weights, resolve_seed, seed_step
@@ -71,14 +72,12 @@ class Classifier(TrainingModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"`label_smoothing` must be in [0, 1), got {label_smoothing}.")
+        check_range("in [0, 1)", label_smoothing=label_smoothing)
+        check_range(">= 2", num_classes=num_classes)
         if isinstance(class_weights, str) and class_weights != "balanced":
             raise ValueError(
                 f"`class_weights` must be 'balanced', numbers or null, got {class_weights!r}."
             )
-        if num_classes is not None and num_classes < 2:
-            raise ValueError(f"`num_classes` must be >= 2, got {num_classes}.")
         if backbone is None:
             backbone, image_size, backbone_kwargs = _of_checkpoint(pretrained, image_size)
         self.backbone = backbone

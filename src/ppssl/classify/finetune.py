@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ppssl.classify.base import Classifier, ClassWeights
-from ppssl.data.labelled import LabelledAugmentation
+from ppssl.data.transforms import LabelledAugmentation
+from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.errors import UserError
 from ppssl.utils.optim import OptimizerName, make_optimizer, warmup_cosine
 from ppssl.utils.randomness import generator, resolve_seed
@@ -78,19 +79,12 @@ class FineTune(Classifier):
         init_seed: int | None = None,
         seed: int | None = None,
     ) -> None:
-        if optimizer not in get_args(OptimizerName):
-            raise ValueError(
-                f"`optimizer` must be one of {get_args(OptimizerName)}, got {optimizer!r}."
-            )
-        _check(
-            mixup=(mixup, mixup >= 0, ">= 0"),
-            cutmix=(cutmix, cutmix >= 0, ">= 0"),
-            lr=(lr, lr > 0, "> 0"),
-            layer_decay=(layer_decay, 0 < layer_decay <= 1, "in (0, 1]"),
-            warmup_fraction=(warmup_fraction, 0 <= warmup_fraction < 1, "in [0, 1)"),
-            freeze_epochs=(freeze_epochs, freeze_epochs >= 0, ">= 0"),
-            ema_decay=(ema_decay, ema_decay is None or 0 < ema_decay < 1, "in (0, 1) or null"),
-        )
+        check_choice(get_args(OptimizerName), optimizer=optimizer)
+        check_range(">= 0", mixup=mixup, cutmix=cutmix, freeze_epochs=freeze_epochs)
+        check_range("> 0", lr=lr)
+        check_range("in (0, 1]", layer_decay=layer_decay)
+        check_range("in [0, 1)", warmup_fraction=warmup_fraction)
+        check_range("in (0, 1)", ema_decay=ema_decay)
         super().__init__(
             backbone=backbone,
             pretrained=pretrained,
@@ -211,9 +205,3 @@ def layer_decay_groups(
         whole, weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay
     )
     return [group | {"lr": lr * group["lr_scale"]} for group in groups]
-
-
-def _check(**arguments: tuple[Any, bool, str]) -> None:
-    for name, (value, fits, rule) in arguments.items():
-        if not fits:
-            raise ValueError(f"`{name}` must be {rule}, got {value}.")

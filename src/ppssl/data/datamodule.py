@@ -30,6 +30,7 @@ from ppssl.data.dataset import (
 from ppssl.data.label_splits import select_held_out, select_labelled
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.data.transforms import LabelledAugmentation, MoCoV2Augmentation, center_view
+from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.config import Configurable
 from ppssl.utils.errors import UserError
 from ppssl.utils.lightning_internals import batches_begun
@@ -77,16 +78,10 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        for name in ("image_size", "batch_size"):
-            if locals()[name] < 1:
-                raise ValueError(f"`{name}` must be >= 1, got {locals()[name]}.")
-        for name in ("label_fraction", "eval_crop"):
-            if not 0 < locals()[name] <= 1:
-                raise ValueError(f"`{name}` must be in (0, 1], got {locals()[name]}.")
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f"`val_fraction` must be in [0, 1), got {val_fraction}.")
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}.")
+        check_range(">= 1", image_size=image_size, batch_size=batch_size)
+        check_range("in (0, 1]", label_fraction=label_fraction, eval_crop=eval_crop)
+        check_range("in [0, 1)", val_fraction=val_fraction)
+        check_choice(("raise", "skip"), on_error=on_error)
         self.image_size = image_size
         self.batch_size = batch_size
         self.num_workers = num_workers

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as tv
 
 from ppssl.utils import randomness
+from ppssl.utils.checks import check_range
 from ppssl.utils.config import Configurable
 
 __all__ = [
@@ -94,14 +95,13 @@ class MoCoV2Augmentation(Configurable):
             )
         if not 0 <= blur_sigma[0] <= blur_sigma[1]:
             raise ValueError(f"`blur_sigma` must be 0 <= low <= high, got {blur_sigma}.")
-        for name in (
-            "jitter_probability",
-            "grey_probability",
-            "blur_probability",
-            "flip_probability",
-        ):
-            if not 0 <= locals()[name] <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1], got {locals()[name]}.")
+        check_range(
+            "in [0, 1]",
+            jitter_probability=jitter_probability,
+            grey_probability=grey_probability,
+            blur_probability=blur_probability,
+            flip_probability=flip_probability,
+        )
         self.crop_scale = crop_scale
         self.crop_ratio = crop_ratio
         self.jitter = jitter
@@ -174,8 +174,7 @@ class LabelledAugmentation(Configurable):
         rand_augment_ops: int = 2,
         rand_augment_magnitude: int = 9,
     ) -> None:
-        if rand_augment_ops < 0:
-            raise ValueError(f"`rand_augment_ops` must be >= 0, got {rand_augment_ops}.")
+        check_range(">= 0", rand_augment_ops=rand_augment_ops)
         if not 0 <= rand_augment_magnitude <= 30:
             raise ValueError(
                 f"`rand_augment_magnitude` must be in [0, 30], got {rand_augment_magnitude}."

@@ -23,6 +23,7 @@ from ppssl.metrics.retrieval import (
     cosine_similarity,
     unit_rows,
 )
+from ppssl.utils.checks import check_choice, check_range
 
 __all__ = ["KNNClassifier", "Weighting", "knn_neighbours", "knn_predict", "knn_vote"]
 
@@ -187,7 +188,5 @@ def _gallery_order(gallery: Tensor, labels: Tensor, queries: Tensor, k: int) -> 
 
 
 def _check_vote(weighting: str, temperature: float) -> None:
-    if weighting not in get_args(Weighting):
-        raise ValueError(f"`weighting` must be one of {get_args(Weighting)}, got {weighting!r}.")
-    if not temperature > 0:
-        raise ValueError(f"`temperature` must be > 0, got {temperature}.")
+    check_choice(get_args(Weighting), weighting=weighting)
+    check_range("> 0", temperature=temperature)

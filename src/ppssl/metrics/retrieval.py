@@ -28,6 +28,8 @@ from torchmetrics.utilities import rank_zero_warn
 from torchmetrics.utilities.data import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from ppssl.utils.checks import check_range
+
 __all__ = [
     "EmbeddingMetric",
     "RetrievalMetrics",
@@ -67,8 +69,7 @@ class RetrievalPerQuery:
 
     def hits(self, k: int) -> Tensor:
         """Whether a relevant image is among the first ``k``: ``(N,)`` bool; False for invalid queries."""
-        if k < 1:
-            raise ValueError(f"`k` must be >= 1, got {k}.")
+        check_range(">= 1", k=k)
         return self.valid & (self.first_rank <= k)
 
     def means(self) -> dict[str, float]:
@@ -189,8 +190,7 @@ def chunk_length(width: int, chunk_size: int | None) -> int:
     """Return the number of rows per chunk, each row having ``width`` numbers."""
     if chunk_size is None:
         return max(1, CHUNK_ELEMENTS // max(1, width))
-    if chunk_size < 1:
-        raise ValueError(f"`chunk_size` must be >= 1, got {chunk_size}.")
+    check_range(">= 1", chunk_size=chunk_size)
     return chunk_size
 
 

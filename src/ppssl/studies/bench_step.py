@@ -21,6 +21,7 @@ from ppssl.losses.iadm.plugin import IADM
 from ppssl.module import PPSSL
 from ppssl.text.bank import TextBank
 from ppssl.text.corpus import TextCorpus
+from ppssl.utils.checks import check_range
 from ppssl.utils.device import resolve_device
 from ppssl.utils.results import provenance
 
@@ -86,9 +87,7 @@ def bench_step(
         ``seconds`` (median, min and max) and ``max_rss_mib`` by variant, ``ratios`` by ``<a>/plain``, the median of the
         rounds', the arguments and where it ran.
     """
-    for name in ("batch_size", "image_size", "repeats"):
-        if locals()[name] < 1:
-            raise ValueError(f"`{name}` must be >= 1, got {locals()[name]}.")
+    check_range(">= 1", batch_size=batch_size, image_size=image_size, repeats=repeats)
     for name in variants or ():
         if name not in VARIANTS:
             raise ValueError(f"`variants` must be of {', '.join(VARIANTS)}, got {name!r}.")

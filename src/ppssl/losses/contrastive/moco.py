@@ -54,9 +54,9 @@ class MoCo(ContrastiveObjective):
             raise ValueError(f"`temperature` must be > 0, got {temperature}.")
         if momentum != "auto" and not 0 <= momentum <= 1:
             raise ValueError(f"`momentum` must be in [0, 1] or 'auto', got {momentum}.")
-        for name in ("queue_size", "key_bn_groups"):
-            if locals()[name] != "auto" and locals()[name] < 1:
-                raise ValueError(f"`{name}` must be >= 1 or 'auto', got {locals()[name]}.")
+        for name, count in (("queue_size", queue_size), ("key_bn_groups", key_bn_groups)):
+            if count != "auto" and count < 1:
+                raise ValueError(f"`{name}` must be >= 1 or 'auto', got {count}.")
         if prefill not in ("keys", "random"):
             raise ValueError(f"`prefill` must be 'keys' or 'random', got {prefill!r}.")
         self.dim = dim

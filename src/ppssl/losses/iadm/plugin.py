@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from ppssl.functional import Reference, attend, image_gradcam, saliency_kl, sali
 from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep
 from ppssl.losses.iadm.branch import SaliencyBranch
 from ppssl.losses.iadm.callback import IADMCallback
+from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.distributed import gather_equal
 from ppssl.utils.errors import UserError
 
@@ -23,14 +24,6 @@ __all__ = ["IADM"]
 
 _MEMORY = 0.99
 """Decay of the running mean map in each step."""
-
-_CHOICES = {
-    "source": ("image", "output"),
-    "reference": ("zero", "blur", "gradient"),
-    "order": ("pool_relu", "relu_pool"),
-    "target": ("similarity", "loss"),
-    "use": ("regularise", "attend", "both"),
-}
 
 
 class IADM(LossPlugin):
@@ -80,22 +73,17 @@ class IADM(LossPlugin):
         hidden: int = 32,
     ) -> None:
         super().__init__()
-        if loss_weight < 0:
-            raise ValueError(f"`loss_weight` must be >= 0, got {loss_weight}.")
+        check_range(">= 0", loss_weight=loss_weight)
+        check_range(">= 1", sharpen=sharpen, upscale=upscale, every=every, hidden=hidden)
         if not 0 <= start <= full <= 1:
             raise ValueError(
                 f"`start` and `full` must be 0 <= start <= full <= 1, got {start}, {full}."
             )
-        if sharpen < 1:
-            raise ValueError(f"`sharpen` must be >= 1, got {sharpen}.")
-        for name, choices in _CHOICES.items():
-            if locals()[name] not in choices:
-                raise ValueError(
-                    f"`{name}` must be one of {', '.join(choices)}, got {locals()[name]!r}."
-                )
-        for name in ("upscale", "every", "hidden"):
-            if locals()[name] < 1:
-                raise ValueError(f"`{name}` must be >= 1, got {locals()[name]}.")
+        check_choice(("image", "output"), source=source)
+        check_choice(get_args(Reference), reference=reference)
+        check_choice(("pool_relu", "relu_pool"), order=order)
+        check_choice(("similarity", "loss"), target=target)
+        check_choice(("regularise", "attend", "both"), use=use)
         self.loss_weight = loss_weight
         self.start = start
         self.full = full

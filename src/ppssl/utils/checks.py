@@ -1,0 +1,49 @@
+"""Checks of arguments: one line in an ``__init__``, the same error from Python and from the command line.
+
+The restricted types of jsonargparse (``PositiveInt``) check on the command line alone.
+"""
+
+from collections.abc import Callable, Collection
+
+__all__ = ["check_choice", "check_range"]
+
+_RANGES: dict[str, Callable[[float], bool]] = {
+    "> 0": lambda x: x > 0,
+    ">= 0": lambda x: x >= 0,
+    ">= 1": lambda x: x >= 1,
+    ">= 2": lambda x: x >= 2,
+    "in [0, 1]": lambda x: 0 <= x <= 1,
+    "in [0, 1)": lambda x: 0 <= x < 1,
+    "in (0, 1]": lambda x: 0 < x <= 1,
+    "in (0, 1)": lambda x: 0 < x < 1,
+}
+
+
+def check_range(range_: str, /, **values: float | None) -> None:
+    """Check that numbers are in a range; ``None`` is in each.
+
+    Args:
+        range_: A range as the error names it, such as ``">= 1"`` or ``"in [0, 1)"``.
+        values: Values by the name of their argument.
+
+    Raises:
+        ValueError: A value is outside of the range, or NaN.
+    """
+    for name, value in values.items():
+        if value is not None and not _RANGES[range_](value):
+            raise ValueError(f"`{name}` must be {range_}, got {value}.")
+
+
+def check_choice(choices: Collection[str], /, **values: str) -> None:
+    """Check that options are among their choices.
+
+    Args:
+        choices: The allowed values.
+        values: Values by the name of their argument.
+
+    Raises:
+        ValueError: A value is none of the choices.
+    """
+    for name, value in values.items():
+        if value not in choices:
+            raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
