@@ -49,9 +49,9 @@ def test_a_bank_of_texts_alone(clip_folder: Path, banks: Path) -> None:
     torch.testing.assert_close(bank.texts, CLIPTeacher(str(clip_folder)).embed_texts(CORPUS.titles))
     assert bank.images is bank.mean is None
     assert len(list(banks.rglob("*.npy"))) == 1
-    with pytest.raises(ValueError, match="texts alone has no images: open it with the data"):
+    with pytest.raises(ValueError, match="texts only has no images: open it with the data module"):
         bank.sample()
-    with pytest.raises(ValueError, match="texts alone cannot teach: open it with the data"):
+    with pytest.raises(ValueError, match="texts only has no targets: open it with the data module"):
         make_targets(bank)
 
 
@@ -182,7 +182,7 @@ def test_phrasings_are_averaged() -> None:
 
 def test_long_texts_are_split() -> None:
     corpus = TextCorpus(["aaaa aaaa. bbbb bbbb.", "c", "aaa bbb aaa bbb aaa bbb"])
-    with pytest.warns(UserWarning, match="2 texts are longer than the text encoder reads"):
+    with pytest.warns(UserWarning, match="2 texts exceed the text encoder's limit"):
         texts = embed_corpus(Letters(), corpus)
     half = 2**-0.5
     torch.testing.assert_close(texts[0], torch.tensor([half, half, 0]))

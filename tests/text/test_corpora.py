@@ -148,9 +148,7 @@ def test_ais_finds_them_by_name(image_folder: Path, clip_folder: Path) -> None:
     data = FolderDataModule(str(image_folder), image_size=16, batch_size=8, num_workers=0)
     data.setup()
     plugin = AIS("birds", teacher=str(clip_folder))
-    with pytest.warns(
-        UserWarning, match="longer than the text encoder reads"
-    ):  # it has 16 positions
+    with pytest.warns(UserWarning, match="exceed the text encoder's limit"):  # it has 16 positions
         plugin.prepare(data)
     assert plugin.targets.titles == _lines("birds")
 

@@ -47,7 +47,7 @@ def test_class_names_through_templates() -> None:
         "a close-up photo of a Red Tail.",
         "a close-up photo of a blue jay.",
     ]
-    with pytest.raises(ValueError, match=r"must hold \{\}"):
+    with pytest.raises(ValueError, match=r"must contain \{\}"):
         TextCorpus.from_classes(["a", "b"], ["no place"])
 
 
@@ -63,25 +63,25 @@ def test_packaged_corpora_load() -> None:
             "a.txt",
             "only one\n\n",
             None,
-            "2 to 50,000 different descriptions, .*a.txt has 1: add some",
+            "2 to 50,000 different descriptions, .*a.txt has 1: add descriptions",
         ),
         ("a.txt", "x\ny", "text", "has no columns"),
         (
             "a.csv",
             "class,note\na,b\n",
             None,
-            "no column to tell: set `corpus_column` to one of class, note",
+            "no description column: set `corpus_column` to one of class, note",
         ),
         ("a.csv", "class,note\na,b\n", "notes", "no column `notes`: set .* class, note"),
-        ("a.jsonl", '{"text": "a"}\n{"text": ', None, "line 2, is no JSON"),
-        ("a.jsonl", '{"text": "a"}\n["b"]', None, "line 2, is no JSON object"),
+        ("a.jsonl", '{"text": "a"}\n{"text": ', None, "line 2, is not JSON"),
+        ("a.jsonl", '{"text": "a"}\n["b"]', None, "line 2, is not a JSON object"),
         (
             "a.jsonl",
             '{"text": "a"}\n{"text": 3}',
             None,
             "line 2: a description must be text, got 3",
         ),
-        ("a.pdf", "x", None, "is a .txt, .csv or .jsonl file"),
+        ("a.pdf", "x", None, "must be a .txt, .csv or .jsonl file"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, content: str, column: str, message: str) -> None:
@@ -96,14 +96,14 @@ def test_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
 
 
 def test_missing_corpus() -> None:
-    with pytest.raises(UserError, match="neither a file nor one of class-names"):
+    with pytest.raises(UserError, match="must be a file or one of class-names"):
         TextCorpus.load("no-such")
-    with pytest.raises(UserError, match="has 0: add some"):
+    with pytest.raises(UserError, match="has 0: add descriptions"):
         TextCorpus.load("class-names")
 
 
 def test_too_many() -> None:
     texts = [str(i) for i in range(MAX_DESCRIPTIONS + 1)]
-    with pytest.raises(UserError, match="has 50,001: take a part"):
+    with pytest.raises(UserError, match="has 50,001: use a part"):
         TextCorpus(texts)
     assert len(TextCorpus(texts[1:])) == MAX_DESCRIPTIONS

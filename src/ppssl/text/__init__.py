@@ -1,1 +1,1 @@
-"""Text corpora, the teachers that embed them, and the bank of their embeddings."""
+"""Text corpora, teachers (frozen image-text models) and the bank of their embeddings."""

@@ -1,8 +1,8 @@
-"""The text bank: embeddings of all descriptions and of all training images, by the teacher, once (METHOD, "AIS"; D7).
+"""Text bank: the teacher's embeddings of all descriptions and all training images, computed once (:ref:`D7 <d7>`).
 
-Kept in two files, one for the texts and one for the images, so that another corpus does not cost another pass over
-the images. They are found by the teacher's name, the corpus's hash and the data's fingerprint; where both are there,
-neither the teacher nor transformers nor a network is needed.
+Texts and images have a file each, so that a change of corpus does not require another pass over the images. A file is
+identified by the teacher's name and the corpus's hash or the data's fingerprint; if both exist, neither the teacher nor
+transformers nor a network is needed.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ _SAVE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class TextBank:
-    """What the teacher says, for training without it.
+    """Teacher embeddings of a corpus and the training images, for training without the teacher.
 
     Attributes:
         corpus: The descriptions.
-        texts: T, ``(M, e)`` float32, L2-normalised.
-        images: v, ``(N, k, e)`` float16 on the CPU, memory-mapped unless asked otherwise, by number within the training
-            images; rows of images that could not be read are 0. ``None`` in a bank of texts alone.
-        mean: ``(e,)`` float32, the mean of v; the hubs are ``mean @ texts.T`` (D6). ``None`` likewise.
-        first_index: The index, in the full data set, of the first row.
-        temperature: The teacher's own.
+        texts: Text embeddings T, ``(M, e)`` float32, L2-normalised.
+        images: Image embeddings v, ``(N, k, e)`` float16 on the CPU, memory-mapped by default, by number within the
+            training images; rows of unreadable images are 0. ``None`` in a bank of texts only.
+        mean: Mean of v, ``(e,)`` float32; the hubness is ``mean @ texts.T`` (:ref:`D6 <d6>`). ``None`` in a bank of
+            texts only.
+        first_index: Index of the first row in the full data set.
+        temperature: Temperature of the teacher's softmax.
     """
 
     corpus: TextCorpus
@@ -61,20 +62,20 @@ class TextBank:
     temperature: float
 
     def sample(self, n: int = 4096) -> Tensor:
-        """V of at most n images, evenly spaced, of each its first view: ``(n, e)`` float32.
+        """Image embeddings of the first view of at most ``n`` evenly spaced, readable images: ``(n, e)`` float32.
 
         Raises:
-            ValueError: It is a bank of texts alone.
+            ValueError: The bank has texts only.
         """
         if self.images is None:
-            raise ValueError("A bank of texts alone has no images: open it with the data.")
+            raise ValueError("A bank of texts only has no images: open it with the data module.")
         rows = torch.linspace(0, len(self.images) - 1, min(n, len(self.images))).round().long()
         sample = self.images[rows, 0].float()
         return sample[sample.any(dim=1)]
 
 
 def bank_folder(folder: str | None = None) -> Path:
-    """Where banks are kept: ``folder``, else ``$PPSSL_CACHE/banks``, else ``~/.cache/ppssl/banks``."""
+    """Folder of the banks: ``folder``, else ``$PPSSL_CACHE/banks``, else ``~/.cache/ppssl/banks``."""
     if folder is not None:
         return Path(folder).expanduser()
     home = os.environ.get("PPSSL_CACHE") or Path.home() / ".cache" / "ppssl"
@@ -91,79 +92,83 @@ def open_bank(
     memory_map: bool = True,
     device: torch.device | str = "cpu",
 ) -> TextBank:
-    """The bank of a teacher, a corpus and a data set: found, or made with a progress bar.
+    """Open the bank of a teacher, a corpus and a data set; missing files are computed with a progress bar.
 
-    Safe to call by many processes at once: one makes what is missing, the others wait for it.
+    Several processes may call it at once: one computes the missing files, the others wait.
 
     Args:
-        teacher: Its name (:func:`~ppssl.text.teachers.load.load_teacher`).
+        teacher: Name of the teacher, see :func:`~ppssl.text.teachers.load.load_teacher`.
         corpus: The descriptions.
         data: The data module, after its ``setup``; ``None``: texts only.
-        views: k, how many fixed crops of each image (D7); the first is the whole image.
-        folder: Where banks are kept; see :func:`bank_folder`.
-        memory_map: Leave the images on disk, or read them into memory.
-        device: Where the teacher runs, if it has to.
+        views: Number k of fixed crops per image (:ref:`D7 <d7>`); the first is the whole image.
+        folder: Folder of the banks, see :func:`bank_folder`.
+        memory_map: Whether the image embeddings stay on disk; otherwise they are read into memory.
+        device: Device of the teacher, if it is needed.
 
     Raises:
-        UserError: The bank does not fit the teacher, the data or the disk, or an image cannot be read.
+        UserError: The bank does not match the teacher or the data, the disk is too small, or an image is unreadable.
     """
     get_teacher = cache(lambda: load_teacher(teacher).to(device))
     home = bank_folder(folder) / _slug(teacher)
-    wanted = {"teacher": teacher, "teacher_hash": teacher_fingerprint(teacher)}
+    manifest = {"teacher": teacher, "teacher_hash": teacher_fingerprint(teacher)}
     images = mean = None
-    # Images before texts: loader workers are not to be forked after a tokenizer's threads.
+    # Images before texts: data loader workers must not be forked after a tokenizer has started threads.
     if data is not None:
-        images, mean = _images(home, wanted, data, views, get_teacher)
+        images, mean = _open_images(home, manifest, data, views, get_teacher)
         images = images if memory_map else images.clone()
-    texts, temperature = _texts(home, wanted, corpus, get_teacher)
+    texts, temperature = _open_texts(home, manifest, corpus, get_teacher)
     first = 0 if data is None else data.offset("train")
     return TextBank(corpus, texts, images, mean, first, temperature)
 
 
-def _texts(
-    home: Path, wanted: dict[str, Any], corpus: TextCorpus, get_teacher: Callable[[], Teacher]
+def _open_texts(
+    home: Path, manifest: dict[str, Any], corpus: TextCorpus, get_teacher: Callable[[], Teacher]
 ) -> tuple[Tensor, float]:
-    own = wanted | {"corpus_hash": corpus.fingerprint()}
-    path = home / f"texts-{own['corpus_hash']}.npy"
+    """Text embeddings of a corpus and the teacher's temperature."""
+    expected = manifest | {"corpus_hash": corpus.fingerprint()}
+    path = home / f"texts-{expected['corpus_hash']}.npy"
 
     def make() -> None:
-        found = get_teacher()
-        rows = embed_corpus(found, corpus)
-        facts = own | {"temperature": found.temperature, "made_with": provenance()["versions"]}
-        writer = RowWriter(path, tuple(rows.shape), "float32", facts)
+        teacher = get_teacher()
+        rows = embed_corpus(teacher, corpus)
+        versions = provenance()["versions"]
+        written = expected | {"temperature": teacher.temperature, "made_with": versions}
+        writer = RowWriter(path, tuple(rows.shape), "float32", written)
         writer.write(rows[writer.done :])
         writer.commit()
 
-    rows, _, manifest = obtain(path, own, make)
-    return rows.clone(), manifest["temperature"]
+    rows, _, read = obtain(path, expected, make)
+    return rows.clone(), read["temperature"]
 
 
 def embed_corpus(teacher: Teacher, corpus: TextCorpus) -> Tensor:
-    """T: each description's phrasings averaged, L2-normalised, ``(M, e)`` float32.
+    """Text embeddings T of a corpus, ``(M, e)`` float32: the normalised mean of each description's phrasings.
 
-    A phrasing over the text encoder's limit is split into sentences, a sentence over it into words as many as fit, and
-    the parts are averaged; one warning says how many there were.
+    A phrasing that exceeds the text encoder's limit is split into sentences, and a sentence that exceeds it into runs
+    of words; the parts are averaged, and one warning has the number of such phrasings.
     """
     parts: list[str] = []
-    owner: list[int] = []
-    split = 0
+    description_of: list[int] = []
+    num_split = 0
     for number, phrasings in enumerate(corpus):
         for text in phrasings:
             pieces = [text] if teacher.fits(text) else _split(text, teacher.fits)
-            split += len(pieces) > 1
+            num_split += len(pieces) > 1
             parts += pieces
-            owner += [number] * len(pieces)
-    if split:
+            description_of += [number] * len(pieces)
+    if num_split:
         rank_zero_warn(
-            f"{split} texts are longer than the text encoder reads: they were split into sentences and averaged."
+            f"{num_split} texts exceed the text encoder's limit: they were split into sentences, whose embeddings are "
+            "averaged."
         )
     embedded = teacher.embed_texts(parts)
-    total = torch.zeros(len(corpus), embedded.shape[1]).index_add(0, torch.tensor(owner), embedded)
+    index = torch.tensor(description_of)
+    total = torch.zeros(len(corpus), embedded.shape[1]).index_add(0, index, embedded)
     return torch.nn.functional.normalize(total, dim=1)
 
 
 def _split(text: str, fits: Callable[[str], bool]) -> list[str]:
-    """Sentences that fit; a longer one in runs of words."""
+    """Split a text into sentences, and sentences that exceed the limit into runs of words."""
     pieces: list[str] = []
     for sentence in re.split(r"(?<=[.!?;])\s+", text):
         words = sentence.split()
@@ -176,38 +181,44 @@ def _split(text: str, fits: Callable[[str], bool]) -> list[str]:
     return pieces
 
 
-def _images(
+def _open_images(
     home: Path,
-    wanted: dict[str, Any],
+    manifest: dict[str, Any],
     data: FineGrainedDataModule,
     views: int,
     get_teacher: Callable[[], Teacher],
 ) -> tuple[Tensor, Tensor]:
+    """Image embeddings of the training images and their mean."""
     fingerprint = data.sources["train"].fingerprint()
-    own = wanted | {"data_fingerprint": fingerprint, "views": views, "images": data.num_train}
+    expected = manifest | {
+        "data_fingerprint": fingerprint,
+        "views": views,
+        "images": data.num_train,
+    }
     suffix = "" if views == 1 else f"-{views}-views"
     path = home / f"images-{fingerprint}{suffix}.npy"
 
     def make() -> None:
-        found = get_teacher()
-        facts = own | {"made_with": provenance()["versions"]}
-        writer = RowWriter(path, (data.num_train, views, found.dim), "float16", facts)
-        _embed_images(found, data, views, writer)
+        teacher = get_teacher()
+        written = expected | {"made_with": provenance()["versions"]}
+        writer = RowWriter(path, (data.num_train, views, teacher.dim), "float16", written)
+        _embed_images(teacher, data, views, writer)
         writer.commit()
 
-    rows, mean, _ = obtain(path, own, make)
+    rows, mean, _ = obtain(path, expected, make)
     return rows, mean
 
 
 def _embed_images(
     teacher: Teacher, data: FineGrainedDataModule, views: int, writer: RowWriter
 ) -> None:
+    """Embed the training images that the writer does not have yet."""
     items = np.arange(writer.done, data.num_train)
     loader = data.eval_loader("train", items, FixedCrops(teacher.transform, views))
     first, saved = data.offset("train"), monotonic()
     with Progress(transient=True) as progress:
         task = progress.add_task(
-            f"{teacher.name} looks at the images", total=data.num_train, completed=writer.done
+            f"{teacher.name} embeds the images", total=data.num_train, completed=writer.done
         )
         try:
             for cpu_batch in loader:
@@ -215,7 +226,7 @@ def _embed_images(
                 pixels: Tensor = batch["image"]  # (B, k, 3, H, W)
                 v = teacher.embed_images(pixels.flatten(0, 1)).unflatten(0, (-1, views)).cpu()
                 numbers = torch.arange(writer.done, writer.done + len(v))
-                v[batch["index"] != numbers + first] = 0  # another image in a broken one's place
+                v[batch["index"] != numbers + first] = 0  # a substitute for an unreadable image
                 writer.write(v)
                 progress.update(task, completed=writer.done)
                 if monotonic() - saved > _SAVE_SECONDS:
@@ -227,18 +238,20 @@ def _embed_images(
 
 
 class FixedCrops:
-    """The whole image, and k - 1 crops of half to all of its area, the same places in each image (D7).
+    """Fixed crops for the teacher: the whole image and k - 1 crops of half to all of its area (:ref:`D7 <d7>`).
+
+    The position of each crop is the same in all images.
 
     Args:
-        transform: The teacher's.
-        k: How many views.
+        transform: The teacher's preprocessing.
+        k: Number of crops.
     """
 
     def __init__(self, transform: Callable[[Image.Image], Tensor], k: int = 1) -> None:
         self.transform, self.k = transform, k
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """``(k, 3, H, W)``."""
+        """Preprocessed crops of an image, ``(k, 3, H, W)``."""
         boxes = [(0.0, 0.0, 1.0, 1.0)] + [self._box(view) for view in range(1, self.k)]
         width, height = image.size
         crops = [
@@ -255,12 +268,13 @@ class FixedCrops:
 
 
 def _slug(name: str) -> str:
+    """Folder name of a teacher, unique by a hash."""
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_")[-60:]
     return f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def ranked(probabilities: Tensor, titles: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
-    """The k likeliest titles of each row of ``(B, M)``, with their probabilities."""
+    """The ``k`` most probable titles of each row of ``(B, M)``, with their probabilities."""
     best = probabilities.topk(min(k, len(titles)), dim=1)
     return [
         [(titles[j], p) for j, p in zip(numbers, values, strict=True)]

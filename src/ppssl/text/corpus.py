@@ -1,4 +1,4 @@
-"""The text corpus: descriptions of what tells classes apart, not paired with images (METHOD D8; F3).
+"""Text corpus: descriptions of distinctive attributes, not paired with images (:ref:`D8 <d8>`, :ref:`F3 <f3>`).
 
 A description is one entry of the corpus; it may have several phrasings, whose embeddings are averaged.
 """
@@ -20,28 +20,28 @@ from ppssl.utils.errors import UserError
 __all__ = ["MAX_DESCRIPTIONS", "TEMPLATES", "TextCorpus", "packaged_corpora"]
 
 MAX_DESCRIPTIONS = 50_000
-"""The most descriptions of a corpus: the softmax runs over all of them."""
+"""Largest number of descriptions of a corpus; the softmax runs over all of them."""
 
 TEMPLATES = ("a photo of a {}.", "a close-up photo of a {}.", "a photo of the {}, a fine detail.")
-"""The phrasings of a class name."""
+"""Phrasings of a class name."""
 
 _COLUMNS = ("description", "text", "caption", "sentence")
 
 
 class TextCorpus:
-    """Descriptions, each with one or more phrasings; without empty ones and duplicates.
+    """Corpus of distinct descriptions, each with one or more phrasings.
 
     Args:
-        descriptions: A text each, or the phrasings of each. White space is normalised, empty texts are left out, and of
-            equal descriptions the first is kept.
-        source: Where they come from, for messages.
+        descriptions: One text per description, or its phrasings. White space is normalised, empty texts are removed,
+            and of equal descriptions the first is kept.
+        source: Name of the corpus, for messages.
 
     Attributes:
-        descriptions: The phrasings of each, ``M`` tuples.
-        duplicates: How many were left out because an equal one stands before them.
+        descriptions: The phrasings of each description, ``M`` tuples.
+        duplicates: Number of removed duplicates.
 
     Raises:
-        UserError: Fewer than 2 or more than 50,000 descriptions are left.
+        UserError: Fewer than 2 or more than 50,000 descriptions remain.
     """
 
     def __init__(
@@ -50,9 +50,10 @@ class TextCorpus:
         cleaned = [phrasings for item in descriptions if (phrasings := _phrasings(item))]
         kept = list(dict.fromkeys(cleaned))
         if not 2 <= len(kept) <= MAX_DESCRIPTIONS:
+            remedy = "add descriptions" if len(kept) < 2 else "use a part of it"
             raise UserError(
-                f"A corpus has 2 to {MAX_DESCRIPTIONS:,} different descriptions, {source} has {len(kept):,}: "
-                + ("add some." if len(kept) < 2 else "take a part of it.")
+                f"A corpus must have 2 to {MAX_DESCRIPTIONS:,} different descriptions, {source} has {len(kept):,}: "
+                f"{remedy}."
             )
         self.descriptions: tuple[tuple[str, ...], ...] = tuple(kept)
         self.duplicates = len(cleaned) - len(kept)
@@ -65,11 +66,11 @@ class TextCorpus:
 
     @property
     def titles(self) -> list[str]:
-        """One text for each description, the first phrasing, to show."""
+        """First phrasing of each description, for display."""
         return [phrasings[0] for phrasings in self.descriptions]
 
     def fingerprint(self) -> str:
-        """A hash of all texts in order, 16 hexadecimal digits."""
+        """Hash of all texts in order, 16 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.descriptions).encode()).hexdigest()[:16]
 
     @classmethod
@@ -80,48 +81,55 @@ class TextCorpus:
         classes: Sequence[str] = (),
         root: str | Path | None = None,
     ) -> TextCorpus:
-        """The corpus of that name.
+        """Load a corpus by name or path.
 
         Args:
-            name: A ``.txt`` (a description a line), ``.csv`` or ``.jsonl`` file (UTF-8), a packaged corpus
-                (:func:`packaged_corpora`), ``"class-names"``: the data set's, through :data:`TEMPLATES`, or one that
-                is made from a data set's own metadata (:mod:`ppssl.text.metadata`).
-            column: Of a ``.csv`` or ``.jsonl``; ``None``: ``description``, ``text``, ``caption``, ``sentence``, or the
-                only one.
+            name: A ``.txt`` (one description per line), ``.csv`` or ``.jsonl`` file (UTF-8), a packaged corpus
+                (:func:`packaged_corpora`), ``"class-names"`` (the data set's class names in :data:`TEMPLATES`), or a
+                corpus made from a data set's metadata (:mod:`ppssl.text.metadata`).
+            column: Column of a ``.csv`` or ``.jsonl`` file; ``None``: ``description``, ``text``, ``caption``,
+                ``sentence``, or the only column.
             classes: The data set's class names, for ``"class-names"`` and ``"cars-names"``.
             root: The data set's folder, for ``"cub-attributes"`` and ``"aircraft-hierarchy"``.
 
         Raises:
-            UserError: No such corpus, no such column, not UTF-8, or not a usable number of descriptions.
+            UserError: The corpus or the column does not exist, the file is not UTF-8, or the number of descriptions is
+                not allowed.
         """
         if name == "class-names":
             return cls.from_classes(classes)
         if name in METADATA_CORPORA:
-            made = metadata_descriptions(str(name), root=root, classes=classes)
-            return cls(made, f"the corpus `{name}`")
+            descriptions = metadata_descriptions(str(name), root=root, classes=classes)
+            return cls(descriptions, f"the corpus `{name}`")
         if str(name) in packaged_corpora():
             packaged = resources.files("ppssl.text").joinpath(f"corpora/{name}.txt")
             return cls(packaged.read_text("utf-8").splitlines(), f"the packaged corpus `{name}`")
         path = Path(name).expanduser()
         if not path.is_file():
-            known = ", ".join(["class-names", *METADATA_CORPORA, *packaged_corpora()])
-            raise UserError(f"No corpus `{name}`: it is neither a file nor one of {known}.")
+            names = ", ".join(["class-names", *METADATA_CORPORA, *packaged_corpora()])
+            raise UserError(f"No corpus `{name}`: it must be a file or one of {names}.")
         readers = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl}
         if path.suffix.lower() not in readers:
-            raise UserError(f"A corpus is a .txt, .csv or .jsonl file, not {path}.")
+            raise UserError(f"A corpus must be a .txt, .csv or .jsonl file, got {path}.")
         return cls(readers[path.suffix.lower()](path, column), str(path))
 
     @classmethod
     def from_classes(cls, names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> TextCorpus:
-        """One description a class: its name in each template's ``{}``; underscores and hyphens become spaces.
+        """Make one description per class from its name, in each template; underscores and hyphens become spaces.
+
+        Args:
+            names: Class names.
+            templates: Phrasings with ``{}`` for the class name.
 
         Raises:
-            UserError: Fewer than two class names.
-            ValueError: A template without ``{}``.
+            UserError: There are fewer than two class names.
+            ValueError: A template has no ``{}``.
         """
         for template in templates:
             if "{}" not in template:
-                raise ValueError(f"A template must hold {{}} for the class name, got {template!r}.")
+                raise ValueError(
+                    f"A template must contain {{}} for the class name, got {template!r}."
+                )
         plain = [name.replace("_", " ").replace("-", " ") for name in names]
         return cls(
             [[t.replace("{}", name) for t in templates] for name in plain], "the class names"
@@ -129,7 +137,7 @@ class TextCorpus:
 
 
 def packaged_corpora() -> list[str]:
-    """The names of the corpora that come with the package."""
+    """Names of the corpora in the package."""
     folder = resources.files("ppssl.text").joinpath("corpora")
     return sorted(
         item.name[: -len(".txt")] for item in folder.iterdir() if item.name.endswith(".txt")
@@ -137,9 +145,10 @@ def packaged_corpora() -> list[str]:
 
 
 def _phrasings(item: str | Sequence[str]) -> tuple[str, ...]:
+    """Distinct, non-empty phrasings of a description, with normalised white space."""
     texts = [item] if isinstance(item, str) else item
-    normal = (" ".join(text.split()) for text in texts)
-    return tuple(dict.fromkeys(text for text in normal if text))
+    normalised = [" ".join(text.split()) for text in texts]
+    return tuple(dict.fromkeys(text for text in normalised if text))
 
 
 def _decode(path: Path) -> str:
@@ -170,9 +179,9 @@ def _read_jsonl(path: Path, column: str | None) -> list[str]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}, is no JSON: {error.msg}.") from error
+            raise UserError(f"{path}, line {number}, is not JSON: {error.msg}.") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}, is no JSON object, but {line.strip()[:40]!r}.")
+            raise UserError(f"{path}, line {number}, is not a JSON object: {line.strip()[:40]!r}.")
         rows.append((number, row))
     if not rows:
         return []
@@ -181,18 +190,23 @@ def _read_jsonl(path: Path, column: str | None) -> list[str]:
 
 
 def _choose(path: Path, columns: list[str], column: str | None) -> str:
-    usual = [name for name in _COLUMNS if name in columns]
-    chosen = column or (usual[0] if usual else columns[0] if len(columns) == 1 else None)
-    if chosen not in columns:
-        wanted = "no column to tell" if column is None else f"no column `{column}`"
+    """Choose the column of the descriptions: the given one, else the first of the usual names, else the only one."""
+    if column:
+        candidates = [column]
+    else:
+        candidates = [name for name in _COLUMNS if name in columns]
+        if not candidates and len(columns) == 1:
+            candidates = columns
+    if not candidates or candidates[0] not in columns:
+        problem = "no description column" if column is None else f"no column `{column}`"
         raise UserError(
-            f"{path} has {wanted}: set `corpus_column` to one of {', '.join(columns) or 'none'}."
+            f"{path} has {problem}: set `corpus_column` to one of {', '.join(columns) or 'none'}."
         )
-    return chosen
+    return candidates[0]
 
 
 def _texts(path: Path, cells: Iterable[tuple[int, object]]) -> list[str]:
-    """The cells as texts; an absent one counts as empty, anything but text is an error."""
+    """Descriptions of a column; a missing cell counts as empty, and other types are an error."""
     texts: list[str] = []
     empty = 0
     for line, cell in cells:
@@ -201,5 +215,5 @@ def _texts(path: Path, cells: Iterable[tuple[int, object]]) -> list[str]:
         empty += not (cell or "").strip()
         texts.append(cell or "")
     if empty:
-        rank_zero_warn(f"{path}: {empty} of {len(texts)} descriptions are empty and left out.")
+        rank_zero_warn(f"{path}: {empty} of {len(texts)} descriptions are empty and skipped.")
     return texts

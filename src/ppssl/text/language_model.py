@@ -1,4 +1,4 @@
-"""A local language model that answers one question: transformers, imported only where it is needed."""
+"""Local causal language model of transformers, for corpus generation; transformers is imported on use."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["LanguageModel"]
 
 
 class LanguageModel:
-    """A causal language model of transformers, frozen. Reads safetensors only and runs no code from the hub.
+    """Frozen causal language model of transformers. Reads safetensors only and runs no code from the hub.
 
     Args:
-        name_or_path: A folder as ``save_pretrained`` leaves it, or a hub id.
-        device: Where it runs; ``"auto"``: a GPU where there is one.
+        name_or_path: A folder that ``save_pretrained`` wrote, or a hub id.
+        device: Device of the model; ``"auto"``: a GPU if there is one.
 
     Raises:
-        UserError: It is not there, not complete, or no causal language model.
+        UserError: The model is missing, incomplete, or not a causal language model.
     """
 
     def __init__(self, name_or_path: str, device: str = "auto") -> None:
@@ -37,36 +37,48 @@ class LanguageModel:
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(
-                f"`model`: cannot read `{name_or_path}` ({reason}). Give a folder that holds a causal language model "
-                "with tokenizer (safetensors), or a hub id where there is network."
+                f"`model`: cannot read `{name_or_path}` ({reason}). Give a folder with a causal language model "
+                "and its tokenizer (safetensors), or a hub id if there is network access."
             ) from error
         self.model = model.to(resolve_device(device)).eval().requires_grad_(False)
 
     def answer(self, question: str, *, max_new_tokens: int, temperature: float, seed: int) -> str:
-        """What it writes, by sampling; without the last line where that was cut off.
+        """Sample an answer; an incomplete last line is removed.
 
-        Through the tokenizer's chat template where it has one; a model without is given the question and the sign of
-        a list's first line.
+        The question goes through the tokenizer's chat template; without one, a list marker follows the question.
+
+        Args:
+            question: The prompt.
+            max_new_tokens: Token budget of the answer.
+            temperature: Temperature of the sampling.
+            seed: Seed of the sampling.
+
+        Raises:
+            UserError: The question fills the model's context.
         """
         inputs = self._inputs(question)
         start = inputs["input_ids"].shape[1]
         limit = getattr(self.model.config, "max_position_embeddings", None)
-        room = max_new_tokens if limit is None else min(max_new_tokens, limit - start)
-        if room < 1:
-            raise UserError(f"The model reads {limit} tokens, and the question has {start}.")
-        ends = self._ends()
+        budget = max_new_tokens if limit is None else min(max_new_tokens, limit - start)
+        if budget < 1:
+            raise UserError(
+                f"The model's context of {limit} tokens is too short for the question of {start} tokens: use another "
+                "model."
+            )
+        end_tokens = self._end_tokens()
         with isolate_rng():
             torch.manual_seed(seed)
             tokens = self.model.generate(
                 **inputs,
                 do_sample=True,
                 temperature=temperature,
-                max_new_tokens=room,
-                eos_token_id=ends or None,
-                pad_token_id=ends[0] if ends else 0,
+                max_new_tokens=budget,
+                eos_token_id=end_tokens or None,
+                pad_token_id=end_tokens[0] if end_tokens else 0,
             )[0, start:]
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        finished = bool(torch.isin(tokens, torch.tensor(ends, device=tokens.device)).any())
+        ends = torch.tensor(end_tokens, device=tokens.device)
+        finished = bool(torch.isin(tokens, ends).any())
         return text if finished else text[: text.rfind("\n") + 1]
 
     def _inputs(self, question: str) -> dict[str, Any]:
@@ -79,12 +91,14 @@ class LanguageModel:
                 return_dict=True,
                 return_tensors="pt",
             )
-        known = ("input_ids", "attention_mask")
-        return {name: inputs[name].to(self.model.device) for name in known}
+        names = ("input_ids", "attention_mask")
+        return {name: inputs[name].to(self.model.device) for name in names}
 
-    def _ends(self) -> list[int]:
-        """The tokens with which it ends an answer."""
+    def _end_tokens(self) -> list[int]:
+        """Tokens that end an answer: those of the generation configuration, else the tokenizer's, if any."""
         configured = self.model.generation_config.eos_token_id
-        ends = configured if isinstance(configured, list) else [configured]
-        known = [end for end in ends if end is not None]
-        return known or [end for end in [self.tokenizer.eos_token_id] if end is not None]
+        candidates = configured if isinstance(configured, list) else [configured]
+        tokens = [token for token in candidates if token is not None]
+        if not tokens and self.tokenizer.eos_token_id is not None:
+            tokens = [self.tokenizer.eos_token_id]
+        return tokens

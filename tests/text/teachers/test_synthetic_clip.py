@@ -381,13 +381,13 @@ def test_banks_of_two_teachers_are_kept_apart(other: Path, tmp_path: Path) -> No
 def test_a_file_of_another_layout_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.safetensors` have layout .*this version reads 1"):
+    with pytest.raises(UserError, match=r"model\.safetensors` have format version .*expected 1"):
         load_teacher(str(path))
 
 
 def test_a_file_that_was_cut_off_is_refused(other: Path) -> None:
     other.write_bytes(other.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"worldly\.safetensors` are not whole"):
+    with pytest.raises(UserError, match=r"worldly\.safetensors` are damaged"):
         load_teacher(str(other))
 
 

@@ -57,5 +57,5 @@ def test_tokenizer_by_hand() -> None:
 def test_a_file_of_another_layout_is_refused() -> None:
     model, config, words = small_model()
     content = pack(model, config, words, {}).replace(b'"schema":"1"', b'"schema":"7"')
-    with pytest.raises(UserError, match="layout 7, this version reads 1"):
+    with pytest.raises(UserError, match="format version 7, expected 1"):
         unpack(content)

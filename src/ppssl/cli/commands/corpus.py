@@ -5,8 +5,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ppssl.text.corpus import TextCorpus
-from ppssl.text.generation import generate_corpus
-from ppssl.text.inspection import CorpusReport, inspect_corpus
+from ppssl.text.corpus_generation import generate_corpus
+from ppssl.text.corpus_inspection import CorpusReport, inspect_corpus
 from ppssl.utils.errors import UserError
 from ppssl.utils.results import show_table, write_json
 

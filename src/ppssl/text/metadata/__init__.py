@@ -1,4 +1,4 @@
-"""Corpora from a data set's own metadata; those of Cars and Aircraft name the classes, the packaged corpora do not."""
+"""Corpora made from the metadata of CUB, Cars and Aircraft; those of Cars and Aircraft name the classes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ METADATA_CORPORA = ("aircraft-hierarchy", "cars-names", "cub-attributes")
 def metadata_descriptions(
     name: str, *, root: str | Path | None = None, classes: Sequence[str] = ()
 ) -> list[tuple[str, ...]]:
-    """The descriptions of one of :data:`METADATA_CORPORA`, each with its phrasings.
+    """Make the descriptions of one of :data:`METADATA_CORPORA`, each with its phrasings.
 
     Args:
-        name: Which.
+        name: Name of the corpus.
         root: The data set's folder, for ``cub-attributes`` and ``aircraft-hierarchy``.
         classes: The data set's class names, for ``cars-names``.
 
     Raises:
-        UserError: What it is made from is not there or not as it should be; with file and line.
+        UserError: The metadata is missing or malformed; the message has file and line.
     """
     if name == "cars-names":
         return cars_names(classes)
     if root is None:
         raise UserError(
-            f"The corpus `{name}` is made from files of the data set, and its folder is not known: state `root`, or "
-            "train with a data module that has one."
+            f"The corpus `{name}` is made from files of the data set: set `root` to its folder, or use a data module "
+            "that has a `root`."
         )
     return _FROM_FOLDER[name](Path(root).expanduser())

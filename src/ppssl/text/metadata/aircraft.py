@@ -1,4 +1,4 @@
-"""FGVC-Aircraft's hierarchy (Maji et al., arXiv 1306.5151): variant, family, manufacturer."""
+"""Corpus of FGVC-Aircraft's class hierarchy (Maji et al., arXiv 1306.5151): variant, family, manufacturer."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ __all__ = ["aircraft_hierarchy"]
 
 
 def aircraft_hierarchy(root: Path) -> list[tuple[str, ...]]:
-    """A description a variant of FGVC-Aircraft with its family and manufacturer, and one for each of those.
+    """Make a description of each variant with its family and manufacturer, and of each family and manufacturer.
 
-    Which family a variant belongs to is nowhere stated but by the images: each is listed once a level.
+    The family of a variant is stated only by the images, each of which is listed once per level.
 
     Args:
-        root: The folder that holds ``fgvc-aircraft-2013b/``, or that folder, or its ``data/``.
+        root: Folder of ``fgvc-aircraft-2013b/``, or that folder, or its ``data/``.
 
     Raises:
-        UserError: A list is missing, or the lists of two levels do not agree, with file and line.
+        UserError: A list is missing, or the lists of two levels disagree; the message has file and line.
     """
     places = [root / "fgvc-aircraft-2013b" / "data", root / "data", root]
     data = next((p for p in places if (p / "images_variant_trainval.txt").is_file()), None)
     if data is None:
         raise UserError(
-            "The corpus `aircraft-hierarchy` is made from FGVC-Aircraft's lists, and "
-            f"{root} has no images_variant_trainval.txt: name the folder of fgvc-aircraft-2013b."
+            "The corpus `aircraft-hierarchy` is made from FGVC-Aircraft's lists, but "
+            f"{root} has no images_variant_trainval.txt: set `root` to the folder of fgvc-aircraft-2013b."
         )
     variants = _entries(data, "variant")
-    above = {
+    parents = {
         level: _parents(variants, _entries(data, level)) for level in ("family", "manufacturer")
     }
     descriptions: list[tuple[str, ...]] = []
     for variant in sorted({row.fields[1] for row in variants.values()}):
-        family, maker = above["family"][variant], above["manufacturer"][variant]
+        family, maker = parents["family"][variant], parents["manufacturer"][variant]
         full = _with_maker(maker, variant)
         descriptions.append(
             (
@@ -43,36 +43,35 @@ def aircraft_hierarchy(root: Path) -> list[tuple[str, ...]]:
                 f"the {full} of the {family} family, made by {maker}",
             )
         )
-    families = defaultdict(set)
-    for variant, family in above["family"].items():
-        families[family].add(above["manufacturer"][variant])
-    return [
-        *descriptions,
-        *(
-            (f"an aircraft of the {_with_maker(min(makers), family)} family",)
-            for family, makers in sorted(families.items())
-        ),
-        *((f"an aircraft made by {m}",) for m in sorted(set(above["manufacturer"].values()))),
-    ]
+    makers_of = defaultdict(set)
+    for variant, family in parents["family"].items():
+        makers_of[family].add(parents["manufacturer"][variant])
+    for family, makers in sorted(makers_of.items()):
+        descriptions.append((f"an aircraft of the {_with_maker(min(makers), family)} family",))
+    for maker in sorted(set(parents["manufacturer"].values())):
+        descriptions.append((f"an aircraft made by {maker}",))
+    return descriptions
 
 
 def _entries(data: Path, level: str) -> dict[str, Row]:
-    """The rows of a level's list by image."""
+    """Read the rows of a level's list, by image."""
     entries: dict[str, Row] = {}
     for row in read_rows(data / f"images_{level}_trainval.txt", 2, rest=True):
         if row.fields[0] in entries:
-            row.raise_error(f"image {row.fields[0]} is in line {entries[row.fields[0]].line} already")
+            row.raise_error(
+                f"image {row.fields[0]} is already in line {entries[row.fields[0]].line}"
+            )
         entries[row.fields[0]] = row
     return entries
 
 
 def _parents(below: dict[str, Row], above: dict[str, Row]) -> dict[str, str]:
-    """The class above each class, by the images that they share."""
+    """Parent class of each class: the class of the upper level that its images have."""
     parents: dict[str, str] = {}
+    upper_file = next(iter(above.values())).file.name
     for image, row in below.items():
         if image not in above:
-            name = next(iter(above.values())).file.name
-            row.raise_error(f"image {image} is not in {name}")
+            row.raise_error(f"image {image} is not in {upper_file}")
         parent = parents.setdefault(row.fields[1], above[image].fields[1])
         if parent != above[image].fields[1]:
             above[image].raise_error(
@@ -82,6 +81,6 @@ def _parents(below: dict[str, Row], above: dict[str, Row]) -> dict[str, str]:
 
 
 def _with_maker(maker: str, name: str) -> str:
-    """``Boeing 737-200``, and not ``Cessna Cessna 172``."""
+    """Put the manufacturer before a name (``Boeing 737-200``), unless the name starts with it (``Cessna 172``)."""
     first = maker.split()[0].casefold()
     return name if name.casefold().startswith(first) else f"{maker} {name}"

@@ -1,4 +1,4 @@
-"""The class names of Stanford Cars (Krause et al., 3dRR 2013), taken apart."""
+"""Corpus of the class names of Stanford Cars (Krause et al., 3dRR 2013): make, model, body type and year."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _BODIES = {
 
 @dataclass(frozen=True)
 class CarName:
-    """What a class name of Stanford Cars says (``Acura RL Sedan 2012``).
+    """Parts of a class name of Stanford Cars, such as ``Acura RL Sedan 2012``.
 
     Attributes:
-        make: ``Acura``.
-        model: ``RL``; with the body type where that stands inside (``G Coupe IPL``).
-        body: ``Sedan``; ``None`` where the name has none (``Dodge Challenger SRT8 2011``).
-        year: 2012.
+        make: Make, such as ``Acura``.
+        model: Model, such as ``RL``; it includes a body type that is not its last word (``G Coupe IPL``).
+        body: Body type, such as ``Sedan``; ``None`` if the name has none (``Dodge Challenger SRT8 2011``).
+        year: Model year, such as 2012.
     """
 
     make: str
@@ -50,17 +50,17 @@ class CarName:
 
     @classmethod
     def parse(cls, name: str) -> CarName:
-        """Read a class name; underscores count as blanks.
+        """Parse a class name; underscores count as spaces.
 
         Raises:
-            UserError: It does not begin with a make and a model and end with a model year.
+            UserError: The name does not start with make and model and end with a model year.
         """
         text = " ".join(name.replace("_", " ").split())
         match = re.fullmatch(r"(.+) ((?:19|20)\d\d)", text)
         if match is None or " " not in match[1]:
             raise UserError(
-                f"The corpus `cars-names` reads class names such as `Acura RL Sedan 2012`; make, model and year cannot "
-                f"be told in {name!r}."
+                f"The corpus `cars-names` reads class names such as `Acura RL Sedan 2012`, with make, model and year; "
+                f"got {name!r}."
             )
         words = match[1]
         make = next((m for m in _TWO_WORD_MAKES if words.startswith(f"{m} ")), words.split()[0])
@@ -73,7 +73,7 @@ class CarName:
         return cls(make, model, body, int(match[2]))
 
     def sentences(self) -> tuple[str, str]:
-        """Two phrasings of all it says."""
+        """Two phrasings of the name's parts."""
         car = f"{self.make} {self.model}"
         noun = "a car" if self.body is None else _BODIES[self.body]
         first = f"a photo of the {self.year} {car}"
@@ -83,21 +83,23 @@ class CarName:
 
 
 def cars_names(classes: Sequence[str]) -> list[tuple[str, ...]]:
-    """A description a class of Stanford Cars, and one for each make, body type and model year among them.
+    """Make a description of each class of Stanford Cars, and of each make, body type and model year.
 
     Args:
-        classes: The class names, as the devkit or the class folders have them.
+        classes: Class names of the devkit or the class folders.
 
     Raises:
-        UserError: There are none, or one cannot be read.
+        UserError: There are no class names, or one cannot be parsed.
     """
     if not classes:
-        raise UserError("The corpus `cars-names` is made from class names, and there are none.")
+        raise UserError(
+            "The corpus `cars-names` is made from class names, but the data set has none."
+        )
     cars = [CarName.parse(name) for name in classes]
     bodies = {_BODIES[car.body] for car in cars if car.body is not None}
-    return [
-        *(car.sentences() for car in cars),
-        *((f"a car made by {make}",) for make in sorted({car.make for car in cars})),
-        *((f"a photo of {body}",) for body in sorted(bodies)),
-        *((f"a car of the model year {year}",) for year in sorted({car.year for car in cars})),
-    ]
+    descriptions: list[tuple[str, ...]] = [car.sentences() for car in cars]
+    descriptions += [(f"a car made by {make}",) for make in sorted({car.make for car in cars})]
+    descriptions += [(f"a photo of {body}",) for body in sorted(bodies)]
+    years = sorted({car.year for car in cars})
+    descriptions += [(f"a car of the model year {year}",) for year in years]
+    return descriptions

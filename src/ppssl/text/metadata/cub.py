@@ -1,4 +1,4 @@
-"""CUB-200-2011's binary attributes (Wah et al., Technical Report CNS-TR-2011-001) as sentences."""
+"""Corpus of CUB-200-2011's binary attributes (Wah et al., Technical Report CNS-TR-2011-001) as sentences."""
 
 from __future__ import annotations
 
@@ -70,14 +70,13 @@ _ATTRIBUTE = re.compile(r"has_(?P<group>[a-z][a-z_]*)::(?P<value>\S+)")
 
 
 def cub_attributes(root: Path) -> list[tuple[str, ...]]:
-    """A sentence for each of CUB's binary attributes, 312 in the published file.
+    """Make a sentence for each of CUB's binary attributes, 312 in the published file.
 
     Args:
-        root: The folder that holds ``attributes.txt`` (the archive has it beside ``CUB_200_2011/``), or
-            ``CUB_200_2011`` itself.
+        root: Folder of ``attributes.txt`` (in the archive it is next to ``CUB_200_2011/``), or ``CUB_200_2011`` itself.
 
     Raises:
-        UserError: No such file, or a line that is not ``<number> has_<part>::<value>``.
+        UserError: The file is missing, or a line is not ``<number> has_<part>::<value>``.
     """
     folders = [root, root / "attributes", root / "CUB_200_2011", root / "CUB_200_2011/attributes"]
     if root.name == "CUB_200_2011":
@@ -85,24 +84,28 @@ def cub_attributes(root: Path) -> list[tuple[str, ...]]:
     file = next((f / "attributes.txt" for f in folders if (f / "attributes.txt").is_file()), None)
     if file is None:
         raise UserError(
-            f"The corpus `cub-attributes` is made from CUB's attributes.txt, and {root} has none: the archive "
-            "has it beside CUB_200_2011/."
+            f"The corpus `cub-attributes` is made from CUB's attributes.txt, but {root} has none: copy it from the "
+            "archive, where it is next to CUB_200_2011/."
         )
     sentences: dict[str, int] = {}
     for row in read_numbered(file, 2):
         sentence = attribute_sentence(row)
         if sentence in sentences:
-            row.raise_error(f"{row.fields[1]!r} says the same as line {sentences[sentence]}")
+            row.raise_error(
+                f"{row.fields[1]!r} makes the same sentence as line {sentences[sentence]}"
+            )
         sentences[sentence] = row.line
     return [(sentence,) for sentence in sentences]
 
 
 def attribute_sentence(row: Row) -> str:
-    """The sentence of an attribute ``has_<group>::<value>``; groups and values that CUB does not have are spelt out."""
+    """Make the sentence of an attribute ``has_<group>::<value>``; unknown groups and values are spelt out."""
     name = row.fields[1]
     match = _ATTRIBUTE.fullmatch(name)
     if match is None:
-        row.raise_error(f"{name!r} is not of the form has_<part>::<value>, as in has_bill_shape::dagger")
+        row.raise_error(
+            f"{name!r} must have the form has_<part>::<value>, such as has_bill_shape::dagger"
+        )
     group, value = match["group"], match["value"]
     if f"{group}::{value}" in _SPECIAL:
         return _SPECIAL[f"{group}::{value}"]

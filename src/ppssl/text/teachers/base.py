@@ -1,4 +1,4 @@
-"""What teaches: an image-text model that puts pictures and sentences into one space (METHOD, "AIS"; F3)."""
+"""Base class of teachers: frozen image-text models that embed images and texts in one space (:ref:`F3 <f3>`)."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ __all__ = [
 ]
 
 SYNTHETIC = "synthetic-clip"
-"""The name of the embedded teacher."""
+"""Name of the teacher in the package."""
 
 _FILES = (".safetensors", ".json", ".txt", ".model")
 
 
 class Teacher(ABC):
-    """An image-text model, frozen, that is gone from memory when the bank is made (D7).
+    """Base class of a frozen image-text model, which is only needed to compute a bank (:ref:`D7 <d7>`).
 
     Attributes:
-        name: What a bank is found again by: a hub id, a folder, a file, or ``"synthetic-clip"``.
-        dim: e, the length of its embeddings.
-        temperature: The model's own, 1 / exp(logit_scale).
-        transform: Makes the model's input ``(3, H, W)`` float32 of an original RGB image, by the model's own
-            preprocessing; picklable and light, because loader workers run it.
-        input_size: Height and width of that input in pixels.
-        mean: Mean of each channel that its input is normalised with, in units of [0, 1].
-        std: Standard deviation of each channel, likewise.
-        tokenizer: Its method ``encode`` makes a text's tokens, start and end signs included.
+        name: Name that identifies its banks: a hub id, a folder, a file, or ``"synthetic-clip"``.
+        dim: Embedding dimension e.
+        temperature: Temperature of the model, 1 / exp(logit_scale).
+        transform: The model's preprocessing, from an original RGB image to its input ``(3, H, W)`` float32; picklable
+            and small, because data loader workers run it.
+        input_size: Height and width of the input in pixels.
+        mean: Per-channel mean for normalisation, in units of [0, 1].
+        std: Per-channel standard deviation for normalisation, in units of [0, 1].
+        tokenizer: Tokenizer with a method ``encode`` from a text to its tokens, including start and end tokens.
     """
 
     name: str
@@ -54,22 +54,22 @@ class Teacher(ABC):
 
     @abstractmethod
     def embed_images(self, pixels: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` as ``transform`` makes them, on any device: ``(B, e)`` float32, L2-normalised, no graph."""
+        """Embed images ``(B, 3, H, W)`` from ``transform``: ``(B, e)`` float32, L2-normalised, no gradient."""
 
     @abstractmethod
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """``(n, e)`` float32 on the CPU, L2-normalised, no graph; each text must fit (:meth:`fits`)."""
+        """Embed texts that fit (:meth:`fits`): ``(n, e)`` float32 on the CPU, L2-normalised, no gradient."""
 
     @abstractmethod
     def fits(self, text: str) -> bool:
-        """Whether the text encoder reads the text to its end."""
+        """Whether a text is within the text encoder's limit."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Teacher:
-        """Move it; returns itself."""
+        """Move the model to a device; returns itself."""
 
     def embed_views(self, views: Tensor) -> Tensor:
-        """Embeddings of augmented views ``(B, 3, h, w)`` in units of [0, 1], resized: ``(B, e)`` (D7, online)."""
+        """Resize and embed augmented views ``(B, 3, h, w)`` in [0, 1] (:ref:`D7 <d7>`, online): ``(B, e)``."""
         size = [self.input_size, self.input_size]
         pixels = F.interpolate(views.float(), size, mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = (
@@ -79,7 +79,7 @@ class Teacher(ABC):
 
 
 def embedded_weights() -> bytes:
-    """The file in the package that holds the embedded teacher: weights, sizes and vocabulary."""
+    """Read the file of the teacher in the package: weights, sizes and vocabulary."""
     return (
         resources.files("ppssl.text.teachers")
         .joinpath(f"weights/{SYNTHETIC}.safetensors")
@@ -88,7 +88,7 @@ def embedded_weights() -> bytes:
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder that holds a teacher: its own, or where the hub's cache keeps it; ``None`` where there is none."""
+    """Folder of a teacher: ``name`` itself or the hub's cache; ``None`` if it is not on this machine."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -97,13 +97,13 @@ def local_folder(name: str) -> Path | None:
 
     try:
         cached = try_to_load_from_cache(name, "config.json")
-    except HFValidationError:  # a path, and no hub id
+    except HFValidationError:  # a path, not a hub id
         return None
     return Path(cached).parent if isinstance(cached, str) else None
 
 
 def hash_folder(folder: Path) -> str:
-    """SHA-256 of the names and contents of its weight, configuration and vocabulary files."""
+    """SHA-256 of the names and contents of a folder's weight, configuration and vocabulary files."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.suffix in _FILES and p.is_file()):
         digest.update(path.name.encode() + b"\0")

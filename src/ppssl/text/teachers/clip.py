@@ -1,4 +1,4 @@
-"""CLIP and SigLIP of transformers as teachers. Imported only where a bank has to be made."""
+"""Teachers from transformers: CLIP and SigLIP. Imported only to compute a bank."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _KINDS = ("clip", "siglip", "siglip2")
 
 
 class CLIPTeacher(Teacher):
-    """A CLIP or SigLIP (Radford et al., arXiv 2103.00020; Zhai et al., arXiv 2303.15343), frozen.
+    """Frozen CLIP or SigLIP of transformers (Radford et al., arXiv 2103.00020; Zhai et al., arXiv 2303.15343), frozen.
 
     Reads safetensors only and runs no code from the hub.
 
     Args:
-        name_or_path: A hub id, or a folder with model, image processor and tokenizer, as ``save_pretrained`` leaves it.
+        name_or_path: A hub id, or a folder with model, image processor and tokenizer that ``save_pretrained`` wrote.
 
     Raises:
-        UserError: It is not there, not complete, or neither CLIP nor SigLIP.
+        UserError: The model is missing, incomplete, or neither CLIP nor SigLIP.
     """
 
     def __init__(self, name_or_path: str) -> None:
@@ -37,24 +37,21 @@ class CLIPTeacher(Teacher):
         self.limit: int = config.text_config.max_position_embeddings
         self.padding = True if config.model_type == "clip" else "max_length"
         self.temperature = float(1 / self.model.logit_scale.detach().exp())
-        self.dim: int = (
-            config.projection_dim
-            if config.model_type == "clip"
-            else config.vision_config.hidden_size
-        )
+        is_clip = config.model_type == "clip"
+        self.dim: int = config.projection_dim if is_clip else config.vision_config.hidden_size
         self.transform = _Transform(processor)
         self.mean, self.std = tuple(processor.image_mean), tuple(processor.image_std)
         self.input_size: int = config.vision_config.image_size
 
     def embed_images(self, pixels: Tensor) -> Tensor:
-        """CLIP's image features, in half precision on a GPU."""
+        """Embed images, in half precision on a GPU."""
         device = self.model.device
         with torch.inference_mode(), torch.autocast(device.type, enabled=device.type != "cpu"):
             features = self.model.get_image_features(pixels.to(device)).pooler_output
         return F.normalize(features.float(), dim=-1)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """CLIP's text features, 256 texts at a time, in float32: they are few and everything is measured by them."""
+        """Embed texts, 256 at a time, in float32: they are few, and every target depends on them."""
         return torch.cat([self._embed(texts[i : i + 256]) for i in range(0, len(texts), 256)])
 
     def _embed(self, texts: Sequence[str]) -> Tensor:
@@ -71,11 +68,11 @@ class CLIPTeacher(Teacher):
         return F.normalize(features.float(), dim=-1).cpu()
 
     def fits(self, text: str) -> bool:
-        """Whether it has no more tokens than CLIP has positions."""
+        """Whether the text has no more tokens than the text encoder has positions."""
         return len(self.tokenizer(text, verbose=False)["input_ids"]) <= self.limit
 
     def to(self, device: torch.device | str) -> CLIPTeacher:
-        """Move the model."""
+        """Move the model to a device; returns itself."""
         self.model.to(device)
         return self
 
@@ -84,7 +81,7 @@ _INPUTS = ("input_ids", "attention_mask")
 
 
 class _Transform:
-    """The image processor's own preprocessing of one image."""
+    """Preprocessing of one image by the model's image processor."""
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
@@ -94,14 +91,14 @@ class _Transform:
 
 
 def _load(name: str) -> tuple[Any, Any, Any]:
-    """Model in evaluation mode, image processor, tokenizer."""
+    """Load the model in evaluation mode, its image processor and its tokenizer."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type not in _KINDS:
             raise UserError(
-                f"`teacher`: `{name}` is a `{config.model_type}`; it must be one of {', '.join(_KINDS)}."
+                f"`teacher` must be one of {', '.join(_KINDS)}, got `{name}`, which is a `{config.model_type}`."
             )
         model = AutoModel.from_pretrained(
             name, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
@@ -111,7 +108,7 @@ def _load(name: str) -> tuple[Any, Any, Any]:
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"`teacher`: cannot read `{name}` ({reason}). Give a folder that holds a CLIP or SigLIP with tokenizer "
-            "(safetensors), a hub id where there is network, or `synthetic-clip`."
+            f"`teacher`: cannot read `{name}` ({reason}). Give a folder with a CLIP or SigLIP and its tokenizer "
+            "(safetensors), a hub id if there is network access, or `synthetic-clip`."
         ) from error
     return model.eval().requires_grad_(False), processor, tokenizer

@@ -1,4 +1,4 @@
-"""Teachers by name: the one in the package, a file of its kind, or a CLIP or SigLIP of transformers."""
+"""Loading of a teacher by name: the one in the package, a file of its kind, or a CLIP or SigLIP of transformers."""
 
 import hashlib
 from pathlib import Path
@@ -9,14 +9,14 @@ __all__ = ["load_teacher", "teacher_fingerprint"]
 
 
 def load_teacher(name: str) -> Teacher:
-    """The teacher of that name.
+    """Load a teacher by name.
 
     Args:
-        name: ``"synthetic-clip"``, the embedded one; another of its kind: a ``.safetensors`` file that
-            experiments/teacher/train.py wrote; or a CLIP or SigLIP of transformers: a local folder or a hub id.
+        name: ``"synthetic-clip"``, the teacher in the package; a ``.safetensors`` file that
+            experiments/teacher/train.py wrote; or a local folder or hub id of a CLIP or SigLIP of transformers.
 
     Raises:
-        UserError: There is none, or it cannot be read.
+        UserError: The teacher is missing or cannot be read.
     """
     if name == SYNTHETIC or _is_file(name):
         from ppssl.text.teachers.synthetic_clip import SyntheticCLIP
@@ -28,7 +28,7 @@ def load_teacher(name: str) -> Teacher:
 
 
 def teacher_fingerprint(name: str) -> str | None:
-    """The hash of a teacher's files without loading it; ``None`` where they are not on this machine."""
+    """Hash of a teacher's files, without loading it; ``None`` if they are not on this machine."""
     if name == SYNTHETIC:
         return hashlib.sha256(embedded_weights()).hexdigest()
     if _is_file(name):

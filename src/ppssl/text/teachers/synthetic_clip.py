@@ -1,8 +1,8 @@
-"""``synthetic-clip``: the teacher inside the wheel, an image-text model of procedural birds.
+"""``synthetic-clip``: the teacher in the package, an image-text model of synthetic birds.
 
-It was trained from scratch on drawn birds with captions by ``experiments/teacher/train.py``; neither transformers nor a
-network is needed to run it. What it is made of: :mod:`ppssl.text.teachers.towers`. Other files of that script are
-teachers too.
+It was trained from scratch on synthetic birds with captions by ``experiments/teacher/train.py`` and needs neither
+transformers nor a network. Its architecture is in :mod:`ppssl.text.teachers.towers`; other files of that script can be
+loaded too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["SyntheticCLIP"]
 
 @dataclass(frozen=True)
 class _Transform:
-    """The original, all of it, as ``(3, size, size)`` float32 about 0."""
+    """Resize the whole original to ``(3, size, size)`` and normalise it, float32."""
 
     size: int
 
@@ -38,14 +38,14 @@ class _Transform:
 
 
 class SyntheticCLIP(Teacher):
-    """The embedded teacher of procedural birds, or another one of its kind.
+    """Teacher of synthetic birds.
 
     Args:
-        path: A file of :func:`ppssl.text.teachers.towers.pack`, whose path becomes its name; by default the one in
-        the package.
+        path: A file of :func:`ppssl.text.teachers.towers.pack`, whose path is the teacher's name; ``None``: the one in
+            the package.
 
     Raises:
-        UserError: No such file, one of another layout, or one that is not whole.
+        UserError: The file is missing, incomplete or of another format version.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -61,21 +61,21 @@ class SyntheticCLIP(Teacher):
 
     @torch.no_grad()
     def embed_images(self, pixels: Tensor) -> Tensor:
-        """``(B, 3, S, S)`` as ``transform`` makes them to ``(B, e)`` float32, L2-normalised."""
+        """Embed images ``(B, 3, S, S)`` from ``transform``: ``(B, e)`` float32, L2-normalised."""
         size = self._config.image_size
         if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
             raise ValueError(
-                f"`pixels` must be (B, 3, {size}, {size}) as `transform` makes them, got {tuple(pixels.shape)}."
+                f"`pixels` must be (B, 3, {size}, {size}) from `transform`, got {tuple(pixels.shape)}."
             )
         return self._model.embed_images(pixels.to(self._device, torch.float32))
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """``(n, e)`` float32 on the CPU, L2-normalised; words that the model does not know are ignored with a warning.
+        """Embed texts: ``(n, e)`` float32 on the CPU, L2-normalised; unknown words are ignored with a warning.
 
         Raises:
-            UserError: A text has no known word at all.
-            ValueError: A text does not fit.
+            UserError: A text has no known word.
+            ValueError: A text exceeds the text encoder's limit.
         """
         self._check(texts)
         if not texts:
@@ -87,11 +87,11 @@ class SyntheticCLIP(Teacher):
         return torch.cat(rows).cpu()
 
     def fits(self, text: str) -> bool:
-        """Whether its known words and the start token are no more than the tower's context."""
+        """Whether the start token and the known words are within the context length."""
         return len(self.tokenizer.encode(text)) <= self._config.context
 
     def to(self, device: torch.device | str) -> SyntheticCLIP:
-        """Move it; returns itself."""
+        """Move the model to a device; returns itself."""
         self._device = torch.device(device)
         self._model.to(self._device)
         return self
@@ -102,20 +102,20 @@ class SyntheticCLIP(Teacher):
         for text in texts:
             if len(self.tokenizer.encode(text)) == 1:
                 raise UserError(
-                    f"`{self.name}` knows no word of {text!r}: it reads descriptions of synthetic birds only."
+                    f"`{self.name}` knows no word of {text!r}: use it for descriptions of synthetic birds only."
                 )
             if not self.fits(text):
                 most = self._config.context - 1
                 raise ValueError(f"A text must have at most {most} known words: {text!r}.")
         unknown = sorted({word for text in texts for word in self.tokenizer.unknown(text)})
         if unknown:
-            from lightning.pytorch.utilities import rank_zero_warn  # seconds, and transformers
+            from lightning.pytorch.utilities import rank_zero_warn  # a slow import
 
             listed = ", ".join(unknown[:20]) + " ..." * (len(unknown) > 20)
-            rank_zero_warn(f"`{self.name}` ignores words that it does not know: {listed}.")
+            rank_zero_warn(f"`{self.name}` ignores unknown words: {listed}.")
 
 
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        raise UserError(f"Teacher: no such file of weights: {path}.")
+        raise UserError(f"`teacher`: no such file of weights: {path}.")
     return path.read_bytes()

@@ -1,7 +1,7 @@
-"""The two towers of ``synthetic-clip``, the tokenizer of its sentences, and the file that keeps them.
+"""Architecture of ``synthetic-clip``: image and text tower, tokenizer and weights file.
 
-Two towers, one space. Images: a narrow ResNet, its map pooled by mean and by maximum, and a linear layer. Texts: words,
-two transformer layers, the start token's output and a linear layer.
+The image tower is a narrow ResNet with mean and maximum pooling and a linear layer. The text tower is a word embedding
+with two transformer layers and a linear layer on the output of the start token.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ppssl.utils.resnet_small import resnet_small
 __all__ = ["MEAN", "STD", "TowerConfig", "Towers", "WordTokenizer", "normalise", "pack", "unpack"]
 
 MEAN, STD = 0.45, 0.25
-"""What each channel of an image in units of [0, 1] is normalised with."""
+"""Mean and standard deviation for the normalisation of every channel, in units of [0, 1]."""
 
 _SCHEMA = 1
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
@@ -36,12 +36,12 @@ class TowerConfig:
 
     Attributes:
         image_size: Height and width of the input in pixels.
-        width: Of the image tower, see :func:`ppssl.encoder.resnet_small`.
-        dim: e, the length of the embeddings.
+        width: Width of the image tower, see :func:`ppssl.encoder.resnet_small`.
+        dim: Embedding dimension e.
         text_width: Channels of the text tower.
-        text_layers: Its transformer layers.
-        text_heads: Heads of their attention.
-        context: The most tokens of a sentence, the start token included.
+        text_layers: Transformer layers of the text tower.
+        text_heads: Attention heads per transformer layer.
+        context: Largest number of tokens of a sentence, including the start token.
     """
 
     image_size: int = 64
@@ -54,13 +54,13 @@ class TowerConfig:
 
 
 class WordTokenizer:
-    """Splits a sentence into lower-case words, of which it knows those of its vocabulary.
+    """Tokenizer of lower-case words with a fixed vocabulary.
 
-    Token 0 pads, token 1 starts every sentence, word ``k`` of the vocabulary is token ``k + 2``. Punctuation and
-    hyphens separate words and are not kept.
+    Token 0 is padding, token 1 starts every sentence, word ``k`` of the vocabulary is token ``k + 2``. Punctuation and
+    hyphens separate words and are dropped.
 
     Args:
-        vocabulary: Lower-case words, each once.
+        vocabulary: Distinct lower-case words.
     """
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
@@ -68,27 +68,27 @@ class WordTokenizer:
         self._ids = {word: k + 2 for k, word in enumerate(self.vocabulary)}
 
     def words(self, text: str) -> list[str]:
-        """The words of a sentence, known or not."""
+        """All words of a sentence, in lower case."""
         return _WORD.findall(text.lower())
 
     def unknown(self, text: str) -> list[str]:
-        """Its words that are not in the vocabulary."""
+        """Words of a sentence that are not in the vocabulary."""
         return [word for word in self.words(text) if word not in self._ids]
 
     def encode(self, text: str) -> list[int]:
-        """The start token and the known words' tokens; unknown words are left out."""
+        """Tokens of a sentence: the start token and its known words; unknown words are skipped."""
         return [1, *(self._ids[word] for word in self.words(text) if word in self._ids)]
 
     def batch(self, texts: Sequence[str]) -> Tensor:
-        """``(n, longest)`` int64, padded with 0."""
+        """Tokens of several sentences, ``(n, longest)`` int64, padded with 0."""
         rows = [torch.tensor(self.encode(text)) for text in texts]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 class TextTower(nn.Module):
-    """Tokens ``(n, t)`` to un-normalised embeddings ``(n, e)``: a transformer, without dropout.
+    """Text tower: tokens ``(n, t)`` to un-normalised embeddings ``(n, e)``, a transformer without dropout.
 
-    It reads each word beside its neighbours: "pointed crest, fan tail" has the words of "fan crest, pointed tail".
+    A convolution adds each word's neighbours: "pointed crest, fan tail" has the words of "fan crest, pointed tail".
     """
 
     def __init__(self, config: TowerConfig, vocabulary_size: int) -> None:
@@ -110,7 +110,7 @@ class TextTower(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.dim))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The embedding of each row."""
+        """Embed each row of tokens."""
         words = self.words(tokens)  # (n, t, width), 0 where padded
         near = self.neighbours(words.transpose(1, 2)).transpose(1, 2)
         hidden = words + near + self.places[: tokens.shape[1]]
@@ -119,10 +119,10 @@ class TextTower(nn.Module):
 
 
 class Towers(nn.Module):
-    """Both towers, and the scale and bias of the logits that they are trained with.
+    """Image and text tower, with the scale and bias of the training logits.
 
     Args:
-        config: Sizes.
+        config: Sizes of the towers.
         vocabulary_size: Number of words.
     """
 
@@ -135,27 +135,27 @@ class Towers(nn.Module):
         self.logit_bias = nn.Parameter(torch.tensor(-3.0))
 
     def embed_images(self, pixels: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` to ``(B, e)``, L2-normalised."""
+        """Embed images: ``(B, 3, H, W)`` to ``(B, e)``, L2-normalised."""
         return F.normalize(self.image_head(self.image(pixels)), dim=-1)
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
-        """``(n, t)`` to ``(n, e)``, L2-normalised."""
+        """Embed tokens: ``(n, t)`` to ``(n, e)``, L2-normalised."""
         return F.normalize(self.text(tokens), dim=-1)
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
-        """``(B, n)``: how sure it is that sentence j is true of image i, scale * cosine + bias of their embeddings."""
+        """Logits that sentence j is true of image i, ``(B, n)``: scale * cosine + bias of their embeddings."""
         return self.logit_scale.exp() * images @ texts.T + self.logit_bias
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """``(..., 3, H, W)`` uint8 to float32 about 0, as the image tower reads it."""
+    """Normalise ``(..., 3, H, W)`` uint8 to float32 for the image tower."""
     return (pixels.float() / 255 - MEAN) / STD
 
 
 def pack(
     model: Towers, config: TowerConfig, vocabulary: Sequence[str], provenance: Mapping[str, Any]
 ) -> bytes:
-    """A safetensors file: weights in fp16, running statistics in fp32, and all else that loading needs as metadata."""
+    """Write a safetensors file: weights in fp16, running statistics in fp32; sizes and vocabulary as metadata."""
     tensors = {}
     for name, value in model.state_dict().items():
         half = value.is_floating_point() and "running_" not in name
@@ -172,20 +172,20 @@ def pack(
 def unpack(
     content: bytes, name: str = "synthetic-clip"
 ) -> tuple[Towers, TowerConfig, WordTokenizer]:
-    """The model in evaluation mode, in float32, its sizes and its tokenizer, of what :func:`pack` made.
+    """Read the file of :func:`pack`: the model in evaluation mode and float32, its sizes and its tokenizer.
 
     Args:
-        content: The file.
-        name: What errors call it.
+        content: Content of the file.
+        name: Name of the teacher, for messages.
 
     Raises:
-        UserError: The file is of another layout, or not whole.
+        UserError: The file is incomplete, or of another format version.
     """
     metadata = _metadata(content)
     if metadata.get("schema") != _SCHEMA:
         raise UserError(
-            f"The weights of `{name}` have layout {metadata.get('schema')}, this version reads {_SCHEMA}: "
-            "make them anew with experiments/teacher/train.py."
+            f"The weights of `{name}` have format version {metadata.get('schema')}, expected {_SCHEMA}: "
+            "make them again with experiments/teacher/train.py."
         )
     config, tokenizer = TowerConfig(**metadata["config"]), WordTokenizer(metadata["vocabulary"])
     model = Towers(config, len(tokenizer.vocabulary))
@@ -193,15 +193,15 @@ def unpack(
         model.load_state_dict(load(content))  # strict; copies fp16 into float32
     except SafetensorError as error:
         raise UserError(
-            f"The weights of `{name}` are not whole ({error}): copy them again."
+            f"The weights of `{name}` are damaged ({error}): copy the file again."
         ) from error
     return model.eval().requires_grad_(False), config, tokenizer
 
 
 def _metadata(content: bytes) -> dict[str, Any]:
-    """What :func:`pack` wrote beside the tensors: a safetensors file opens with its header's length and the header.
+    """Read the metadata of :func:`pack`'s file, whose header follows its length at the start of the file.
 
-    Empty, where another program wrote the file.
+    It is empty if another program wrote the file.
     """
     length = int.from_bytes(content[:8], "little")
     try:

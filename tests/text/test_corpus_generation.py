@@ -10,11 +10,11 @@ import torch
 from filelock import FileLock
 
 from ppssl.cli.main import main
-from ppssl.text import generation
+from ppssl.text import corpus_generation
 from ppssl.text.corpus import TextCorpus
-from ppssl.text.generation import generate_corpus, prompt
+from ppssl.text.corpus_generation import generate_corpus, prompt
 from ppssl.text.language_model import LanguageModel
-from ppssl.text.sentences import names_class
+from ppssl.text.sentence_cleaning import names_class
 from ppssl.utils.errors import UserError
 from tiny import tiny_language_model
 
@@ -77,7 +77,7 @@ def test_a_second_run_goes_on(writer: str, tmp_path: Path, monkeypatch: pytest.M
     moved = shutil.copytree(writer, tmp_path / "moved")  # the same model elsewhere
     generate_corpus(str(moved), CLASSES, out, **SMALL)
     assert out.read_text() == straight.read_text()
-    monkeypatch.setattr(generation, "LanguageModel", None)  # a third run loads no model
+    monkeypatch.setattr(corpus_generation, "LanguageModel", None)  # a third run loads no model
     assert list(generate_corpus(writer, CLASSES, out, **SMALL)) == CLASSES
     assert sorted(path.name for path in tmp_path.iterdir() if "stopped" in path.name) == [
         "stopped.jsonl",
@@ -112,7 +112,7 @@ def test_what_was_made_otherwise_is_not_continued(writer: str, tmp_path: Path) -
         generate_corpus(str(other), CLASSES, out, **SMALL)
     with (
         FileLock(tmp_path / "kites.jsonl.lock"),
-        pytest.raises(UserError, match="Another process writes"),
+        pytest.raises(UserError, match="Another process is writing"),
     ):
         generate_corpus(writer, CLASSES, out, **SMALL)
     out.write_text("{broken\n")
@@ -123,7 +123,10 @@ def test_what_was_made_otherwise_is_not_continued(writer: str, tmp_path: Path) -
 def test_classes_with_too_few_sentences_are_told(tmp_path: Path) -> None:
     model = str(tiny_language_model(tmp_path / "poor", "red kite red kite kite kite"))
     with (
-        pytest.raises(UserError, match="wrote no usable sentence for any class: take a model"),
+        pytest.raises(
+            UserError,
+            match="wrote no usable sentence for any class: use an instruction-tuned model",
+        ),
         pytest.warns(UserWarning, match="1 of 1 classes have fewer than 3 sentences, .*'Kite'"),
     ):
         generate_corpus(model, ["Kite"], tmp_path / "kites.jsonl", **SMALL)
@@ -152,7 +155,7 @@ def test_a_cut_off_line_is_left_out(writer: str) -> None:
             assert text == whole or text.endswith("\n") or not text
             shortened += 0 < len(text) < len(whole)
     assert shortened
-    with pytest.raises(UserError, match="reads 512 tokens, and the question has 6"):
+    with pytest.raises(UserError, match="context of 512 tokens is too short for the question of 6"):
         model.answer("red " * 600, max_new_tokens=5, temperature=1.0, seed=0)
 
 
@@ -218,7 +221,7 @@ def test_the_command_goes_on_where_it_was_interrupted(
     [
         ("--model no-such --out x.jsonl", "`model`: cannot read `no-such`"),
         ("--model {clip} --out x.jsonl", "`model`: cannot read"),
-        ("--model {writer} --out x.txt", "`out` must end with .jsonl"),
+        ("--model {writer} --out x.txt", "`out` must be a .jsonl file"),
         ("--model {writer} --out x.jsonl --per-class 0", "`per_class` must be >= 1, got 0"),
         ("--model {writer} --out x.jsonl --temperature 0", "`temperature` must be > 0, got 0.0"),
         ("--model {writer}", "required: generate.out"),

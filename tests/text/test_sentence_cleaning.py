@@ -1,6 +1,6 @@
 import pytest
 
-from ppssl.text.sentences import clean_sentences, names_class
+from ppssl.text.sentence_cleaning import clean_sentences, names_class
 
 ANSWER = """Sure! Here are eight sentences that describe it:
 

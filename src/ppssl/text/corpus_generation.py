@@ -1,4 +1,4 @@
-"""A corpus written by a language model: sentences about visible parts, class by class, without the classes' names."""
+"""Generation of a corpus by a language model: sentences about the visible parts of each class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.progress import Progress
 
 from ppssl.text.language_model import LanguageModel
-from ppssl.text.sentences import clean_sentences
+from ppssl.text.sentence_cleaning import clean_sentences
 from ppssl.text.teachers.base import hash_folder, local_folder
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import torch_seed
@@ -24,8 +24,9 @@ __all__ = ["generate_corpus", "prompt"]
 
 SCHEMA = 1
 _ATTEMPTS = 4
+"""Largest number of answers per class."""
 _TOKENS = 40
-"""How often the model is asked for a class, and how many tokens a sentence may take."""
+"""Token budget per sentence."""
 
 
 def generate_corpus(
@@ -39,28 +40,28 @@ def generate_corpus(
     temperature: float = 0.8,
     device: str = "auto",
 ) -> dict[str, list[str]]:
-    """Have a local language model describe each class, into a ``.jsonl`` that :class:`~ppssl.losses.ais.AIS` reads.
+    """Generate a corpus with a local language model, as a ``.jsonl`` file for :class:`~ppssl.losses.ais.AIS`.
 
-    A line is ``{"class": ..., "description": ...}``. What a class gets depends on the model, these arguments and its
-    own name, and not on other classes. The file grows by whole classes; a second run adds those that are missing, and
-    where none is the model is not even loaded.
+    A line is ``{"class": ..., "description": ...}``. The sentences of a class depend on the model, these arguments and
+    the class name, not on other classes. The file grows by whole classes; a second run adds the missing ones, and does
+    not load the model if none is missing.
 
     Args:
         model: A folder with a causal language model and its tokenizer (safetensors), or a hub id.
-        classes: Their names.
-        out: The file. Beside it ``.manifest.json`` says how it was made.
-        per_class: Sentences a class. The model is asked up to four times; what it then lacks is told in a warning.
-        kind: What the classes are kinds of, for the prompt: ``bird``, ``car``.
-        seed: Of the sampling.
-        temperature: Of the sampling, > 0.
-        device: Where the model runs; ``"auto"``: a GPU where there is one.
+        classes: Class names.
+        out: The ``.jsonl`` file. ``.manifest.json`` next to it states the settings.
+        per_class: Sentences per class. The model answers up to four times; a warning states which classes have fewer.
+        kind: Noun of the classes for the prompt, such as ``bird`` or ``car``.
+        seed: Seed of the sampling.
+        temperature: Temperature of the sampling, > 0.
+        device: Device of the model; ``"auto"``: a GPU if there is one.
 
     Returns:
         The sentences of each class.
 
     Raises:
-        UserError: The model cannot be read, the file was made otherwise or is being written by another process, or
-            the model writes no usable sentence for any class.
+        UserError: The model cannot be read, the file was made with other settings or is being written by another
+            process, or the model writes no usable sentence for any class.
     """
     if per_class < 1:
         raise ValueError(f"`per_class` must be >= 1, got {per_class}.")
@@ -68,9 +69,7 @@ def generate_corpus(
         raise ValueError(f"`temperature` must be > 0, got {temperature}.")
     path = Path(out).expanduser()
     if path.suffix != ".jsonl":
-        raise UserError(
-            f"`out` must end with .jsonl, for sentences with their classes, got {path}."
-        )
+        raise UserError(f"`out` must be a .jsonl file, got {path}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {"per_class": per_class, "kind": kind, "seed": seed, "temperature": temperature}
     lock = FileLock(path.with_name(f"{path.name}.lock"))
@@ -82,17 +81,17 @@ def generate_corpus(
                 writer = LanguageModel(model, device)
                 done |= _write_all(writer, missing, path, settings)
     except Timeout:
-        raise UserError(f"Another process writes {path}: wait for it.") from None
-    found = {name: done[name] for name in classes if done.get(name)}
-    if not found:
+        raise UserError(f"Another process is writing {path}: wait until it has finished.") from None
+    described = {name: done[name] for name in classes if done.get(name)}
+    if not described:
         raise UserError(
-            f"`{model}` wrote no usable sentence for any class: take a model that is tuned to follow instructions."
+            f"`{model}` wrote no usable sentence for any class: use an instruction-tuned model."
         )
-    return found
+    return described
 
 
 def prompt(name: str, *, kind: str = "object", per_class: int = 8) -> str:
-    """What the model is asked about a class: visible parts only, and not its name."""
+    """Prompt for a class: asks for its visible parts, without its name."""
     plain = re.sub(r"^\d+\.", "", name).replace("_", " ")  # 001.Black_footed_Albatross
     return (
         f'Describe the {kind} called "{plain}" as it is seen in a photograph. Write {per_class} short sentences in '
@@ -105,7 +104,7 @@ def prompt(name: str, *, kind: str = "object", per_class: int = 8) -> str:
 def _write_all(
     writer: LanguageModel, classes: Sequence[str], path: Path, settings: dict[str, Any]
 ) -> dict[str, list[str]]:
-    """Sentences of each class, each class in the file before the next one is begun."""
+    """Write the sentences of each class to the file, one class after the other."""
     written: dict[str, list[str]] = {}
     with Progress(transient=True) as progress:
         for name in progress.track(classes, description="Describing classes"):
@@ -115,66 +114,72 @@ def _write_all(
     if few:
         rank_zero_warn(
             f"{len(few)} of {len(classes)} classes have fewer than {settings['per_class']} sentences, such as "
-            f"{few[0]!r}: the model wrote no more that are usable."
+            f"{few[0]!r}: the model wrote too few usable ones."
         )
     return written
 
 
 def _sentences(writer: LanguageModel, name: str, settings: dict[str, Any]) -> list[str]:
-    wanted, text = settings["per_class"], ""
-    question = prompt(name, kind=settings["kind"], per_class=wanted)
+    """Sentences of one class, from up to four answers of the model."""
+    per_class, text = settings["per_class"], ""
+    question = prompt(name, kind=settings["kind"], per_class=per_class)
     for attempt in range(_ATTEMPTS):
         text += "\n" + writer.answer(
             question,
-            max_new_tokens=_TOKENS * wanted,
+            max_new_tokens=_TOKENS * per_class,
             temperature=settings["temperature"],
             seed=torch_seed(settings["seed"], f"describe {name}", attempt),
         )
         sentences = clean_sentences(text, name)
-        if len(sentences) >= wanted:
+        if len(sentences) >= per_class:
             break
-    return sentences[:wanted]
+    return sentences[:per_class]
 
 
 def _open(path: Path, model: str, settings: dict[str, Any]) -> dict[str, list[str]]:
-    """The sentences that are in the file, by class, if it was made with the same model and settings."""
+    """Read the sentences of an existing file by class; it must be made with the same model and settings.
+
+    Without a file, its manifest is written.
+    """
     manifest = path.with_suffix(".manifest.json")
     folder = local_folder(model)
-    own = {
+    expected = {
         "schema": SCHEMA,
         "model": model,
         "model_hash": None if folder is None else hash_folder(folder),
         **settings,
     }
     if not path.is_file():
-        write_json(manifest, own | {"made_with": provenance()["versions"]})
+        write_json(manifest, expected | {"made_with": provenance()["versions"]})
         return {}
     try:
-        made = json.loads(manifest.read_text("utf-8"))
+        written = json.loads(manifest.read_text("utf-8"))
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         done: dict[str, list[str]] = {}
         for row in rows:
             done.setdefault(row["class"], []).append(row["description"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is there and cannot be continued ({error}): remove it, or choose another `out`."
+            f"{path} exists and cannot be continued ({error}): remove it, or choose another `out`."
         ) from error
-    for name, value in own.items():
-        if name == "model" or (name == "model_hash" and None in (value, made.get(name))):
-            continue  # where it lies does not matter, and one that is not on this machine has no hash
-        if made.get(name) != value:
+    for name, value in expected.items():
+        if name == "model":  # only its hash matters, not its path
+            continue
+        if name == "model_hash" and None in (value, written.get(name)):  # not on this machine
+            continue
+        if written.get(name) != value:
             raise UserError(
-                f"{path} was made with another {name.replace('_', ' ')} ({made.get(name)}, now {value}): remove it, or "
-                "choose another `out`."
+                f"{path} was made with another {name.replace('_', ' ')} ({written.get(name)}, now {value}): remove it, "
+                "or choose another `out`."
             )
     return done
 
 
 def _append(path: Path, name: str, sentences: Sequence[str]) -> None:
-    """Add a class to the file: it has either all of its lines or none, whenever it is interrupted."""
-    before = path.read_text("utf-8") if path.is_file() else ""
+    """Add the lines of a class to the file atomically."""
+    content = path.read_text("utf-8") if path.is_file() else ""
     rows = [{"class": name, "description": sentence} for sentence in sentences]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(before + lines, "utf-8")
+    part.write_text(content + lines, "utf-8")
     part.replace(path)

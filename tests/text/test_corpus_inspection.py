@@ -12,10 +12,10 @@ from PIL import Image
 
 from ppssl.cli.main import main
 from ppssl.data.synthetic.birds import SyntheticBirds
-from ppssl.text import inspection
+from ppssl.text import corpus_inspection
 from ppssl.text.bank import embed_corpus
 from ppssl.text.corpus import TextCorpus
-from ppssl.text.inspection import inspect_corpus, near_duplicates
+from ppssl.text.corpus_inspection import inspect_corpus, near_duplicates
 from ppssl.text.teachers.load import load_teacher
 from ppssl.utils.errors import UserError
 from ppssl.utils.plots.descriptions import description_panel
@@ -49,7 +49,7 @@ def _similarity(first: str, second: str) -> float:
 
 
 def test_near_duplicates_are_those_of_loops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "_BLOCK", 7)  # several blocks
+    monkeypatch.setattr(corpus_inspection, "_BLOCK", 7)  # several blocks
     texts = [*TextCorpus.load("synthetic-birds").titles[::4], "A RED bill", "a red bill"]
     expected = {
         (first, second): _similarity(first, second)
@@ -133,13 +133,13 @@ def test_panel_shows_each_speaker_and_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("birds --out picks.png", "Give a `teacher`, such as `synthetic-clip`"),
+        ("birds --out picks.png", "`images` and `out` need a `teacher`, such as `synthetic-clip`"),
         ("birds --teacher synthetic-clip --out picks.png", "give `images`"),
         ("birds --teacher synthetic-clip --images no.png", "Cannot read the image no.png"),
         ("birds --threshold 1", "`threshold` must be in [0, 1), got 1.0"),
         ("no-such", "No corpus `no-such`"),
         ("class-names", "give `--classes names.txt`"),
-        ("cub-attributes", "its folder is not known"),
+        ("cub-attributes", "set `root` to its folder"),
         ("class-names --classes no.txt", "Cannot read the class names in no.txt"),
     ],
 )
@@ -154,7 +154,9 @@ def test_bad_input_is_one_line(
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "bird.jpg").write_text("no image")
-    with pytest.raises(UserError, match=r"Cannot read the image .*bird\.jpg: no image of a kind"):
+    with pytest.raises(
+        UserError, match=r"Cannot read the image .*bird\.jpg: not an image in a format"
+    ):
         inspect_corpus(TextCorpus(["a", "b"]), teacher="synthetic-clip", images=[tmp_path])
 
 

@@ -1,4 +1,4 @@
-"""What a corpus is like, before anything is trained with it: size, repetitions, lengths, and what a teacher picks."""
+"""Inspection of a corpus before training: size, near-duplicates, lengths, and descriptions that a teacher picks."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ _SHOWN_PIXELS = 512
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """What :func:`inspect_corpus` found.
+    """Results of :func:`inspect_corpus`.
 
     Attributes:
-        descriptions: How many there are.
-        phrasings: How many texts they have together.
-        duplicates: How many were left out because an equal one stands before them.
+        descriptions: Number of descriptions.
+        phrasings: Number of all phrasings.
+        duplicates: Number of removed duplicates.
         near_duplicates: Pairs of descriptions above the threshold, with their similarity, most similar first.
-        lengths: Of all phrasings, in ``characters`` and ``words``, and with a teacher in ``tokens`` of its tokenizer,
-            its start and end signs included: ``min``, ``median``, ``p95`` and ``max``.
-        too_long: How many phrasings the teacher does not read to their end; ``None`` without a teacher.
-        picks: For each image its name and the descriptions that fit best, with their probability among all.
+        lengths: ``min``, ``median``, ``p95`` and ``max`` of the phrasings' lengths in ``characters`` and ``words``, and
+            with a teacher in ``tokens`` of its tokenizer, including start and end tokens.
+        too_long: Number of phrasings that exceed the teacher's text limit; ``None`` without a teacher.
+        picks: Name of each image and the descriptions that the teacher picks, with their probabilities.
     """
 
     descriptions: int
@@ -56,7 +56,7 @@ class CorpusReport:
     picks: list[tuple[str, Ranked]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Convert to plain data."""
         return asdict(self)
 
 
@@ -70,41 +70,40 @@ def inspect_corpus(
     top: int = 5,
     threshold: float = 0.95,
 ) -> CorpusReport:
-    """Look a corpus over.
+    """Compute statistics of a corpus, and the descriptions that a teacher picks for images.
 
     Args:
         corpus: The descriptions.
-        teacher: Its name (:func:`~ppssl.text.teachers.load.load_teacher`); ``None``: nothing is said of tokens and
-        images.
-        images: Image files, and folders, of each of which ``num_images`` are taken, evenly spaced.
-        out: Draw the images with what the teacher picks for them, to this file (its ending tells the format).
-        num_images: See ``images``.
-        top: How many descriptions the teacher picks.
-        threshold: See :func:`near_duplicates`.
+        teacher: Name of the teacher, see :func:`~ppssl.text.teachers.load.load_teacher`; ``None``: no statistics of
+            tokens and no picks.
+        images: Image files, and folders, of each of which ``num_images`` evenly spaced images are used.
+        out: Image file to draw the images and the picks to; its extension is the format.
+        num_images: Number of images per folder.
+        top: Number of descriptions per image.
+        threshold: Similarity of near-duplicates, see :func:`near_duplicates`.
 
     Raises:
-        UserError: The teacher or an image cannot be read, or images or a picture are asked for without a teacher.
+        UserError: The teacher or an image cannot be read, or ``images`` or ``out`` are given without a teacher.
     """
     if (images or out) and teacher is None:
-        raise UserError("Who picks the descriptions? Give a `teacher`, such as `synthetic-clip`.")
+        raise UserError("`images` and `out` need a `teacher`, such as `synthetic-clip`.")
     if out is not None and not images:
-        raise UserError(
-            "A picture shows images and what the teacher picks for them: give `images`."
-        )
+        raise UserError("`out` shows the descriptions picked for images: give `images`.")
     texts = [text for phrasings in corpus for text in phrasings]
     lengths = {"characters": [len(t) for t in texts], "words": [len(t.split()) for t in texts]}
     too_long, picks = None, []
     if teacher is not None:
-        found = load_teacher(teacher)
-        lengths["tokens"] = [len(found.tokenizer.encode(text)) for text in texts]
-        too_long = sum(not found.fits(text) for text in texts)
-        named = list(_named_images(images, num_images))
-        said = teacher_picks(found, corpus, [image for _, image in named], top)
-        picks = [(name, ranking) for (name, _), ranking in zip(named, said, strict=True)]
+        model = load_teacher(teacher)
+        lengths["tokens"] = [len(model.tokenizer.encode(text)) for text in texts]
+        too_long = sum(not model.fits(text) for text in texts)
+        named_images = list(_named_images(images, num_images))
+        rankings = teacher_picks(model, corpus, [image for _, image in named_images], top)
+        names = [name for name, _ in named_images]
+        picks = list(zip(names, rankings, strict=True))
         if out is not None:
-            shown = [_thumbnail(image) for _, image in named]
-            names = [Path(name).name for name, _ in named]
-            figure = description_panel(shown, {teacher: said}, names)
+            thumbnails = [_thumbnail(image) for _, image in named_images]
+            file_names = [Path(name).name for name in names]
+            figure = description_panel(thumbnails, {teacher: rankings}, file_names)
             Path(out).parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(out, dpi=120)
     return CorpusReport(
@@ -119,14 +118,14 @@ def inspect_corpus(
 
 
 def near_duplicates(texts: Sequence[str], threshold: float = 0.95) -> list[tuple[float, str, str]]:
-    """Pairs of texts that nearly say the same in the same words, most similar first.
+    """Pairs of texts with similar wording, as (similarity, text, text), most similar first.
 
-    The similarity is the cosine of counts of 3 to 5 neighbouring characters within words, in lower case; of two texts
-    it is the same whatever else is in the corpus.
+    The similarity is the cosine of the counts of character 3- to 5-grams within words, in lower case; that of two texts
+    does not depend on the rest of the corpus.
 
     Args:
-        texts: Each once.
-        threshold: Pairs above it are told, in [0, 1).
+        texts: Distinct texts.
+        threshold: Smallest similarity of a pair, exclusive, in [0, 1).
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"`threshold` must be in [0, 1), got {threshold}.")
@@ -144,9 +143,10 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.95) -> list[tuple
 def teacher_picks(
     teacher: Teacher, corpus: TextCorpus, images: Sequence[Image.Image], top: int = 5
 ) -> list[Ranked]:
-    """For each image the descriptions that fit best, with their probabilities at the teacher's own temperature.
+    """Most probable descriptions of each image, with their probabilities at the teacher's temperature.
 
-    Nothing is subtracted for hubs (METHOD D6), which a few images cannot tell: what is picked for all of them is one.
+    Hubness is not subtracted (:ref:`D6 <d6>`), because a few images do not estimate it: a description that is picked
+    for all images is a hub.
     """
     if not images:
         return []
@@ -159,11 +159,12 @@ def teacher_picks(
 def _named_images(
     paths: Sequence[str | Path], per_folder: int
 ) -> Iterator[tuple[str, Image.Image]]:
+    """Images and their names: the files, and evenly spaced images of the folders."""
     for path in map(Path, paths):
-        source = FolderSource(path) if path.is_dir() else None
-        if source is None:
+        if not path.is_dir():
             yield str(path), _read(path)
             continue
+        source = FolderSource(path)
         numbers = np.linspace(0, len(source) - 1, min(per_folder, len(source))).round().astype(int)
         for i in numbers:
             yield source.name(i), _read(Path(source.name(i)))
@@ -177,12 +178,13 @@ def _read(path: Path) -> Image.Image:
 
 
 def _thumbnail(image: Image.Image) -> Tensor:
-    """``(3, H, W)`` uint8, no larger than what is drawn."""
+    """Downscale an image for drawing, ``(3, H, W)`` uint8."""
     small = image.copy()
     small.thumbnail((_SHOWN_PIXELS, _SHOWN_PIXELS))
     return pil_to_tensor(small)
 
 
 def _spread(values: Sequence[int]) -> dict[str, float]:
+    """Minimum, median, 95th percentile and maximum."""
     low, median, p95, high = np.percentile(values, [0, 50, 95, 100]).tolist()
     return {"min": low, "median": median, "p95": p95, "max": high}

@@ -1,4 +1,4 @@
-"""From what a language model writes to descriptions: one sentence a line, without list signs and class names."""
+"""Cleaning of a language model's answer: one sentence per line, without list markers and class names."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from itertools import pairwise
 __all__ = ["clean_sentences", "names_class"]
 
 _WORDS = (3, 40)
-"""Fewest and most words of a description."""
-_LIST_SIGN = re.compile(
+"""Smallest and largest number of words of a description."""
+_LIST_MARKER = re.compile(
     r"^(?:[-*+>#\u2022\u2013\u2014]+|\(?\d{1,3}[.):]|\(?[a-z][.)])\s*", re.IGNORECASE
 )
 _MARKUP = re.compile(r"\*\*|__|`")
 
 
 def clean_sentences(text: str, class_name: str) -> list[str]:
-    """The lines of a text that can serve as descriptions, in order.
+    """Sentences of a text that can serve as descriptions, in order.
 
-    List signs, numbers, markup and quotes around a line are taken off. Left out are lines of fewer than 3 or more than
-    40 words, headings (they end with a colon), lines that name the class (:func:`names_class`), and lines that are
-    there already but for capitals and full stops.
+    List markers, numbers, markup and surrounding quotes are removed. Skipped are lines of fewer than 3 or more than 40
+    words, headings (lines that end with a colon), lines that name the class (:func:`names_class`), and duplicates up to
+    case and punctuation.
+
+    Args:
+        text: Answer of a language model.
+        class_name: Name of the class that it describes.
     """
     kept: dict[str, str] = {}
     for line in text.splitlines():
@@ -33,10 +37,10 @@ def clean_sentences(text: str, class_name: str) -> list[str]:
 
 
 def names_class(sentence: str, class_name: str) -> bool:
-    """Whether a sentence gives a class away.
+    """Whether a sentence contains the name of a class.
 
-    It does where it has two neighbouring words of the name ("red winged" or "winged blackbird"), or the name's last
-    word unless that is a number, as in the plural; capitals, hyphens and underscores do not matter.
+    It does if it has two neighbouring words of the name ("red winged" or "winged blackbird"), or the last word of the
+    name, also in the plural, unless that is a number; case, hyphens and underscores are ignored.
     """
     name, words = _words(class_name), _words(sentence)
     if not set(pairwise(name)).isdisjoint(pairwise(words)):
@@ -47,9 +51,10 @@ def names_class(sentence: str, class_name: str) -> bool:
 
 
 def _strip(line: str) -> str:
-    sentence, before = " ".join(_MARKUP.sub("", line).split()), ""
-    while sentence != before:  # "- 1. ..."
-        before, sentence = sentence, _LIST_SIGN.sub("", sentence)
+    """Remove markup, list markers and surrounding quotes of a line."""
+    sentence, previous = " ".join(_MARKUP.sub("", line).split()), ""
+    while sentence != previous:  # several markers, as in "- 1. ..."
+        previous, sentence = sentence, _LIST_MARKER.sub("", sentence)
     return sentence.strip("\"' \u201c\u201d\u2018\u2019")
 
 
