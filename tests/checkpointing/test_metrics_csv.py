@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from lightning.pytorch.loggers import CSVLogger
 
 from ppssl.checkpointing.metrics_csv import MetricsWriter, keep_metrics
@@ -50,11 +52,31 @@ def test_a_resumed_run_goes_on_in_the_same_file(tmp_path: Path) -> None:
     ]
 
 
-def test_a_new_run_begins_anew(tmp_path: Path) -> None:
+def test_a_new_run_begins_anew(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    (tmp_path / "config.yaml").touch()
     _log(tmp_path, 0, loss=1.5)
+    assert not recwarn.list
     with pytest.warns(UserWarning, match="will be deleted"):
         _log(tmp_path, 0, loss=2.5)
     assert _rows(tmp_path) == [{"loss": "2.5", "step": "0"}]
+
+
+def test_columns_are_sorted_and_tensors_written_as_numbers(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="", version="")
+    keep_metrics(logger, resuming=False)
+    logger.log_metrics({"top1": torch.tensor(0.5), "loss": 1.5}, 7)
+    logger.log_metrics({"epoch": 2}, 8)
+    logger.save()
+    text = "epoch,loss,step,top1\n,1.5,7,0.5\n2,,8,\n"
+    assert (tmp_path / "metrics.csv").read_text().replace("\r", "") == text
+
+
+def test_hyperparameters_are_written_beside_the_metrics(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="", version="")
+    keep_metrics(logger, resuming=False)
+    logger.log_hyperparams({"lr": 0.5})
+    logger.log_hyperparams({"seed": 1})
+    assert yaml.safe_load((tmp_path / "hparams.yaml").read_text()) == {"lr": 0.5, "seed": 1}
 
 
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:

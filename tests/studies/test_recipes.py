@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.plugins import AsyncCheckpointIO
 
 import layouts
-from ppssl.studies.ablate import GIVEN, load_study
+from ppssl.checkpointing.atomic import AtomicCheckpointIO
+from ppssl.studies.ablate import FROM_COMMAND_LINE, load_study
 from ppssl.studies.recipes import add_plugins, build_recipe, recipe_path
 from tiny import tiny_clip
 
@@ -132,12 +134,12 @@ def test_every_study_names_a_recipe_and_known_options(
 ) -> None:
     monkeypatch.syspath_prepend(str(EXPERIMENTS / "bench"))  # where a study's own plugin lies
     study = load_study(str(path))
-    for cell in {c["variant"]: c for c in study.cells()}.values():
+    for run in {r["variant"]: r for r in study.runs()}.values():
         local = ["--data.root=unused"] if "folder" in study.recipe else []
         overrides = [
             f"--{k}={v if isinstance(v, str) else yaml.safe_dump(v, default_flow_style=True).strip()}"
-            for k, v in cell["overrides"].items()
-            if v != GIVEN  # this machine's own
+            for k, v in run["overrides"].items()
+            if v != FROM_COMMAND_LINE
         ]
         build_recipe(study.recipe, [*overrides, *local, "--trainer.logger=false"])
 
@@ -172,6 +174,15 @@ def test_torchruns_processes_become_the_trainers_defaults(monkeypatch: pytest.Mo
     quiet = ["--trainer.logger=false", "--data.root=unused", "--trainer.accelerator=cpu"]
     trainer = build_recipe("ppssl:folder/pretrain", quiet).trainer
     assert (trainer.num_devices, trainer.num_nodes, trainer.world_size) == (2, 3, 6)
+
+
+def test_checkpoints_are_atomic_unless_a_plugin_writes_them() -> None:
+    quiet = ["--trainer.logger=false", "--data.root", "here"]
+    trainer = build_recipe("ppssl:folder/pretrain", quiet).trainer
+    assert type(trainer.strategy.checkpoint_io) is AtomicCheckpointIO
+    plugin = "--trainer.plugins=[lightning.pytorch.plugins.AsyncCheckpointIO]"
+    trainer = build_recipe("ppssl:folder/pretrain", [*quiet, plugin]).trainer
+    assert type(trainer.strategy.checkpoint_io) is AsyncCheckpointIO
 
 
 def test_that_the_cpu_has_no_fp16_is_said_once() -> None:
