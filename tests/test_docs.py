@@ -22,6 +22,7 @@ from PIL import Image
 
 import layouts
 from ppssl.cli.main import main
+from test_rooms import ROOMS
 
 PROJECT = Path(__file__).parents[1]
 GENERATED = ("docs/_build", "docs/reference", "docs/generated")
@@ -168,12 +169,12 @@ def save_files(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_languages_are_known(page: str) -> None:
-    languages = ("python", "bash", "yaml", "text", "{image}", "{toctree}", "{warning}")
+    languages = ("python", "bash", "yaml", "text", "{image}", "{toctree}")
     count = (PROJECT / page).read_text().count("\n```")
     assert count == 2 * sum(len(blocks(page, language)) for language in languages)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "experiments/RESULTS.md"])
 def test_files_that_are_named_exist(page: str) -> None:
     text = (PROJECT / page).read_text()
     links = re.findall(r"\]\((?!\w+:|#)([^)#]+)", text)
@@ -186,6 +187,15 @@ def test_files_that_are_named_exist(page: str) -> None:
     assert [
         path for path in missing if "/docs/reference" not in path and "/generated" not in path
     ] == []
+
+
+def test_architecture_names_rooms_and_files() -> None:
+    text = (PROJECT / "docs" / "architecture.md").read_text()
+    table = text.split("## Rooms", 1)[1].split("Where to look", 1)[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)) == ROOMS
+    files = re.findall(r"`([\w/]+\.py)`", text)
+    places = (PROJECT, PROJECT / "src" / "ppssl")
+    assert [f for f in files if not any((place / f).is_file() for place in places)] == []
 
 
 @pytest.mark.parametrize("page", having("bash"))
@@ -269,7 +279,7 @@ def plugin_trains(names: dict[str, Any]) -> None:
     from ppssl import FolderDataModule
 
     quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(max_steps=1, logger=False, **quiet)
+    trainer = Trainer(max_steps=1, log_every_n_steps=1, logger=False, **quiet)
     data = FolderDataModule("path/to/images", image_size=32, batch_size=8, num_workers=0)
     trainer.fit(names["model"], data)
     assert {"train/loss_unit", "train/unit_length"} <= set(trainer.logged_metrics)
