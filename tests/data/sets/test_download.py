@@ -264,13 +264,9 @@ def _link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarI
 
 
 MALICIOUS: dict[str, dict[str, bytes | tarfile.TarInfo]] = {
-    "absolute": {"/ppssl-was-here": b"x"},
     "upwards": {"../outside": b"x"},
     "upwards within": {"set/a/../../../outside": b"x"},
-    "backslashes": {"..\\outside": b"x"},
-    "drive": {"C:\\outside": b"x"},
     "link out": {"set/link": _link("set/link", "../.."), "set/link/outside": b"x"},
-    "link within": {"set/link": _link("set/link", "images.txt")},
     "hard link": {"set/link": _link("set/link", "/etc/hostname", tarfile.LNKTYPE)},
     "device": {"set/null": _link("set/null", "", tarfile.CHRTYPE)},
     "pipe": {"set/pipe": _link("set/pipe", "", tarfile.FIFOTYPE)},
@@ -282,11 +278,22 @@ def test_malicious_archives_leave_nothing(name: str, tmp_path: Path) -> None:
     root = tmp_path / "data"
     root.mkdir()
     (root / "set.tgz").write_bytes(_tar({"set/images.txt": b"x"} | MALICIOUS[name]))
-    with pytest.raises(UserError, match=r"is not to be trusted: .*Remove it"):
+    with pytest.raises(UserError, match=r"is damaged or not to be trusted: .*Remove it"):
         extract(root / "set.tgz", root, last="set")
     assert _left(root) == {"set.tgz"}
     assert _left(tmp_path) == {"data"}
-    assert not Path("/ppssl-was-here").exists()
+
+
+def test_nothing_lands_outside_of_the_folder(tmp_path: Path) -> None:
+    root, outside = tmp_path / "data", tmp_path / "outside.txt"
+    root.mkdir()
+    link = _link("set/link", "images.txt")
+    content = _tar({"set/images.txt": b"x", str(outside): b"x", "set/link": link})
+    (root / "set.tgz").write_bytes(content)
+    extract(root / "set.tgz", root, last="set")
+    assert not outside.exists()
+    assert (root / outside.relative_to("/")).is_file()
+    assert (root / "set" / "link").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize(

@@ -11,21 +11,14 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
+import rich.progress
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from ppssl.utils.errors import UserError
 
@@ -108,7 +101,8 @@ def fetch(archive: Archive, root: Path) -> Path:
 def extract(path: Path, root: Path, *, last: str) -> None:
     """Unpack a tar archive into a folder: all of it, or nothing.
 
-    Files and folders only: an archive with a link, a device, or a name that is absolute or leads upwards is refused.
+    Nothing in it reaches beyond the folder (``tarfile``'s filter ``"data"``): such links, devices and names that lead
+    upwards are refused, and absolute names are taken as relative ones.
 
     Args:
         path: The archive.
@@ -186,10 +180,12 @@ def _read(url: str, part: Path, start: int) -> bool:
         start = start if response.status == 206 else 0  # a server may send all of it again
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
-        with part.open("ab" if start else "wb") as file, _progress(part.stem, total, start) as bar:
+        columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+        with part.open("ab" if start else "wb") as file, Progress(*columns, transient=True) as bar:
+            task = bar.add_task(f"Downloading {part.stem}", total=total, completed=start)
             for chunk in _chunks(response):
                 file.write(chunk)
-                bar.advance(bar.task_ids[0], len(chunk))
+                bar.advance(task, len(chunk))
             return total is None or file.tell() == total
 
 
@@ -202,26 +198,14 @@ def _chunks(response: Any) -> Iterator[bytes]:
 
 
 def _unpack(path: Path, work: Path) -> None:
-    size = path.stat().st_size
     try:
-        with path.open("rb") as raw, tarfile.open(fileobj=raw) as tar, _progress("", size) as bar:
-            for member in tar:
-                _refuse(member, path)
-                tar.extract(member, work, filter="data")
-                bar.update(bar.task_ids[0], completed=raw.tell())
+        with (
+            rich.progress.open(path, "rb", description="Unpacking", transient=True) as raw,
+            tarfile.open(fileobj=raw) as tar,
+        ):
+            tar.extractall(work, filter="data")
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is damaged or not to be trusted: {error}.") from error
-
-
-def _refuse(member: tarfile.TarInfo, path: Path) -> None:
-    """Stricter than tarfile's data filter, which would strip a leading slash and follow links that stay inside."""
-    name = member.name
-    windows = PureWindowsPath(name)
-    parts = {*PurePosixPath(name).parts, *windows.parts}
-    if name.startswith(("/", "\\")) or windows.drive or ".." in parts:
-        raise UserError(f"{path} is not to be trusted: it wants to write to {name!r}. Remove it.")
-    if not (member.isfile() or member.isdir()):
-        raise UserError(f"{path} is not to be trusted: {name!r} is no file or folder. Remove it.")
+        raise UserError(f"{path} is damaged or not to be trusted: {error}. Remove it.") from error
 
 
 def _size(path: Path) -> int:
@@ -231,11 +215,3 @@ def _size(path: Path) -> int:
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-@contextmanager
-def _progress(name: str, total: int | None, done: int = 0) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), transient=True) as bar:
-        bar.add_task(f"Downloading {name}" if name else "Unpacking", total=total, completed=done)
-        yield bar
