@@ -1,4 +1,4 @@
-"""A grid of runs: what its cells are, what is run again, and what a failure says."""
+"""Ablation studies: their runs, which of them are repeated, and the messages of failures."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ from ppssl.inference.embed import fingerprint
 from ppssl.studies.ablate import Study, ablate, load_study
 from ppssl.studies.compare import summarise
 from ppssl.studies.recipes import build_recipe
-from ppssl.studies.single_run import QUIET, run_cell
+from ppssl.studies.single_run import QUIET, execute_run
 from ppssl.utils.errors import UserError
 from ppssl.utils.results import unpack_bits
 
@@ -44,21 +44,21 @@ def recipe(tmp_path):
 
 
 def _keys(study):
-    return [cell["key"] for cell in study.cells()]
+    return [run["key"] for run in study.runs()]
 
 
-def _write(cell, out, **changes):
-    """What a finished cell leaves."""
-    path = out / cell["variant"] / f"seed{cell['seed']}.json"
+def _write(run, out, **changes):
+    """Write the results of a finished run."""
+    path = out / run["variant"] / f"seed{run['seed']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"cell": cell | changes, "metrics": {"acc": 0.5}}))
+    path.write_text(json.dumps({"cell": run | changes, "metrics": {"acc": 0.5}}))
     return path
 
 
-# ---------------------------------------------------------------- cells
+# ---------------------------------------------------------------- runs
 
 
-def test_the_cells_are_variants_times_grid_times_seeds(recipe):
+def test_the_runs_are_variants_times_grid_times_seeds(recipe):
     study = Study(
         str(recipe),
         variants={"base": {}, "wide": {"model.width": 8}},
@@ -66,11 +66,11 @@ def test_the_cells_are_variants_times_grid_times_seeds(recipe):
         overrides={"trainer.max_epochs": 2},
         grid={"model.lr": [0.1, 0.2], "data.size": [1, 2, 3]},
     )
-    cells = study.cells()
-    assert len(cells) == 2 * 2 * 2 * 3
-    assert len({cell["key"] for cell in cells}) == len(cells)
-    assert len({(cell["variant"], cell["seed"]) for cell in cells}) == len(cells)
-    found = {(cell["variant"], cell["seed"]): cell["overrides"] for cell in cells}
+    runs = study.runs()
+    assert len(runs) == 2 * 2 * 2 * 3
+    assert len({run["key"] for run in runs}) == len(runs)
+    assert len({(run["variant"], run["seed"]) for run in runs}) == len(runs)
+    found = {(run["variant"], run["seed"]): run["overrides"] for run in runs}
     assert found["wide,lr=0.2,size=3", 5] == {
         "trainer.max_epochs": 2,
         "model.width": 8,
@@ -86,8 +86,8 @@ def test_the_cells_are_variants_times_grid_times_seeds(recipe):
 
 def test_all_variants_of_a_seed_come_before_the_next_seed(recipe):
     """An interrupted grid then holds whole comparisons."""
-    cells = Study(str(recipe), variants={"a": {}, "b": {"x": 1}}, seeds=[0, 1]).cells()
-    assert [(cell["seed"], cell["variant"]) for cell in cells] == [
+    runs = Study(str(recipe), variants={"a": {}, "b": {"x": 1}}, seeds=[0, 1]).runs()
+    assert [(run["seed"], run["variant"]) for run in runs] == [
         (0, "a"),
         (0, "b"),
         (1, "a"),
@@ -96,8 +96,8 @@ def test_all_variants_of_a_seed_come_before_the_next_seed(recipe):
 
 
 def test_by_default_it_is_the_recipe_with_three_seeds(recipe):
-    cells = Study(str(recipe)).cells()
-    assert [(cell["variant"], cell["seed"], cell["overrides"]) for cell in cells] == [
+    runs = Study(str(recipe)).runs()
+    assert [(run["variant"], run["seed"], run["overrides"]) for run in runs] == [
         ("base", s, {}) for s in (0, 1, 2)
     ]
 
@@ -110,7 +110,7 @@ def test_the_more_particular_override_wins(recipe):
         overrides={"a": 1, "b": 1, "c": 1},
         grid={"b": [3]},
     )
-    assert study.cells()[0]["overrides"] == {"a": 2, "b": 3, "c": 1}
+    assert study.runs()[0]["overrides"] == {"a": 2, "b": 3, "c": 1}
 
 
 def test_the_key_depends_on_what_a_run_depends_on(recipe):
@@ -156,7 +156,7 @@ def test_a_recipe_that_travels_with_the_package_can_be_named():
         UserError,
         match=r"No such recipe: ppssl:synthetic/pretrian \(did you mean ppssl:synthetic/pretrain",
     ):
-        Study("ppssl:synthetic/pretrian").cells()
+        Study("ppssl:synthetic/pretrian").runs()
 
 
 # ---------------------------------------------------------------- studies from files
@@ -184,12 +184,12 @@ def test_a_study_is_read_from_yaml(tmp_path, recipe):
     [
         (
             "recipe: r\nvariant: {a: {}}",
-            r"study\.yaml is no study \(variant\): it takes baseline, grid, overrides",
+            r"study\.yaml is not a study \(unknown key variant\): its keys are baseline, grid, overrides",
         ),
-        ("variants: {a: {}}", r"is no study \(no `recipe`\)"),
-        ("- recipe: r", r"is no study \(no mapping\)"),
-        ("", r"is no study \(no mapping\)"),
-        ("recipe: [", r"study\.yaml is no YAML: "),
+        ("variants: {a: {}}", r"is not a study \(no `recipe`\)"),
+        ("- recipe: r", r"is not a study \(not a mapping\)"),
+        ("", r"is not a study \(not a mapping\)"),
+        ("recipe: [", r"study\.yaml is not valid YAML: "),
         ("recipe: r\nseeds: 3", r"`seeds` must be a list, got 3"),
         (
             "recipe: r\nvariants: [a, b]",
@@ -227,7 +227,7 @@ def test_a_missing_study_is_named_with_the_nearest(tmp_path):
 def test_what_is_done_is_not_run_again(tmp_path, recipe):
     """The recipe could not be run at all: that would raise."""
     study = Study(str(recipe), variants={"a": {}, "b": {"no.such": 1}}, seeds=[1, 0])
-    paths = [_write(cell, tmp_path / "out") for cell in study.cells()]
+    paths = [_write(run, tmp_path / "out") for run in study.runs()]
     written = [path.stat().st_mtime_ns for path in paths]
     results = ablate(study, tmp_path / "out", work=tmp_path / "work")
     assert [(r["cell"]["variant"], r["cell"]["seed"]) for r in results] == [
@@ -242,16 +242,16 @@ def test_what_is_done_is_not_run_again(tmp_path, recipe):
 
 def test_this_machines_overrides_do_not_tell_runs_apart(tmp_path, recipe):
     study = Study(str(recipe), seeds=[0])
-    _write(study.cells()[0], tmp_path / "out")
+    _write(study.runs()[0], tmp_path / "out")
     for local in ((), ("--data.root=/elsewhere",)):
         assert len(ablate(study, tmp_path / "out", work=tmp_path / "work", local=local)) == 1
 
 
 def test_a_result_of_other_settings_is_refused_before_anything_is_run(tmp_path, recipe):
     study = Study(str(recipe), variants={"a": {}, "b": {"no.such": 1}}, seeds=[0])
-    _write(study.cells()[1], tmp_path / "out", key="another")
+    _write(study.runs()[1], tmp_path / "out", key="another")
     with pytest.raises(
-        UserError, match=r"b/seed0\.json comes from another recipe or other overrides: remove it"
+        UserError, match=r"b/seed0\.json is from another recipe or other overrides: remove it"
     ):
         ablate(study, tmp_path / "out", work=tmp_path / "work")
     assert not (tmp_path / "work").exists()
@@ -273,8 +273,8 @@ def test_a_grid_is_run_once_and_leaves_its_results(tmp_path):
         "base/seed3.json",
         "slow/seed3.json",
     ]
-    for result, cell in zip(results, study.cells(), strict=True):
-        assert result["cell"] == cell
+    for result, run in zip(results, study.runs(), strict=True):
+        assert result["cell"] == run
         assert result["seed"] == 3
         assert {"knn-1", "linear", "rank-1", "mAP"} <= set(result["metrics"])
         assert all(0 <= result["metrics"][m] <= 1 for m in ("knn-1", "linear", "rank-1", "mAP"))
@@ -297,16 +297,18 @@ def test_a_grid_is_run_once_and_leaves_its_results(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cell_with_iadm_is_measured_by_its_branch_too(tmp_path):
+def test_a_run_with_iadm_is_measured_by_its_branch_too(tmp_path):
     study = Study(
         str(RECIPE),
         variants={"base": {}, "iadm": {"model.plugins.iadm.hidden": 4}},
         seeds=[0],
         overrides=TINY,
     )
-    plain, other = study.cells()
-    for cell, name in ((plain, "base.json"), (other, "iadm.json")):
-        run_cell(cell, str(tmp_path / name), [f"--trainer.default_root_dir={tmp_path / name}.work"])
+    plain, other = study.runs()
+    for run, name in ((plain, "base.json"), (other, "iadm.json")):
+        execute_run(
+            run, str(tmp_path / name), [f"--trainer.default_root_dir={tmp_path / name}.work"]
+        )
     base, iadm = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("base", "iadm"))
     own = {"knn-1", "knn-5", "knn-20", "linear", "rank-1", "rank-5", "mAP"}
     added = {f"branch-{name}" for name in own}
@@ -327,7 +329,7 @@ def test_a_cell_with_iadm_is_measured_by_its_branch_too(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failing_cell_is_named_with_the_last_line_of_its_log(tmp_path):
+def test_a_failing_run_is_named_with_the_last_line_of_its_log(tmp_path):
     study = Study(str(RECIPE), variants={"bad": {"data.train_size": 8}}, seeds=[0], overrides=TINY)
     with pytest.raises(
         UserError, match=r"bad, seed 0 failed: .*`batch_size` 16 is larger than the data set of 8"
@@ -341,7 +343,7 @@ def test_a_failing_cell_is_named_with_the_last_line_of_its_log(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_ended_from_outside_it_ends_its_cells(tmp_path, sent):
+def test_ended_from_outside_it_ends_its_runs(tmp_path, sent):
     study = tmp_path / "study.yaml"
     longer = TINY | {"trainer.max_epochs": 100_000}
     study.write_text(yaml.safe_dump({"recipe": str(RECIPE), "seeds": [0], "overrides": longer}))
@@ -381,8 +383,8 @@ def test_what_a_study_leaves_open_is_asked_for_before_anything_is_run(tmp_path, 
     with pytest.raises(UserError, match=r"variant `pretrained` needs `--model.pretrained=...`"):
         ablate(_open_study(recipe), tmp_path / "out", work=tmp_path / "work", local=["--a.b=c"])
     assert not (tmp_path / "work").exists()
-    for cell in _open_study(recipe, seeds=[0]).cells():  # what is done needs nothing any more
-        _write(cell, tmp_path / "out")
+    for run in _open_study(recipe, seeds=[0]).runs():  # what is done needs nothing any more
+        _write(run, tmp_path / "out")
     ablate(_open_study(recipe, seeds=[0]), tmp_path / "out")
 
 
@@ -424,6 +426,6 @@ def test_classifiers_are_compared_by_their_test_images(tmp_path):
 def test_the_committed_base_would_not_be_run_again(name):
     """The key of a run has not changed, nor have the recipes of the base since its results were made."""
     for path in sorted((RESULTS / name / "base").glob("*.json")):
-        cell = json.loads(path.read_text())["cell"]
-        study = Study(cell["recipe"], seeds=[cell["seed"]], overrides=cell["overrides"])
-        assert _keys(study) == [cell["key"]], path
+        run = json.loads(path.read_text())["cell"]
+        study = Study(run["recipe"], seeds=[run["seed"]], overrides=run["overrides"])
+        assert _keys(study) == [run["key"]], path

@@ -11,7 +11,7 @@ from ppssl.utils.results import pack_bits
 
 
 def _result(variant="base", seed=0, hits=None, **metrics):
-    """As a cell writes it; ``hits`` are of the metric ``acc``."""
+    """Results of a run; ``hits`` are of the metric ``acc``."""
     if hits is not None:
         metrics["acc"] = float(np.mean(hits))
     per_image = {} if hits is None else {"acc": pack_bits(np.asarray(hits))}
@@ -180,7 +180,7 @@ def test_the_baseline_can_be_any_variant():
 
 
 def test_a_baseline_that_was_not_run_is_refused():
-    with pytest.raises(UserError, match=r"`baseline`: no variant bsae; there are base; better"):
+    with pytest.raises(UserError, match=r"`baseline` bsae is not a variant .* one of base; better"):
         summarise(_two_variants()[1], baseline="bsae", metrics=["acc"])
 
 

@@ -1,1 +1,1 @@
-"""Studies: recipes, ablations over seeds, benchmarks, and the demonstration."""
+"""Studies: recipes, ablation studies over seeds, benchmarks, and the demonstration."""

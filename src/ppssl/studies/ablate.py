@@ -1,6 +1,6 @@
-"""A grid of overrides times seeds over a recipe: each cell a process of its own, each result a JSON file.
+"""Ablation studies: train and evaluate variants of a recipe with several seeds, one process and one JSON per run.
 
-What has its JSON is not run again, so an interrupted grid goes on where it stopped, and committed files count.
+Runs whose JSON exists are not repeated, so an interrupted study continues where it stopped.
 """
 
 import hashlib
@@ -30,24 +30,24 @@ from rich.progress import (
 from ppssl.studies.recipes import read_yaml
 from ppssl.utils.errors import UserError
 
-__all__ = ["GIVEN", "Study", "ablate", "load_study"]
+__all__ = ["FROM_COMMAND_LINE", "Study", "ablate", "load_study"]
 
-GIVEN = "given"
-"""An override's value that a study leaves open, such as a checkpoint's path: the command line gives it."""
+FROM_COMMAND_LINE = "given"
+"""Value of an override in a study that must be given on the command line, such as the path of a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is to be compared.
+    """Ablation study: variants of a recipe, and their seeds.
 
     Attributes:
-        recipe: The recipe that everything starts from: a file, or ``ppssl:<folder>/<recipe>``.
-        variants: Overrides by variant name; dotted names and plain values, ``{}`` for the recipe itself. One whose
-            value is ``given`` is this machine's own, from the command line, for the variants that say so alone.
-        seeds: The seeds of each variant.
-        overrides: Overrides common to all variants.
-        grid: Lists of values by dotted name: every variant is run with every combination of them.
-        baseline: The variant that the others are compared with; the first by default.
+        recipe: The recipe: a file, or ``ppssl:<folder>/<recipe>``.
+        variants: By variant name, overrides of the recipe by dotted name; ``{}`` is the recipe itself. An override with
+            the value ``given`` takes its value from the command line, and applies to this variant only.
+        seeds: Seeds of each variant.
+        overrides: Overrides of all variants.
+        grid: Lists of values by dotted name: each variant is run with every combination of them.
+        baseline: The variant that the others are compared with; default: the first.
     """
 
     recipe: str
@@ -57,91 +57,95 @@ class Study:
     grid: dict[str, list[Any]] = field(default_factory=dict)
     baseline: str | None = None
 
-    def cells(self) -> list[dict[str, Any]]:
-        """Every run: ``variant``, ``seed``, ``recipe``, ``overrides`` and ``key``, which tells equal runs."""
-        recipe = _overlaid(_settings("ppssl:base"), _settings(self.recipe))
-        cells = []
-        for seed, (name, own), values in itertools.product(
-            self.seeds, self.variants.items(), itertools.product(*self.grid.values())
+    def runs(self) -> list[dict[str, Any]]:
+        """List all runs of the study.
+
+        Returns:
+            For each run ``variant``, ``seed``, ``recipe``, ``overrides`` and ``key``, a hash of all its settings.
+        """
+        recipe = _override(_recipe_settings("ppssl:base"), _recipe_settings(self.recipe))
+        grid_points = [
+            dict(zip(self.grid, values, strict=True))
+            for values in itertools.product(*self.grid.values())
+        ]
+        runs = []
+        for seed, (name, variant), point in itertools.product(
+            self.seeds, self.variants.items(), grid_points
         ):
-            point = dict(zip(self.grid, values, strict=True))
             label = ",".join([name, *(f"{k.rsplit('.', 1)[-1]}={v}" for k, v in point.items())])
-            overrides = self.overrides | own | point
-            content = json.dumps([_overlaid(recipe, overrides), seed], sort_keys=True)
-            key = hashlib.sha256(content.encode()).hexdigest()[:16]
-            cells.append(
-                {
-                    "variant": label,
-                    "seed": seed,
-                    "recipe": self.recipe,
-                    "overrides": overrides,
-                    "key": key,
-                }
-            )
-        return cells
+            overrides = self.overrides | variant | point
+            settings = json.dumps([_override(recipe, overrides), seed], sort_keys=True)
+            run = {
+                "variant": label,
+                "seed": seed,
+                "recipe": self.recipe,
+                "overrides": overrides,
+                "key": hashlib.sha256(settings.encode()).hexdigest()[:16],
+            }
+            runs.append(run)
+        return runs
 
 
-def _settings(name: str) -> dict[str, Any]:
-    """What a recipe says, by dotted name; neither comments nor the place where runs are put tell recipes apart."""
-    settings = _flat(read_yaml(name))
+def _recipe_settings(name: str) -> dict[str, Any]:
+    """Settings of a recipe by dotted name, without the output folder, which does not change the results."""
+    settings = _flatten(read_yaml(name))
     settings.pop("trainer.default_root_dir", None)
     return settings
 
 
-def _flat(content: Any, name: str = "") -> dict[str, Any]:
-    """Settings by dotted name, as the command line spells them: without ``init_args``."""
+def _flatten(content: Any, name: str = "") -> dict[str, Any]:
+    """Settings by dotted name, without ``init_args``, as on the command line."""
     if not isinstance(content, Mapping) or not content:
         return {name: content}
     flat: dict[str, Any] = {}
     for key, value in content.items():
-        flat |= _flat(value, name if key == "init_args" else f"{name}.{key}".lstrip("."))
+        flat |= _flatten(value, name if key == "init_args" else f"{name}.{key}".lstrip("."))
     return flat
 
 
-def _overlaid(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with overrides, which replace all below their name."""
+def _override(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with overrides; an override replaces the setting of its name and all settings below that name."""
     flat = dict(settings)
     for name, value in overrides.items():
         below = f"{name}."
         flat = {n: v for n, v in flat.items() if n != name and not n.startswith(below)}
-        flat |= _flat(value, name)
+        flat |= _flatten(value, name)
     return flat
 
 
 def load_study(path: str) -> Study:
-    """A study from YAML, whose keys are the attributes of :class:`Study`.
+    """Read a study from YAML; its keys are the attributes of :class:`Study`.
 
     Raises:
-        UserError: No such file, or not a study.
+        UserError: The file does not exist, or is not a study.
     """
     content = read_yaml(path)
-    known = set(Study.__dataclass_fields__)
-    if not isinstance(content, Mapping) or "recipe" not in content or set(content) - known:
-        odd = (
-            ", ".join(sorted(set(content or {}) - known))
-            if isinstance(content, Mapping)
-            else "no mapping"
-        )
-        raise UserError(
-            f"{path} is no study ({odd or 'no `recipe`'}): it takes {', '.join(sorted(known))}."
-        )
+    valid_keys = sorted(Study.__dataclass_fields__)
+    problem = ""
+    if not isinstance(content, Mapping):
+        problem = "not a mapping"
+    elif unknown := sorted(set(content) - set(valid_keys)):
+        problem = f"unknown key {', '.join(unknown)}"
+    elif "recipe" not in content:
+        problem = "no `recipe`"
+    if problem:
+        raise UserError(f"{path} is not a study ({problem}): its keys are {', '.join(valid_keys)}.")
     _check_types(content, path)
     return Study(**content)
 
 
 def _check_types(content: Mapping[str, Any], path: str) -> None:
-    """Raise on what would otherwise fail, or be taken letter by letter, far from the file that says it."""
-    kinds: dict[str, Any] = {"variants": dict, "seeds": list, "overrides": dict, "grid": dict}
-    found = [(name, content[name], kind) for name, kind in kinds.items() if name in content]
+    """Check that lists are lists and mappings are mappings, in the study and one level below."""
+    expected: dict[str, type] = {"variants": dict, "seeds": list, "overrides": dict, "grid": dict}
+    checks = [(name, content[name], kind) for name, kind in expected.items() if name in content]
     for name, kind in (("variants", dict), ("grid", list)):
-        items = content.get(name)
-        found += (
-            [(f"{name}.{k}", v, kind) for k, v in items.items()] if isinstance(items, dict) else []
-        )
-    for name, value, kind in found:
+        entries = content.get(name)
+        if isinstance(entries, dict):
+            checks += [(f"{name}.{key}", value, kind) for key, value in entries.items()]
+    for name, value, kind in checks:
         if not isinstance(value, kind):
-            wanted = "a list" if kind is list else "a mapping ({} for none)"
-            raise UserError(f"{path}: `{name}` must be {wanted}, got {value!r}.")
+            rule = "a list" if kind is list else "a mapping ({} for none)"
+            raise UserError(f"{path}: `{name}` must be {rule}, got {value!r}.")
 
 
 def ablate(
@@ -152,29 +156,29 @@ def ablate(
     work: str | Path | None = None,
     local: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Run what is not there yet.
+    """Run the runs of a study that have no result yet.
 
     Args:
-        study: What to run.
-        out: The folder of the results: one JSON a cell, ``<variant>/seed<k>.json``.
-        jobs: Cells at a time; the cores are shared out among them.
-        work: Where runs leave their checkpoints and logs; ``None``: ``runs/ablate/<name of out>``.
-        local: Overrides of this machine, such as ``--data.root=...``: they do not tell runs apart. ``{seed}`` in one
-            stands for the run's seed.
+        study: The study.
+        out: Folder of the results, one JSON per run: ``<variant>/seed<k>.json``.
+        jobs: Number of runs at a time; they share the cores.
+        work: Folder of the checkpoints and logs; ``None``: ``runs/ablate/<name of out>``.
+        local: Overrides of this machine, such as ``--data.root=...``; they are neither part of a run's key nor written
+            to its results. ``{seed}`` in a value is replaced by the run's seed.
 
     Returns:
-        The content of each cell's JSON.
+        The content of each run's JSON, in the order of :meth:`Study.runs`.
 
     Raises:
-        UserError: A JSON comes from other settings, an override that the study leaves open is not given, or a cell
-            failed; the others' results stay.
+        UserError: A JSON in ``out`` is from other settings, an override that the command line must give is missing, or
+            a run failed; the results of the other runs are kept.
     """
     if jobs < 1:
         raise ValueError(f"`jobs` must be >= 1, got {jobs}.")
-    out, cells = Path(out), study.cells()
+    out, runs = Path(out), study.runs()
     work = Path("runs/ablate") / out.name if work is None else Path(work)
-    todo = [cell for cell in cells if not _is_done(cell, out)]
-    own = {cell["key"]: _own(cell, local, cells) for cell in todo}
+    pending = [run for run in runs if not _is_done(run, out)]
+    overrides = {run["key"]: _local_overrides(run, local, runs) for run in pending}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -183,60 +187,69 @@ def ablate(
         TimeRemainingColumn(),
     )
     with Progress(*columns) as progress:
-        task = progress.add_task("Runs", total=len(cells), completed=len(cells) - len(todo))
-        runner = _Runner(out, work, jobs, own)
-        runner.run(todo, lambda: progress.advance(task))
-    return [json.loads(_path(cell, out).read_text()) for cell in cells]
+        completed = len(runs) - len(pending)
+        task = progress.add_task("Runs", total=len(runs), completed=completed)
+        runner = _Runner(out, work, jobs, overrides)
+        runner.run_all(pending, lambda: progress.advance(task))
+    return [json.loads(_result_path(run, out).read_text()) for run in runs]
 
 
-def _path(cell: Mapping[str, Any], out: Path) -> Path:
-    safe = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in cell["variant"])
-    return out / safe / f"seed{cell['seed']}.json"
+def _result_path(run: Mapping[str, Any], out: Path) -> Path:
+    folder = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in run["variant"])
+    return out / folder / f"seed{run['seed']}.json"
 
 
-def _own(
-    cell: Mapping[str, Any], local: Sequence[str], cells: Sequence[Mapping[str, Any]]
+def _local_overrides(
+    run: Mapping[str, Any], local: Sequence[str], runs: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """This machine's overrides for a cell."""
-    asked = _left_open(cell)
-    others = {name for other in cells for name in _left_open(other)} - asked
+    """The local overrides that apply to a run: not those that only other variants ask for."""
+    required = _from_command_line(run)
+    for_other_variants = {name for other in runs for name in _from_command_line(other)} - required
     by_name = {override.removeprefix("--").partition("=")[0]: override for override in local}
-    if missing := sorted(asked - by_name.keys()):
+    if missing := sorted(required - by_name.keys()):
         raise UserError(
-            f"The variant `{cell['variant']}` needs `--{missing[0]}=...` on the command line: the study leaves it open."
+            f"The variant `{run['variant']}` needs `--{missing[0]}=...` on the command line: in the study its value is "
+            f"`{FROM_COMMAND_LINE}`."
         )
-    seed = str(cell["seed"])
-    return [o.replace("{seed}", seed) for name, o in by_name.items() if name not in others]
+    seed = str(run["seed"])
+    return [
+        override.replace("{seed}", seed)
+        for name, override in by_name.items()
+        if name not in for_other_variants
+    ]
 
 
-def _left_open(cell: Mapping[str, Any]) -> set[str]:
-    return {name for name, value in cell["overrides"].items() if value == GIVEN}
+def _from_command_line(run: Mapping[str, Any]) -> set[str]:
+    """Names of the overrides of a run that the command line must give."""
+    return {name for name, value in run["overrides"].items() if value == FROM_COMMAND_LINE}
 
 
-def _is_done(cell: Mapping[str, Any], out: Path) -> bool:
-    path = _path(cell, out)
+def _is_done(run: Mapping[str, Any], out: Path) -> bool:
+    path = _result_path(run, out)
     if not path.is_file():
         return False
-    if json.loads(path.read_text())["cell"]["key"] != cell["key"]:
+    if json.loads(path.read_text())["cell"]["key"] != run["key"]:
         raise UserError(
-            f"{path} comes from another recipe or other overrides: remove it, or choose another folder."
+            f"{path} is from another recipe or other overrides: remove it, or choose another `--out` folder."
         )
     return True
 
 
 class _Runner:
-    """Runs cells as processes, some at a time; an interruption or a failure ends the running ones."""
+    """Runs the runs of a study in processes, several at a time; an interruption or a failure stops all of them."""
 
-    def __init__(self, out: Path, work: Path, jobs: int, local: Mapping[str, list[str]]) -> None:
-        self.out, self.work, self.jobs, self.local = out, work, jobs, local
+    def __init__(
+        self, out: Path, work: Path, jobs: int, overrides: Mapping[str, list[str]]
+    ) -> None:
+        self.out, self.work, self.jobs, self.overrides = out, work, jobs, overrides
         self.threads = max(1, (os.cpu_count() or 1) // jobs)
         self.running: dict[int, subprocess.Popen[bytes]] = {}
         self.stopped = threading.Event()
 
-    def run(self, cells: list[dict[str, Any]], done: Callable[[], None]) -> None:
-        """Run all; ``done`` is called after each."""
+    def run_all(self, runs: list[dict[str, Any]], done: Callable[[], None]) -> None:
+        """Run all runs, and call ``done`` after each."""
         with _exit_on_sigterm(), ThreadPoolExecutor(self.jobs) as pool:
-            futures = [pool.submit(self._run, cell) for cell in cells]
+            futures = [pool.submit(self._run, run) for run in runs]
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -247,22 +260,15 @@ class _Runner:
                     process.terminate()
                 pool.shutdown(cancel_futures=True)
 
-    def _run(self, cell: dict[str, Any]) -> None:
+    def _run(self, run: dict[str, Any]) -> None:
         if self.stopped.is_set():
             return
-        path = _path(cell, self.out)
+        path = _result_path(run, self.out)
         folder = self.work / path.relative_to(self.out).with_suffix("")
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"
-        local = [*self.local[cell["key"]], f"--trainer.default_root_dir={folder}"]
-        command = [
-            sys.executable,
-            "-m",
-            "ppssl.studies.single_run",
-            json.dumps(cell),
-            str(path),
-            *local,
-        ]
+        command = [sys.executable, "-m", "ppssl.studies.single_run", json.dumps(run), str(path)]
+        command += [*self.overrides[run["key"]], f"--trainer.default_root_dir={folder}"]
         with log.open("wb") as output:
             env = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
@@ -270,21 +276,19 @@ class _Runner:
             code = process.wait()
             self.running.pop(process.pid)
         if code != 0 and not self.stopped.is_set():
-            last = (
-                log.read_text(errors="replace").strip().splitlines()
-                or [f"no output, exit code {code}"]
-            )[-1]
-            raise UserError(f"{cell['variant']}, seed {cell['seed']} failed: {last} (see {log}).")
+            lines = log.read_text(errors="replace").strip().splitlines()
+            reason = lines[-1] if lines else f"no output, exit code {code}"
+            raise UserError(f"{run['variant']}, seed {run['seed']} failed: {reason} (see {log}).")
 
 
 @contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-    """End as on Ctrl-C, the running cells too: Python itself would leave them behind."""
+    """Exit normally on SIGTERM, so that the running processes are stopped too."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

@@ -1,7 +1,6 @@
-"""What a training step costs: variants timed in one run, in turns, and each one's memory in a process of its own."""
+"""Benchmark of the training step: time and memory of MoCo v2, AIS and IADM (``ppssl bench step``)."""
 
 import json
-import operator
 import resource
 import statistics
 import subprocess
@@ -25,43 +24,51 @@ from ppssl.utils.checks import check_range
 from ppssl.utils.device import resolve_device
 from ppssl.utils.results import provenance
 
-__all__ = ["VARIANTS", "bench_step"]
+__all__ = ["VARIANTS", "bench_step", "random_ais"]
 
 NUM_IMAGES = 4096
-"""The queue and the bank are as for a data set of this size."""
+"""Size of the data set, which determines the sizes of the queue and of the text bank."""
 NUM_TEXTS = 300
+"""Number of descriptions in the text bank."""
 
 
-def _ais() -> AIS:
-    """AIS over a bank of random vectors: what it costs once the real bank is made."""
+class _RandomBank(AIS):
+    """AIS whose bank is attached, not made."""
+
+    def prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Keep the bank."""
+
+
+def random_ais() -> AIS:
+    """AIS over a bank of random vectors: the cost of AIS once the bank is made."""
     draw = torch.Generator().manual_seed(0)
     texts, images = (
         F.normalize(torch.randn(n, 512, generator=draw), dim=1) for n in (NUM_TEXTS, NUM_IMAGES)
     )
     corpus = TextCorpus([f"description {j}" for j in range(NUM_TEXTS)])
-    plugin = AIS("random")
-    plugin.attach(
-        TextBank(corpus, texts, images[:, None].half(), images.mean(dim=0), 0, temperature=0.01)
-    )
+    plugin = _RandomBank("random")
+    bank = TextBank(corpus, texts, images[:, None].half(), images.mean(dim=0), 0, temperature=0.01)
+    plugin.attach(bank)
     return plugin
 
 
 def _iadm(every: int = 1) -> IADM:
-    """IADM at its full weight from the first step on."""
+    """IADM with full weight from the first step."""
     return IADM(start=0, full=0, every=every)
 
 
 VARIANTS: dict[str, Callable[[], dict[str, LossPlugin]]] = {
     "encoder": dict,
     "plain": dict,
-    "ais": lambda: {"ais": _ais()},
+    "ais": lambda: {"ais": random_ais()},
     "iadm": lambda: {"iadm": _iadm()},
-    "full": lambda: {"ais": _ais(), "iadm": _iadm()},
-    "full, every 2": lambda: {"ais": _ais(), "iadm": _iadm(2)},
-    "full, every 4": lambda: {"ais": _ais(), "iadm": _iadm(4)},
+    "full": lambda: {"ais": random_ais(), "iadm": _iadm()},
+    "full, every 2": lambda: {"ais": random_ais(), "iadm": _iadm(2)},
+    "full, every 4": lambda: {"ais": random_ais(), "iadm": _iadm(4)},
 }
-"""The plugins of what is timed. ``encoder`` is forward and backward of the encoder alone, ``plain`` a MoCo v2 step."""
+"""Plugins by variant; ``plain`` is MoCo v2, ``encoder`` only forward and backward pass of the encoder."""
 BASELINE = "plain"
+"""The variant that times are divided by."""
 
 
 def bench_step(
@@ -71,33 +78,35 @@ def bench_step(
     repeats: int = 10,
     variants: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Time one optimizer step of each variant; of one that makes A* in every n-th step, the mean over n steps.
+    """Measure time and memory of one optimizer step of each variant.
 
-    In each round every variant has its turn, in rotated order, and a ratio is of two times of one round: a machine that
-    slows down slows all of them. One round warms up.
+    All variants are timed in turns: each round times every variant once, in rotated order, after one warm-up round.
+    Ratios are computed within a round, so a machine that slows down affects both times. For a variant that computes A*
+    in every n-th step, a time is the mean over n steps. Memory is measured in a separate process per variant.
 
     Args:
         backbone: Any timm model name, or ``resnet_small``.
-        batch_size: Images a step.
+        batch_size: Images per step.
         image_size: Height and width in pixels.
-        repeats: Timed steps of each variant.
-        variants: Which of :data:`VARIANTS`; ``None``: all. ``plain`` is always among them.
+        repeats: Number of rounds.
+        variants: Names of :data:`VARIANTS`; ``None``: all. ``plain`` is always included.
 
     Returns:
-        ``seconds`` (median, min and max) and ``max_rss_mib`` by variant, ``ratios`` by ``<a>/plain``, the median of the
-        rounds', the arguments and where it ran.
+        ``seconds`` (median, min and max) and ``max_rss_mib`` by variant; ``ratios`` by ``<variant>/plain``, medians
+        over the rounds; the arguments, and the provenance.
     """
     check_range(">= 1", batch_size=batch_size, image_size=image_size, repeats=repeats)
     for name in variants or ():
         if name not in VARIANTS:
-            raise ValueError(f"`variants` must be of {', '.join(VARIANTS)}, got {name!r}.")
+            choices = ", ".join(VARIANTS)
+            raise ValueError(f"`variants` must be one or more of {choices}, got {name!r}.")
     names = [n for n in VARIANTS if variants is None or n in (*variants, BASELINE)]
     arguments: dict[str, Any] = {
         "backbone": backbone,
         "batch_size": batch_size,
         "image_size": image_size,
     }
-    times = _rounds({name: _stepper(name, **arguments) for name in names}, repeats)
+    times = _time_rounds({name: _timed_step(name, **arguments) for name in names}, repeats)
     return {
         "schema_version": 1,
         "arguments": arguments | {"repeats": repeats, "threads": torch.get_num_threads()},
@@ -106,18 +115,19 @@ def bench_step(
             n: {"median": statistics.median(t), "min": min(t), "max": max(t)}
             for n, t in times.items()
         },
-        "max_rss_mib": {name: _memory(name, arguments) for name in track(names, "Memory")},
+        "max_rss_mib": {name: _peak_memory(name, arguments) for name in track(names, "Memory")},
         "ratios": _ratios(times),
         "provenance": provenance(),
     }
 
 
-def _rounds(steps: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each variant, one a round, after a round that does not count."""
+def _time_rounds(steps: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each variant in each round, without the warm-up round."""
     names = list(steps)
     times: dict[str, list[float]] = {name: [] for name in names}
     for i in track(range(repeats + 1), "Rounds"):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
+        start = i % len(names)
+        for name in names[start:] + names[:start]:
             elapsed = steps[name]()
             if i > 0:
                 times[name].append(elapsed)
@@ -125,18 +135,22 @@ def _rounds(steps: Mapping[str, Callable[[], float]], repeats: int) -> dict[str,
 
 
 def _ratios(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Each variant's time over the baseline's of the same round, the median of the rounds."""
-    return {
-        f"{name}/{BASELINE}": statistics.median(map(operator.truediv, own, times[BASELINE]))
-        for name, own in times.items()
-        if name != BASELINE
-    }
+    """Median over the rounds of each variant's time divided by the baseline's time in the same round."""
+    medians = {}
+    for name, seconds in times.items():
+        if name != BASELINE:
+            ratios = [s / base for s, base in zip(seconds, times[BASELINE], strict=True)]
+            medians[f"{name}/{BASELINE}"] = statistics.median(ratios)
+    return medians
 
 
-def _stepper(
+def _timed_step(
     variant: str, *, backbone: str, batch_size: int, image_size: int
 ) -> Callable[[], float]:
-    """A function that takes an optimizer step, or as many as A* is made once in, and returns the seconds of one."""
+    """Return a function that runs one period of optimizer steps and returns the mean seconds of a step.
+
+    A period is one step, or n steps if A* is computed in every n-th step.
+    """
     device = resolve_device("auto")
     torch.manual_seed(0)
     plugins = VARIANTS[variant]()
@@ -162,7 +176,7 @@ def _stepper(
         if variant != "encoder":
             model.contrastive.after_step(model.encoder, total_steps=1000)
 
-    def period_of_steps() -> float:
+    def time_period() -> float:
         _synchronize(device)
         started = time.perf_counter()
         for number in range(period):
@@ -170,7 +184,7 @@ def _stepper(
         _synchronize(device)
         return (time.perf_counter() - started) / period
 
-    return period_of_steps
+    return time_period
 
 
 def _synchronize(device: torch.device) -> None:
@@ -178,22 +192,22 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _memory(variant: str, arguments: Mapping[str, Any]) -> float:
-    """Largest resident size of a process that takes three steps of one variant, in MiB."""
+def _peak_memory(variant: str, arguments: Mapping[str, Any]) -> float:
+    """Peak resident memory in MiB of a process that runs three steps of a variant."""
     command = [sys.executable, "-m", "ppssl.studies.bench_step", variant, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def _report_memory() -> None:
-    step = _stepper(sys.argv[1], **json.loads(sys.argv[2]))
+def _print_peak_memory() -> None:
+    step = _timed_step(sys.argv[1], **json.loads(sys.argv[2]))
     for _ in range(3):
         step()
     sys.stdout.write(f"{_peak_kib() / 1024}\n")
 
 
 def _peak_kib() -> int:
-    """This process's largest resident size: Linux's VmHWM, for ``ru_maxrss`` begins there with the parent's."""
+    """Peak resident memory of this process; on Linux VmHWM, since ``ru_maxrss`` starts from the parent's value."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(status.read_text().split("VmHWM:")[1].split()[0])
@@ -201,4 +215,4 @@ def _peak_kib() -> int:
 
 
 if __name__ == "__main__":
-    _report_memory()
+    _print_peak_memory()

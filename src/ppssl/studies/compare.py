@@ -1,4 +1,4 @@
-"""Tables of an ablation: mean and spread over seeds, and differences paired by seed and image."""
+"""Comparison of the variants of an ablation study: means over seeds, and paired differences with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,19 @@ from ppssl.utils.results import unpack_bits
 __all__ = ["BRANCH", "Difference", "group", "markdown_table", "paired_difference", "summarise"]
 
 BRANCH = "branch-"
-"""Before the name of a metric: of the embeddings pooled with IADM's A; compared with p's where a run has no such."""
+"""Prefix of the metrics of the feature ``branch``; a baseline without that feature is compared by its plain metrics."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant's metric minus the baseline's: the mean over common seeds, and its 95 % interval."""
+    """Difference of a metric between a variant and the baseline: mean over common seeds, with its 95 % interval.
+
+    Attributes:
+        mean: The mean difference.
+        low: Low end of the interval.
+        high: High end of the interval.
+        seeds: Number of common seeds.
+    """
 
     mean: float
     low: float
@@ -27,7 +34,7 @@ class Difference:
 
 
 def group(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """Results by variant and seed, in their order."""
+    """Group results by variant and seed, in the given order."""
     grouped: dict[str, dict[int, Mapping[str, Any]]] = {}
     for result in results:
         grouped.setdefault(result["cell"]["variant"], {})[result["cell"]["seed"]] = result
@@ -37,16 +44,24 @@ def group(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[s
 def paired_difference(
     variant: Mapping[int, Mapping[str, Any]], baseline: Mapping[int, Mapping[str, Any]], metric: str
 ) -> Difference | None:
-    """A bootstrap over seeds, and over images where the results hold them; ``None`` without a common seed.
+    """Compute the paired difference of two variants by a bootstrap over seeds and, if possible, over test images.
 
-    Seeds and images are resampled independently, each as often as there are, and both sides see the same ones: what is
-    common to them (a hard image, a lucky seed) cancels.
+    Seeds and images are resampled independently with replacement, and both variants are evaluated on the same
+    resample, so effects that they share (a hard image, a lucky seed) cancel.
+
+    Args:
+        variant: Results of the variant by seed.
+        baseline: Results of the baseline by seed.
+        metric: Name of the metric.
+
+    Returns:
+        The difference; ``None`` without a common seed.
     """
     seeds = sorted(variant.keys() & baseline.keys())
     if not seeds:
         return None
     rows = [_difference(variant[s], baseline[s], metric) for s in seeds]
-    if len({len(row) for row in rows}) > 1:  # the seeds hold different images: compare their means
+    if len({len(row) for row in rows}) > 1:  # the seeds have different test images: compare means
         rows = [row.mean(keepdims=True) for row in rows]
     differences = np.stack(rows)  # (S, Q) or (S, 1)
     means = [
@@ -57,28 +72,39 @@ def paired_difference(
     return Difference(float(differences.mean()), float(low), float(high), len(seeds))
 
 
-def _difference(left: Mapping[str, Any], right: Mapping[str, Any], metric: str) -> np.ndarray:
-    other = metric if metric in right["metrics"] else metric.removeprefix(BRANCH)
-    if metric in left["per_image"] and other in right["per_image"]:
-        a, b = unpack_bits(left["per_image"][metric]), unpack_bits(right["per_image"][other])
-        if len(a) == len(b):
-            return a.astype(float) - b.astype(float)
-    return np.array([left["metrics"][metric] - right["metrics"][other]])
+def _difference(variant: Mapping[str, Any], baseline: Mapping[str, Any], metric: str) -> np.ndarray:
+    """Differences of one seed: per image, ``(Q,)``, or of the means, ``(1,)``."""
+    base_metric = metric if metric in baseline["metrics"] else metric.removeprefix(BRANCH)
+    if metric in variant["per_image"] and base_metric in baseline["per_image"]:
+        hits = unpack_bits(variant["per_image"][metric])
+        base_hits = unpack_bits(baseline["per_image"][base_metric])
+        if len(hits) == len(base_hits):
+            return hits.astype(float) - base_hits.astype(float)
+    return np.array([variant["metrics"][metric] - baseline["metrics"][base_metric]])
 
 
 def summarise(
     results: Sequence[Mapping[str, Any]], *, baseline: str | None = None, metrics: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """By variant and metric: ``mean``, ``std`` (over seeds, ddof 1), ``seeds``, and ``difference`` to the baseline.
+    """Summarise results by variant and metric.
 
-    A metric that a variant's runs do not have is left out of its row.
+    Args:
+        results: Contents of the runs' JSON files.
+        baseline: The variant that the others are compared with; ``None``: the first.
+        metrics: Names of the metrics; those that a run of a variant lacks are left out for that variant.
+
+    Returns:
+        By variant and metric: ``mean``, ``std`` (over seeds, ddof 1; ``None`` for one seed), ``seeds``, and for all
+        variants but the baseline the ``difference`` (:func:`paired_difference`).
 
     Raises:
-        UserError: No such baseline.
+        UserError: There is no variant of the baseline's name.
     """
     grouped = group(results)
     if baseline is not None and baseline not in grouped:
-        raise UserError(f"`baseline`: no variant {baseline}; there are {'; '.join(grouped)}.")
+        raise UserError(
+            f"`baseline` {baseline} is not a variant of the study: choose one of {'; '.join(grouped)}."
+        )
     base = next(iter(grouped), "") if baseline is None else baseline
     summary: dict[str, dict[str, Any]] = {}
     for name, runs in grouped.items():
@@ -96,18 +122,15 @@ def summarise(
 
 
 def markdown_table(summary: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> str:
-    """Percent, ``mean ± standard deviation``, and under it the difference to the baseline with its interval."""
+    """Write a Markdown table in percent: ``mean ± standard deviation (difference to the baseline [interval])``."""
     lines = [
         "| variant | seeds | " + " | ".join(metrics) + " |",
         "|---|" + "---:|" * (len(metrics) + 1),
     ]
     for name, row in summary.items():
         seeds = next(iter(row.values()))["seeds"]
-        lines.append(
-            f"| {name} | {seeds} | "
-            + " | ".join(_text(row[m]) if m in row else "-" for m in metrics)
-            + " |"
-        )
+        cells = [_text(row[metric]) if metric in row else "-" for metric in metrics]
+        lines.append(f"| {' | '.join([name, str(seeds), *cells])} |")
     return "\n".join(lines) + "\n"
 
 

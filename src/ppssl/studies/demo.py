@@ -1,4 +1,4 @@
-"""The demonstration: pretrain on synthetic birds with AIS and IADM, and compare the encoder before and after."""
+"""Demonstration: pretrain on synthetic birds with AIS and IADM, and evaluate the encoder before and after."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,35 +14,35 @@ __all__ = ["EPOCHS", "RECIPE", "demo"]
 
 RECIPE = "ppssl:synthetic/pretrain"
 EPOCHS = 6
-"""Fewer than the recipe's, for some four minutes."""
+"""Number of epochs, fewer than the recipe's: about four minutes on a CPU."""
 PLUGINS = (
     "--model.plugins.ais.corpus=synthetic-birds",
     "--model.plugins.ais.teacher=synthetic-clip",
     "--model.plugins.iadm.loss_weight=1.0",
 )
 PANEL_IMAGES = 6
+"""Number of images in the saliency figure."""
 
 
 def demo(out: str | Path, *, seed: int = 0, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Train the synthetic recipe with AIS, from the embedded teacher, and IADM, for :data:`EPOCHS` epochs.
+    """Train the synthetic recipe for :data:`EPOCHS` epochs with IADM and with AIS from the teacher in the package.
 
     Args:
-        out: The folder for checkpoint, TensorBoard events, ``results.json`` and ``saliency.png``.
+        out: Folder of the checkpoint, TensorBoard events, ``results.json`` and ``saliency.png``.
         seed: The run's seed.
-        overrides: Of the recipe, as on the command line: ``--trainer.max_epochs=1``.
+        overrides: Overrides of the recipe, as on the command line: ``--trainer.max_epochs=1``.
 
     Returns:
-        What ``results.json`` holds: ``before`` and ``after``, each as :class:`ppssl.utils.results.Results`, and
-        where the
-        checkpoint is.
+        The content of ``results.json``: ``before`` and ``after``, each as :class:`ppssl.utils.results.Results`, and the
+        path of the ``checkpoint``.
     """
-    own = [
+    defaults = [
         f"--trainer.default_root_dir={out}",
         f"--seed_everything={seed}",
         f"--trainer.max_epochs={EPOCHS}",
         *PLUGINS,
     ]
-    built = build_recipe(RECIPE, [*own, *overrides])
+    built = build_recipe(RECIPE, [*defaults, *overrides])
     before = evaluate(built.model, built.datamodule)
     built.trainer.fit(built.model, built.datamodule)
     after = evaluate(built.model, built.datamodule)

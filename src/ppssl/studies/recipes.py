@@ -1,7 +1,7 @@
-"""Recipes: YAML files that say what to train, on what, and how. They are LightningCLI's configs.
+"""Recipes: YAML configurations of LightningCLI for model, data set and Trainer.
 
-``ppssl:folder/pretrain`` names a recipe that travels with the package, ``experiments/folder/pretrain.yaml``. The base
-recipe gives the defaults; a recipe states only what it changes.
+``ppssl:folder/pretrain`` is a recipe in the package, ``experiments/folder/pretrain.yaml``. The recipe ``ppssl:base``
+holds the defaults; other recipes state only their differences.
 """
 
 import itertools
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 PLUGINS = {"ais": "ppssl.AIS", "iadm": "ppssl.IADM"}
-"""The plugins of the package, by the name that makes the command line add them."""
+"""Class paths of the package's plugins, by the name of their command line options (``--model.plugins.<name>``)."""
 
 _PREFIX = "ppssl:"
 _BASE = "ppssl:base"
@@ -47,13 +47,14 @@ _PLUGIN_OPTION = re.compile(
 
 
 class PPSSLCLI(LightningCLI):
-    """LightningCLI over models and data modules of ppssl: base recipe, checkpoints, ``--resume auto``.
+    """LightningCLI with ppssl's data modules, base recipe, checkpoints and ``--resume``.
 
-    The model is any LightningModule by its ``class_path``: PPSSL, FineTune, LinearProbe, or one of your own.
+    The model is any LightningModule, chosen by its ``class_path``: PPSSL, FineTune, LinearProbe, or a user's own.
 
     Args:
-        args: The command line, without the program's name.
-        examples: What ``--help`` of each of the Trainer's commands shows; ``None``: no commands, build only.
+        args: Command line arguments, without the program's name.
+        examples: By Trainer command (``fit`` ...), the example that its ``--help`` shows; ``None``: no commands, only
+            create Trainer, model and data module.
     """
 
     def __init__(self, args: Sequence[str], examples: dict[str, str] | None = None) -> None:
@@ -80,38 +81,39 @@ class PPSSLCLI(LightningCLI):
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The options that are not the Trainer's, the model's or the data's."""
+        """Add the options of checkpoints, and ``--resume``."""
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_argument(
             "--resume",
             type=str | None,
             default=None,
-            help="`auto`: go on from the readable checkpoint with the highest step below trainer.default_root_dir; "
-            "or a checkpoint's path.",
+            help="`auto`: resume from the readable checkpoint with the highest step in trainer.default_root_dir; "
+            "or the path of a checkpoint.",
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer, with :class:`AtomicCheckpointIO` in place of Lightning's ``TorchCheckpointIO``."""
+        """Create the Trainer, with :class:`AtomicCheckpointIO` in place of Lightning's ``TorchCheckpointIO``."""
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
 
     def before_fit(self) -> None:
-        """Choose the checkpoint to go on from, and keep the log of before."""
+        """Choose the checkpoint to resume from, and keep the earlier rows of the CSV log."""
         resume = self.config_init["fit"]["resume"]
         if resume is not None:
-            self.config_init["fit"]["ckpt_path"] = self._checkpoint(resume)
+            self.config_init["fit"]["ckpt_path"] = self._checkpoint_to_resume(resume)
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLogger) and self.trainer.is_global_zero:
                 keep_metrics(logger, resuming=self.config_init["fit"]["ckpt_path"] is not None)
 
-    def _checkpoint(self, resume: str) -> str | None:
+    def _checkpoint_to_resume(self, resume: str) -> str | None:
+        """Path of the checkpoint that ``--resume`` names; ``None`` if ``auto`` finds none."""
         root = Path(self.trainer.default_root_dir)
         path = newest_checkpoint(root) if resume == "auto" else Path(resume)
         if path is not None and not path.is_file():
             raise UserError(
-                f"`--resume`: no such checkpoint: {path}; `--resume auto` looks for one."
+                f"`--resume`: no such checkpoint: {path}. `--resume auto` selects the newest one."
             )
         rank_zero_info(
             f"Resuming from {path}." if path else f"Nothing to resume in {root}: starting anew."
@@ -119,27 +121,27 @@ class PPSSLCLI(LightningCLI):
         return None if path is None else str(path)
 
     def after_fit(self) -> None:
-        """Say where the result lies."""
+        """Print the path of the last checkpoint."""
         path = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
         if path:
             rank_zero_info(f"Checkpoint: {path}")
 
 
 def build_recipe(recipe: str, overrides: Sequence[str] = ()) -> PPSSLCLI:
-    """What a recipe describes: the result has ``trainer``, ``model`` and ``datamodule``.
+    """Create the ``trainer``, ``model`` and ``datamodule`` of a recipe.
 
     Args:
         recipe: A file, or ``ppssl:<folder>/<recipe>``.
-        overrides: As on the command line, such as ``--model.lr=0.001``.
+        overrides: Overrides of the recipe, as on the command line, such as ``--model.lr=0.001``.
     """
     return PPSSLCLI(["--config", recipe, *overrides])
 
 
 def recipe_path(name: str) -> str:
-    """The file of a recipe named ``ppssl:<folder>/<recipe>``; any other name is a path and comes back as it is.
+    """Return the path of a recipe; names without the prefix ``ppssl:`` are paths, and returned unchanged.
 
     Raises:
-        UserError: No such recipe or file, with the nearest name.
+        UserError: The recipe or file does not exist; the message suggests a similar name.
     """
     if not name.startswith(_PREFIX):
         if not Path(name).is_file():
@@ -148,36 +150,35 @@ def recipe_path(name: str) -> str:
     root = Path(str(files("ppssl.experiments")))
     path = root / f"{name.removeprefix(_PREFIX)}.yaml"
     if not path.is_file():
-        known = sorted(
+        recipes = sorted(
             f"{_PREFIX}{p.relative_to(root).with_suffix('')}" for p in root.rglob("*.yaml")
         )
         raise UserError(
-            f"No such recipe: {name}{did_you_mean(name, known)}; there are {', '.join(known)}."
+            f"No such recipe: {name}{did_you_mean(name, recipes)}. Choose one of {', '.join(recipes)}."
         )
     return str(path)
 
 
 def _launcher_defaults() -> dict[str, Any]:
-    """What ``torchrun`` and ``fabric run`` were told becomes the Trainer's defaults; it is in the environment."""
+    """Trainer defaults from the environment variables that ``torchrun`` and ``fabric run`` set."""
     defaults: dict[str, Any] = {}
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         defaults = {"devices": local, "num_nodes": int(os.environ["WORLD_SIZE"]) // local}
     if os.environ.get("LT_CLI_USED") != "1":
         return defaults
-    names = ("accelerator", "devices", "strategy", "num_nodes", "precision")
-    told = {name: os.environ.get(f"LT_{name.upper()}") for name in names}
-    return defaults | {
-        name: int(value) if value.isdigit() and name != "precision" else value
-        for name, value in told.items()
-        if value is not None
-    }
+    for name in ("accelerator", "devices", "strategy", "num_nodes", "precision"):
+        value = os.environ.get(f"LT_{name.upper()}")
+        if value is not None:
+            is_number = value.isdigit() and name != "precision"
+            defaults[name] = int(value) if is_number else value
+    return defaults
 
 
 def replace_values(
     args: Sequence[str], options: Sequence[str], replace: Callable[[str], str]
 ) -> list[str]:
-    """The command line with the values of some options replaced, given as ``--a b`` or ``--a=b``."""
+    """Replace the values of some options in a command line, written as ``--a b`` or ``--a=b``."""
     replaced: list[str] = []
     for previous, arg in zip(["", *args], args, strict=False):
         option, equals, value = arg.partition("=")
@@ -191,26 +192,27 @@ def replace_values(
 
 
 def add_plugins(args: Sequence[str]) -> list[str]:
-    """The command line with ``--model.plugins.ais=ppssl.AIS`` before the first option of a plugin that nothing names.
+    """Add ``--model.plugins.ais=ppssl.AIS`` to a command line with options of AIS, if no recipe adds AIS (or IADM).
 
-    So ``--model.plugins.ais.corpus=...`` is all it takes to train any recipe with AIS.
+    So ``--model.plugins.ais.corpus=...`` is enough to train any recipe with AIS.
     """
-    pairs = [*itertools.pairwise(args), *(arg.split("=", 1) for arg in args if "=" in arg)]
-    configs = [path for option, path in pairs if option in ("--config", "-c")]
-    named = {name for path in configs for name in _plugins_of(read_yaml(path))}
-    added: list[str] = []
+    options = [*itertools.pairwise(args), *(arg.split("=", 1) for arg in args if "=" in arg)]
+    configs = [value for option, value in options if option in ("--config", "-c")]
+    present = {name for path in configs for name in _plugins_of(read_yaml(path))}
+    extended: list[str] = []
     for arg in args:
-        found = _PLUGIN_OPTION.match(arg)
-        if found and found["name"] not in named:
-            name, rest = found["name"], found["rest"]
+        option = _PLUGIN_OPTION.match(arg)
+        if option and option["name"] not in present:
+            name, rest = option["name"], option["rest"]
             if rest.startswith(".") and not rest.startswith(".class_path"):
-                added.append(f"{found['plugins']}{name}={PLUGINS[name]}")
-            named.add(name)
-        added.append(arg)
-    return added
+                extended.append(f"{option['plugins']}{name}={PLUGINS[name]}")
+            present.add(name)
+        extended.append(arg)
+    return extended
 
 
 def _plugins_of(config: Any) -> list[str]:
+    """Names of the plugins in the content of a recipe."""
     model = config.get("model") if isinstance(config, dict) else None
     init_args = model.get("init_args", model) if isinstance(model, dict) else {}
     plugins = init_args.get("plugins") if isinstance(init_args, dict) else None
@@ -218,13 +220,13 @@ def _plugins_of(config: Any) -> list[str]:
 
 
 def read_yaml(name: str) -> Any:
-    """The content of a recipe or another YAML file.
+    """Read a recipe or another YAML file.
 
     Raises:
-        UserError: No such file, or no YAML.
+        UserError: The file does not exist, or is not YAML.
     """
     path = recipe_path(name)
     try:
         return yaml.safe_load(Path(path).read_text())
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error

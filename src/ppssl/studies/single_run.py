@@ -1,4 +1,4 @@
-"""One run of an ablation, in a process of its own: train a recipe, evaluate it, write JSON."""
+"""One run of an ablation study, as a separate process: train a recipe, evaluate the model, write JSON."""
 
 import json
 import resource
@@ -15,15 +15,15 @@ from ppssl.inference.embed import fingerprint
 from ppssl.inference.embeddings import has_branch_feature
 from ppssl.losses.iadm.callback import measure_health
 from ppssl.losses.iadm.plugin import IADM
-from ppssl.studies.ablate import GIVEN
+from ppssl.studies.ablate import FROM_COMMAND_LINE
 from ppssl.studies.compare import BRANCH
 from ppssl.studies.recipes import PPSSLCLI, build_recipe
 from ppssl.utils.results import Results, without_local, write_json
 
-__all__ = ["main", "run_cell"]
+__all__ = ["execute_run", "main"]
 
-PROBES = 256
-"""Training images whose maps are measured."""
+HEALTH_IMAGES = 256
+"""Number of training images on which the health of saliency maps is measured."""
 HEALTH_UNITS = {"kl_uniform": "nats", "correlation": "correlation"}
 QUIET = (
     "--trainer.logger=false",
@@ -31,37 +31,42 @@ QUIET = (
     "--trainer.enable_model_summary=false",
     "--trainer.limit_val_batches=0",
 )
+"""Trainer settings of a run: no logging, progress bar or validation."""
 
 
-def run_cell(cell: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> None:
-    """Train, measure, write: an encoder by :func:`evaluate`, a classifier by :func:`evaluate_classifier`.
+def execute_run(run: Mapping[str, Any], path: str, local: Sequence[str] = ()) -> None:
+    """Train the model of a run, evaluate it, and write the results.
 
-    Of a classifier's encoder ``start`` tells the fingerprint of the first weights, whichever file they came from.
-    Of a model with IADM there are also the embeddings pooled with its A (METHOD D13), as ``branch-<metric>``, and the
-    health of its maps, as ``health-<metric>``.
+    An encoder is evaluated by :func:`~ppssl.evaluation.evaluate.evaluate`, a classifier by
+    :func:`~ppssl.evaluation.classifier.evaluate_classifier`. For a classifier the results also hold ``start``, the
+    fingerprint of the encoder's initial weights. For a model with IADM they also hold the metrics of the feature
+    ``branch`` (:ref:`D13 <d13>`), as ``branch-<metric>``, and the health of its maps, as ``health-<metric>``.
 
     Args:
-        cell: ``recipe``, ``overrides`` (dotted names and values), ``seed`` and what identifies the cell.
-        path: The JSON to write.
-        local: Overrides of this machine; their values are not written down
-        (:func:`~ppssl.utils.results.without_local`).
+        run: A run of :meth:`ppssl.studies.ablate.Study.runs`; it is stored in the results as ``cell``.
+        path: The JSON file to write.
+        local: Overrides of this machine; their values are left out of the results
+            (:func:`~ppssl.utils.results.without_local`).
     """
-    stated = {name: value for name, value in cell["overrides"].items() if value != GIVEN}
-    overrides = [f"--{name}={_text(value)}" for name, value in stated.items()]
-    built = build_recipe(
-        cell["recipe"], [*QUIET, *overrides, f"--seed_everything={cell['seed']}", *local]
-    )
-    results = _train_and_measure(built)
+    overrides = [
+        f"--{name}={_text(value)}"
+        for name, value in run["overrides"].items()
+        if value != FROM_COMMAND_LINE
+    ]
+    overrides += [f"--seed_everything={run['seed']}", *local]
+    built = build_recipe(run["recipe"], [*QUIET, *overrides])
+    results = _train_and_evaluate(built)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     if has_branch_feature(built.model):
-        _add_branch(results, evaluate(built.model, built.datamodule, feature="branch"))
-    _add_health(results, built.model, built.datamodule)
+        branch_results = evaluate(built.model, built.datamodule, feature="branch")
+        _add_branch_metrics(results, branch_results)
+    _add_health_metrics(results, built.model, built.datamodule)
     results["config"] = without_local(results["config"], local)
     cost = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "max_rss_kib": usage.ru_maxrss}
-    write_json(path, results | {"seed": cell["seed"], "cell": cell, "cost": cost})
+    write_json(path, results | {"seed": run["seed"], "cell": run, "cost": cost})
 
 
-def _train_and_measure(built: PPSSLCLI) -> dict[str, Any]:
+def _train_and_evaluate(built: PPSSLCLI) -> dict[str, Any]:
     model: Any = built.model
     if not isinstance(model, Classifier):
         built.trainer.fit(model, built.datamodule)
@@ -71,22 +76,24 @@ def _train_and_measure(built: PPSSLCLI) -> dict[str, Any]:
     return evaluate_classifier(model, built.datamodule).to_dict() | {"start": start}
 
 
-def _add_branch(results: dict[str, Any], found: Results) -> None:
+def _add_branch_metrics(results: dict[str, Any], branch: Results) -> None:
+    """Add the headline metrics of the feature ``branch`` under the names ``branch-<metric>``."""
     for part in ("metrics", "units", "intervals", "per_image"):
-        of = getattr(found, part)
-        results[part] |= {BRANCH + name: of[name] for name in HEADLINES if name in of}
+        values = getattr(branch, part)
+        results[part] |= {BRANCH + name: values[name] for name in HEADLINES if name in values}
 
 
-def _add_health(results: dict[str, Any], model: Any, data: FineGrainedDataModule) -> None:
-    """Of the first IADM, on un-augmented training images (:func:`ppssl.losses.iadm.health.saliency_health`)."""
+def _add_health_metrics(results: dict[str, Any], model: Any, data: FineGrainedDataModule) -> None:
+    """Add the health of the first IADM's maps on training images (:mod:`ppssl.losses.iadm.health`)."""
     plugins = dict(getattr(model, "plugins", {})).values()
     iadm = next((plugin for plugin in plugins if isinstance(plugin, IADM)), None)
     if iadm is None:
         return
     with evaluation_mode(model):
-        health = measure_health(model, iadm, data, PROBES)
-    results["metrics"] |= {f"health-{name}": value for name, value in health.items()}
-    results["units"] |= {f"health-{name}": HEALTH_UNITS.get(name, "fraction") for name in health}
+        health = measure_health(model, iadm, data, HEALTH_IMAGES)
+    for name, value in health.items():
+        results["metrics"][f"health-{name}"] = value
+        results["units"][f"health-{name}"] = HEALTH_UNITS.get(name, "fraction")
 
 
 def _text(value: Any) -> str:
@@ -94,8 +101,8 @@ def _text(value: Any) -> str:
 
 
 def main() -> None:
-    """``python -m ppssl.studies.single_run CELL_JSON PATH [LOCAL OVERRIDES]``."""
-    run_cell(json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    """Run ``python -m ppssl.studies.single_run RUN_JSON PATH [LOCAL OVERRIDES]``."""
+    execute_run(json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:])
 
 
 if __name__ == "__main__":
