@@ -87,14 +87,14 @@ def test_weights_that_are_not_there_torn_or_of_another_architecture(
     assert "Give the `backbone` and `backbone_kwargs` that they were trained with" in line
     (tmp_path / "weights.safetensors").write_bytes(b"")
     line = said(tmp_path / "weights.safetensors", "--model.backbone=null")
-    assert "name the `backbone` they belong to" in line
+    assert "holds weights only. Give the timm model" in line
 
 
 def test_a_checkpoint_of_pretraining_is_no_classifier(
     made: dict[str, Path], tmp_path: Path, capsys: Any
 ) -> None:
     line = _said(capsys, "test", made["images"], tmp_path, f"--ckpt_path={made['encoder']}")
-    assert "holds a `PPSSL`, no classifier" in line
+    assert "is of a `PPSSL`, not of a classifier" in line
     assert "--model.pretrained" in line
 
 
@@ -130,7 +130,7 @@ def test_no_labels(made: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     assert "Nothing to compare with: no training image has a label" in line
     # They are classified all the same.
     assert main(_arguments("predict", flat, tmp_path, ckpt)) == 0
-    assert "name a classifier's checkpoint" in _said(capsys, "predict", flat, tmp_path)
+    assert "give its checkpoint with `--ckpt_path" in _said(capsys, "predict", flat, tmp_path)
 
 
 def test_test_images_without_labels_are_no_accuracy(made: dict[str, Path], tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_arguments_are_checked(kwargs: dict[str, Any], message: str) -> None:
 
 
 def test_what_cannot_be_trained_is_said(image_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="`backbone` must name a timm model"):
+    with pytest.raises(UserError, match="`backbone` is missing: give a timm model name"):
         FineTune()
     with pytest.raises(UserError, match="need an even `batch_size`, got 5"):
         _trainer(tmp_path, max_steps=1).fit(

@@ -1,1 +1,1 @@
-"""Classifiers: fine-tuning and the linear probe of the literature."""
+"""Classifiers: fine-tuning, and the linear probe of the literature."""

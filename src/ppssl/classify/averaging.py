@@ -1,4 +1,4 @@
-"""The moving average of a model's weights, by Lightning's callback, begun without a bias to the first steps."""
+"""Exponential moving average of a model's weights, by Lightning's callback, with a smaller decay in the first steps."""
 
 from functools import partial
 from typing import Any
@@ -11,10 +11,12 @@ __all__ = ["MovingAverage", "moving_average"]
 
 
 class MovingAverage(WeightAveraging):
-    """Validates, and ends with, the exponential moving average of all weights; checkpoints hold it as ``state_dict``.
+    """Callback that keeps the exponential moving average of all weights, which is validated and used after training.
+
+    Checkpoints hold the average as ``state_dict``.
 
     Args:
-        decay: Of the average, in (0, 1); in the first steps a smaller one, see :func:`moving_average`.
+        decay: Decay of the average, in (0, 1); smaller in the first steps, see :func:`moving_average`.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -24,12 +26,15 @@ class MovingAverage(WeightAveraging):
         self.decay = decay
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copy the model; before that it makes what depends on the data, which Lightning does after this."""
+        """Copy the model after its own setup, which Lightning would call later and which creates layers."""
         pl_module.setup(stage)
         super().setup(trainer, pl_module, stage)
 
 
 def moving_average(average: Tensor, current: Tensor, updates: Any, *, decay: float) -> Tensor:
-    """``d * average + (1 - d) * current``, ``d = min(decay, (1 + updates) / (10 + updates))``, as TensorFlow has it."""
+    """Update an average as in TensorFlow: ``d * average + (1 - d) * current``, where d grows to ``decay``.
+
+    ``d = min(decay, (1 + updates) / (10 + updates))``.
+    """
     d = min(decay, (1 + int(updates)) / (10 + int(updates)))
     return d * average + (1 - d) * current

@@ -1,4 +1,4 @@
-"""What classifiers share: an encoder, a linear layer, the loss over labels, and checkpoints that need no arguments."""
+"""Base class of the classifiers: an encoder with a linear layer, its loss, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.metrics.classification import check_same_classes
 from ppssl.utils.checks import check_range
 from ppssl.utils.errors import UserError
-from ppssl.utils.finite import check_loss
 from ppssl.utils.randomness import initial_weights, resolve_seed, seed_step
 from ppssl.utils.strategy import prepare
 
@@ -31,29 +30,29 @@ ClassWeights = Literal["balanced"] | list[float] | None
 
 
 class Classifier(TrainingModule):
-    """Base of :class:`~ppssl.classify.finetune.FineTune` and :class:`~ppssl.classify.linear_probe.LinearProbe`.
+    """Base class of the classifiers: an encoder with a linear layer.
 
-    As a function it is the classifier: ``model(images)`` gives logits ``(B, K)`` of normalised images
-    ``(B, 3, H, W)``. It trains on the labelled training images that are not held out (``label_fraction`` and
-    ``val_fraction`` of the data module), validates on the held-out ones or the validation split, and looks at the test
-    split in ``test`` alone.
+    ``model(images)`` returns the logits ``(B, K)`` of normalised images ``(B, 3, H, W)``. The classifier is trained on
+    the labelled training images that are not held out (``label_fraction`` and ``val_fraction`` of the data module),
+    validated on the validation split or the held-out images, and evaluated on the test split only by ``test``.
 
-    Subclasses implement :meth:`training_loss` and :meth:`configure_optimizers`.
+    Subclasses implement :meth:`training_loss` and :meth:`configure_optimizers`: see
+    :class:`~ppssl.classify.finetune.FineTune` and :class:`~ppssl.classify.linear_probe.LinearProbe`.
 
     Args:
-        backbone: Any timm model name, or ``resnet_small``; ``None``: that of the checkpoint ``pretrained``, with its
-            ``backbone_kwargs``.
-        pretrained: Where the encoder's weights come from: timm (``True``), nowhere (``False``), or a local file: a
-            checkpoint of ppssl or a timm weight file, which must fit completely.
-        image_size: Input height and width in pixels, for models built for one size (ViT); ``None``: their own.
-        backbone_kwargs: More arguments of the timm model, such as ``drop_path_rate``.
-        num_classes: K; ``None``: as many as the data has, known in ``setup``.
-        augmentation: Draws the training views; ``None``: that of the class.
-        label_smoothing: Part of each target spread evenly over all classes, in [0, 1).
-        class_weights: Factor of each class in the loss: numbers, or ``"balanced"``: N / (K N_k), so that every class
-            counts the same; ``None``: 1.
-        init_seed: Of all first weights that are random; ``None``: the run's own seed.
-        seed: For the steps' own randomness; ``None``: that of ``seed_everything``, or 0.
+        backbone: Any timm model name, or ``resnet_small``; ``None``: backbone and ``backbone_kwargs`` of the checkpoint
+            ``pretrained``.
+        pretrained: Initial weights of the encoder: timm's (``True``), random (``False``), or a local file, which must
+            fit completely: a checkpoint of ppssl or a timm weight file.
+        image_size: Input height and width in pixels, for models with a fixed size (ViT); ``None``: the model's default.
+        backbone_kwargs: Further arguments of the timm model, such as ``drop_path_rate``.
+        num_classes: Number of classes K; ``None``: that of the data set.
+        augmentation: Augmentation of the training images; ``None``: the class's default.
+        label_smoothing: Fraction of each target that is spread evenly over all classes, in [0, 1).
+        class_weights: Weight of each class in the loss: numbers, or ``"balanced"`` for N / (K N_k), which gives all
+            classes the same total weight; ``None``: 1.
+        init_seed: Seed of all random initial weights; ``None``: the run's seed.
+        seed: Seed of the random numbers in training steps; ``None``: that of ``seed_everything``, or 0.
     """
 
     class_weight: Tensor
@@ -97,7 +96,7 @@ class Classifier(TrainingModule):
             self.build([f"class {k}" for k in range(num_classes)])
 
     def build(self, classes: list[str]) -> None:
-        """Make the linear layer for classes of these names; once. A Trainer does it in setup."""
+        """Create the linear layer for classes of these names, if there is none yet; a Trainer calls this in setup."""
         if not self.classes:
             with initial_weights(self.init_seed, "head"):
                 self.head = nn.Linear(self.encoder.info.dim, len(classes))
@@ -107,29 +106,28 @@ class Classifier(TrainingModule):
         self.classes = list(classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits: ``(B, 3, H, W)`` normalised -> ``(B, K)``."""
+        """Compute the logits of normalised images: ``(B, 3, H, W) -> (B, K)``."""
         return self.head(self.encoder(images))
 
     @torch.no_grad()
     def frozen_embedding(self, images: Tensor) -> Tensor:
-        """``(B, D)`` of the encoder as in evaluation: no gradient, no dropout, no statistics of the batch."""
+        """Embed images in evaluation mode without gradient, ``(B, D)``: no dropout, no batch statistics."""
         with evaluation_mode(self.encoder):
             return self.encoder(images)
 
     def setup(self, stage: str) -> None:
-        """Tell the data module what is needed; make what depends on the classes."""
-        self.config()  # raises now, not after an epoch
+        """Configure the data module, and create the linear layer for its classes."""
+        self.config()  # an argument that cannot be saved raises here, not at the first checkpoint
         data = self._data_module()
         if not hasattr(data, "request_labelled"):
             raise UserError(
-                "A classifier is trained on one of ppssl's data modules: "
-                "`trainer.fit(model, FolderDataModule(...))`."
+                "A classifier needs one of ppssl's data modules: call `trainer.fit(model, FolderDataModule(...))`."
             )
         info = self.encoder.info
         data.normalise_with(info.mean, info.std)
         data.request_labelled(self.augmentation or self.default_augmentation())
         prepare(self)
-        if stage == "predict":  # images of any class, or of none
+        if stage == "predict":  # needs no labels
             return
         if not data.has_labels():
             raise UserError(
@@ -141,7 +139,7 @@ class Classifier(TrainingModule):
             self.class_weight = self._weights(data.sources["train"].labels[data.train_fit])
 
     def default_augmentation(self) -> LabelledAugmentation:
-        """What draws the training views where none is given."""
+        """Return the augmentation of the training images if none was given."""
         return LabelledAugmentation()
 
     def _take_classes(self, classes: list[str]) -> None:
@@ -156,18 +154,18 @@ class Classifier(TrainingModule):
             return weight
         if self.class_weights == "balanced":
             present = np.unique(labels)
-            found = compute_class_weight("balanced", classes=present, y=labels)
-            weight[present] = torch.tensor(found, dtype=weight.dtype, device=self.device)
+            balanced = compute_class_weight("balanced", classes=present, y=labels)
+            weight[present] = torch.tensor(balanced, dtype=weight.dtype, device=self.device)
             return weight
         if len(self.class_weights) != len(self.classes) or min(map(float, self.class_weights)) < 0:
             raise UserError(
-                f"`class_weights` must be {len(self.classes)} numbers >= 0, one a class, got {self.class_weights}."
+                f"`class_weights` must be {len(self.classes)} numbers >= 0, one per class, got {self.class_weights}."
             )
         return torch.tensor(self.class_weights, dtype=weight.dtype, device=self.device)
 
-    def wanted_callbacks(self) -> list[Callback]:
-        """The monitors and what resuming needs."""
-        # Callbacks look at what is here, so their room is above this one: known only when a Trainer asks.
+    def default_callbacks(self) -> list[Callback]:
+        """Return the callbacks that monitor and save the training, without those of the user."""
+        # Imported here: the packages of the callbacks come after this one.
         from ppssl.callbacks.classification import ClassificationMonitor
         from ppssl.callbacks.throughput import Throughput
         from ppssl.checkpointing.resume import ResumeState
@@ -175,27 +173,25 @@ class Classifier(TrainingModule):
         return [ClassificationMonitor(), Throughput(), ResumeState()]
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """The loss of one batch; its random numbers depend on seed, step and process alone."""
+        """Compute the loss of one batch; its random numbers depend only on seed, step and process."""
         seed_step(resolve_seed(self.seed), self.global_step, batch_idx, self.global_rank)
         loss = self.training_loss(batch, batch_idx)
         where = {"step": self.global_step, "epoch": self.current_epoch}
-        check_loss(loss, {"loss": loss.detach()}, batch["index"], **where)
-        size = len(batch["index"])
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
+        self.loss_history.add(loss, {"loss": loss}, batch["index"], **where)
         rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
-        self.log("train/lr", max(rates), batch_size=size)
+        self.log_step(loss, {"lr": torch.tensor(max(rates))}, batch_size=len(batch["index"]))
         return loss
 
     def training_loss(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """The loss of a training batch, ``image`` and ``label``."""
+        """Compute the loss of a training batch with the entries ``image`` and ``label``."""
         raise NotImplementedError
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Weighted cross-entropy, the mean over the batch of ``-sum_k w_k t_k log softmax(logits)_k``.
+        """Compute the weighted cross-entropy, the mean over the batch of ``-sum_k w_k t_k log softmax(logits)_k``.
 
         Args:
             logits: ``(B, K)``.
-            target: ``(B,)`` integer labels, smoothed here; or ``(B, K)`` distributions t, taken as they are.
+            target: ``(B,)`` integer labels, which are smoothed; or ``(B, K)`` distributions t, which are not.
         """
         smoothing = self.label_smoothing if target.ndim == 1 else 0.0
         per_image = F.cross_entropy(
@@ -206,28 +202,28 @@ class Classifier(TrainingModule):
     def validation_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
-        """Logits of a batch of images ``(B, K)``; the monitor callback collects them."""
+        """Return the logits of a batch, ``(B, K)``, for the monitor callback."""
         return self(batch["image"])
 
     test_step = validation_step
     predict_step = validation_step
 
     def checkpoint_entry(self) -> dict[str, Any]:
-        """The names of the classes."""
+        """Return the class names, which are saved in checkpoints."""
         return {"classes": self.classes}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make what the checkpoint has weights for.
+        """Create the linear layer of the checkpoint's classes.
 
         Raises:
-            UserError: It holds no classifier, or one of other classes than the data.
+            UserError: The checkpoint is not of a classifier, or its classes differ from those of the data set.
         """
         super().on_load_checkpoint(checkpoint)
         content = checkpoint["ppssl"]
         if "classes" not in content:
             kind = content["model"]["class_path"].rpartition(".")[2]
             raise UserError(
-                f"The checkpoint holds a `{kind}`, no classifier: train one from its encoder, "
+                f"The checkpoint is of a `{kind}`, not of a classifier: train one from its encoder with "
                 "`ppssl fit --config ppssl:folder/finetune --model.pretrained path/to/last.ckpt`."
             )
         placeholders = [f"class {k}" for k in range(len(self.classes))]
@@ -236,9 +232,11 @@ class Classifier(TrainingModule):
         self.build(content["classes"])
 
     def on_predict_start(self) -> None:
-        """Raise where there is no linear layer yet."""
+        """Check that there is a trained linear layer."""
         if not self.classes:
-            raise UserError("Nothing is trained: name a classifier's checkpoint, `--ckpt_path`.")
+            raise UserError(
+                "The classifier is not trained: give its checkpoint with `--ckpt_path path/to/last.ckpt`."
+            )
 
     def _announce(self, lr: float) -> None:
         images = len(self._data_module().train_fit)
@@ -253,9 +251,12 @@ def _of_checkpoint(
     """Backbone, image size and arguments of the encoder in a checkpoint of ppssl."""
     if not isinstance(pretrained, str):
         raise UserError(
-            "`backbone` must name a timm model, or `pretrained` a checkpoint of ppssl that knows its own."
+            "`backbone` is missing: give a timm model name, or a checkpoint of ppssl as `pretrained`, which names its "
+            "backbone."
         )
     if Path(pretrained).suffix == ".safetensors":
-        raise UserError(f"{pretrained} holds weights alone: name the `backbone` they belong to.")
+        raise UserError(
+            f"`backbone` is missing: {pretrained} holds weights only. Give the timm model that they are of."
+        )
     spec = read_checkpoint(pretrained)["ppssl"]["encoder"]
     return spec["backbone"], image_size or spec["image_size"], dict(spec["kwargs"])

@@ -1,7 +1,7 @@
-"""Fine-tuning: encoder and classifier trained on labels, each layer at its own rate.
+"""Fine-tuning of an encoder with a linear classifier: layer-wise learning rate decay, mixup, cutmix.
 
-The rate falls with the distance from the output (Clark et al., arXiv 2003.10555; BEiT, arXiv 2106.08254), by timm's
-groups; mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899) are timm's too.
+The learning rate decreases with the distance from the output (Clark et al., arXiv 2003.10555; BEiT, arXiv 2106.08254).
+Its parameter groups, mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899) are timm's.
 """
 
 from __future__ import annotations
@@ -31,27 +31,28 @@ _HEAD = "ppssl_head"
 
 
 class FineTune(Classifier):
-    """Fine-tunes an encoder: any timm model, or the one of a ppssl checkpoint. See :class:`Classifier`.
+    """Classifier that fine-tunes the encoder: any timm model, or the encoder of a ppssl checkpoint.
 
     Args:
-        backbone: Any timm model name, or ``resnet_small``; ``None``: that of the checkpoint ``pretrained``.
+        backbone: Any timm model name, or ``resnet_small``; ``None``: the backbone of the checkpoint ``pretrained``.
         pretrained: As of :class:`Classifier`.
         image_size: As of :class:`Classifier`.
         backbone_kwargs: As of :class:`Classifier`.
         num_classes: As of :class:`Classifier`.
-        augmentation: Draws the training views; ``None``: crops, mirroring and RandAugment.
-        label_smoothing: Part of each target spread evenly over all classes, in [0, 1).
+        augmentation: Augmentation of the training images; ``None``: crops, horizontal flip and RandAugment.
+        label_smoothing: Fraction of each target that is spread evenly over all classes, in [0, 1).
         class_weights: As of :class:`Classifier`.
-        mixup: Alpha of mixup, >= 0; 0: none. Where cutmix is on too, each batch has one of them.
-        cutmix: Alpha of cutmix, >= 0; 0: none.
+        mixup: Alpha of mixup, >= 0; 0: no mixup. With cutmix too, each batch uses one of the two.
+        cutmix: Alpha of cutmix, >= 0; 0: no cutmix.
         optimizer: ``"sgd"``, ``"adamw"`` or ``"lars"`` (for large batches).
         lr: The learning rate of the linear layer.
-        layer_decay: Each layer's rate is this part of the next one's, in (0, 1]; 1: all the same.
-        weight_decay: For matrices and kernels; norms, biases and position embeddings have none.
+        layer_decay: Learning rate of each layer as a fraction of the next layer's, in (0, 1]; 1: no decay.
+        weight_decay: Weight decay of matrices and kernels; norms, biases and position embeddings have none.
         sgd_momentum: Momentum of SGD and LARS.
-        warmup_fraction: Part of the steps in which the rate rises linearly; then it falls as a cosine.
-        freeze_epochs: So many epochs train the linear layer alone: the encoder is as in evaluation.
-        ema_decay: Validate and save the moving average of the weights, of this decay; ``None``: the weights themselves.
+        warmup_fraction: Fraction of the steps with linear warm-up, before the cosine decay of the learning rate.
+        freeze_epochs: Number of first epochs that train the linear layer only, with the encoder in evaluation mode.
+        ema_decay: Decay of the exponential moving average of the weights, which is validated and saved; ``None``: no
+            averaging.
         init_seed: As of :class:`Classifier`.
         seed: As of :class:`Classifier`.
     """
@@ -109,16 +110,16 @@ class FineTune(Classifier):
         self.ema_decay = ema_decay
 
     def setup(self, stage: str) -> None:
-        """As of :class:`Classifier`; mixup needs pairs."""
+        """Set up as :class:`Classifier`, and check the batch size for mixup and cutmix."""
         super().setup(stage)
         batch_size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]  # there is one by now
         if stage == "fit" and (self.mixup or self.cutmix) and batch_size % 2:
             raise UserError(
-                f"`mixup` and `cutmix` need an even `batch_size`, got {batch_size}: each image is mixed with another."
+                f"`mixup` and `cutmix` need an even `batch_size`, got {batch_size}: they mix pairs of images."
             )
 
     def configure_callbacks(self) -> list[Callback]:
-        """The monitors, and the moving average of the weights where it is wanted and there is training."""
+        """Return the monitors, and in training the moving average of the weights if ``ema_decay`` is set."""
         from ppssl.classify.averaging import MovingAverage
 
         callbacks = super().configure_callbacks()
@@ -128,34 +129,34 @@ class FineTune(Classifier):
 
     @property
     def frozen(self) -> bool:
-        """Whether the linear layer is trained alone, in this epoch."""
+        """Whether this epoch trains the linear layer only."""
         return self.current_epoch < self.freeze_epochs
 
     def training_loss(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Cross-entropy of smoothed, and perhaps mixed, labels."""
+        """Compute the cross-entropy with label smoothing, mixup and cutmix."""
         images, target = self.mix(batch["image"], batch["label"], batch_idx)
         if not self.frozen:
             return self.loss(self(images), target)
-        # DDP waits for a gradient of every parameter: it gets zeros, and the optimizer none (see below).
-        nothing = 0.0 * sum(p.sum() for p in self.encoder.parameters() if p.requires_grad)
-        return self.loss(self.head(self.frozen_embedding(images)), target) + nothing
+        # DDP needs a gradient of every parameter: zeros here, removed before the optimizer step.
+        zero = 0.0 * sum(p.sum() for p in self.encoder.parameters() if p.requires_grad)
+        return self.loss(self.head(self.frozen_embedding(images)), target) + zero
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """A frozen encoder is not touched: neither by momentum nor by weight decay."""
+        """Remove the gradients of a frozen encoder, so that momentum and weight decay do not change it."""
         if self.frozen:
             for parameter in self.encoder.parameters():
                 parameter.grad = None
 
     def mix(self, images: Tensor, label: Tensor, batch_idx: int = 0) -> tuple[Tensor, Tensor]:
-        """Mixup or cutmix of a batch with itself in reverse order, as a function of seed, step and process.
+        """Apply mixup or cutmix of a batch with itself in reverse order, as a function of seed, step and process.
 
         Args:
             images: ``(B, 3, H, W)``, B even.
-            label: ``(B,)``.
-            batch_idx: Of the micro-batch.
+            label: ``(B,)`` integer.
+            batch_idx: Index of the micro-batch.
 
         Returns:
-            Images, and the smoothed targets ``(B, K)``; both as they were where neither is on.
+            The mixed images, and the smoothed targets ``(B, K)``; without mixup and cutmix the arguments themselves.
         """
         if not (self.mixup or self.cutmix):
             return images, label
@@ -172,7 +173,7 @@ class FineTune(Classifier):
             return mixer(images.clone(), label)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer with a rate for each layer, warm-up and cosine by step."""
+        """Create the optimizer with layer-wise learning rates, and the schedule: warm-up and cosine, by step."""
         groups = layer_decay_groups(
             self.encoder.model,
             self.head,
@@ -181,7 +182,11 @@ class FineTune(Classifier):
             layer_decay=self.layer_decay,
         )
         optimizer = make_optimizer(
-            groups, self.optimizer, lr=self.lr, sgd_momentum=self.sgd_momentum
+            groups,
+            self.optimizer,
+            lr=self.lr,
+            sgd_momentum=self.sgd_momentum,
+            fused=self.trainer.scaler is None,
         )
         self._announce(self.lr)
         schedule = warmup_cosine(
@@ -193,10 +198,10 @@ class FineTune(Classifier):
 def layer_decay_groups(
     model: nn.Module, head: nn.Module, *, lr: float, weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
-    """Parameter groups, by timm, of a model that had ``head`` as its own classifier, each with its learning rate.
+    """Create timm's parameter groups with layer-wise learning rates, for a model with ``head`` as its classifier.
 
-    The head is in the last layer, of rate ``lr``; a layer n before it has ``lr * layer_decay ** n``. What timm says is
-    to have no weight decay (position embeddings), biases and norms have none.
+    The head belongs to the last layer, with learning rate ``lr``; the layer n before it has ``lr * layer_decay ** n``.
+    Biases, norms, and parameters that timm exempts (position embeddings) have no weight decay.
     """
     whole = copy.copy(model)
     whole._modules = {**model._modules, _HEAD: head}

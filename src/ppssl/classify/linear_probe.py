@@ -1,6 +1,7 @@
-"""A linear classifier of a frozen encoder, trained by SGD on augmented views, as the literature has it.
+"""Linear probe of the literature: a linear classifier on a frozen encoder, trained by SGD on augmented images.
 
-The closed-form probe of fixed embeddings, which the numbers of this project are from, is in ``linear.py``.
+The linear probe of :func:`ppssl.evaluate` is another one: logistic regression on fixed embeddings
+(:mod:`ppssl.evaluation.probes`).
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ __all__ = ["LinearProbe"]
 
 
 class LinearProbe(Classifier):
-    """Trains a linear layer on the embeddings of a frozen encoder. See :class:`Classifier`.
+    """Classifier that trains only a linear layer, on the embeddings of a frozen encoder in evaluation mode.
 
-    The defaults are LCR's and MoCo's (METHOD F9): SGD at 30 for batches of 256, times 0.1 after 60 % and 80 % of the
-    steps, no weight decay, crops and mirroring alone. The encoder is always as in evaluation.
+    The defaults are those of LCR and MoCo (:ref:`F9 <f9>`): SGD with learning rate 30 for batches of 256, times 0.1
+    after 60 % and 80 % of the steps, no weight decay, crops and horizontal flip.
 
     Args:
-        backbone: Any timm model name, or ``resnet_small``; ``None``: that of the checkpoint ``pretrained``.
+        backbone: Any timm model name, or ``resnet_small``; ``None``: the backbone of the checkpoint ``pretrained``.
         pretrained: As of :class:`Classifier`.
         image_size: As of :class:`Classifier`.
         backbone_kwargs: As of :class:`Classifier`.
         num_classes: As of :class:`Classifier`.
-        augmentation: Draws the training views; ``None``: crops and mirroring.
-        label_smoothing: Part of each target spread evenly over all classes, in [0, 1).
+        augmentation: Augmentation of the training images; ``None``: crops and horizontal flip.
+        label_smoothing: Fraction of each target that is spread evenly over all classes, in [0, 1).
         class_weights: As of :class:`Classifier`.
         lr: The learning rate.
-        sgd_momentum: SGD's momentum.
-        weight_decay: Of the weights.
-        milestones: Parts of the steps, in (0, 1), after each of which the rate is a tenth of what it was.
+        sgd_momentum: Momentum of SGD.
+        weight_decay: Weight decay.
+        milestones: Fractions of the steps, in (0, 1), after which the learning rate is multiplied by 0.1.
         init_seed: As of :class:`Classifier`.
         seed: As of :class:`Classifier`.
     """
@@ -82,15 +83,15 @@ class LinearProbe(Classifier):
         self.encoder.requires_grad_(False)
 
     def default_augmentation(self) -> LabelledAugmentation:
-        """Crops as of ImageNet's training, and mirroring."""
+        """Return the augmentation of ImageNet training: random crops and horizontal flip."""
         return LabelledAugmentation(crop_scale=(0.08, 1.0), rand_augment_ops=0)
 
     def training_loss(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Cross-entropy; no gradient reaches the encoder."""
+        """Compute the cross-entropy; no gradient reaches the encoder."""
         return self.loss(self.head(self.frozen_embedding(batch["image"])), batch["label"])
 
     def configure_optimizers(self) -> Any:
-        """SGD over the linear layer, the rate falling in steps."""
+        """Create SGD for the linear layer, with a learning rate that decreases in steps."""
         optimizer = SGD(
             self.head.parameters(),
             lr=self.lr,
