@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from command_line import RECIPE, error_line, fit_arguments
+from ppssl.cli.error_messages import describe_error
 from ppssl.cli.main import COMMANDS, TRAINER_COMMANDS, main
-from ppssl.cli.messages import describe
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def _bad_yaml(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--data.root": "{images}s"}, r"images \(did you mean|no folder: .*did you mean"),
+        ({"--data.root": "{images}s"}, r"images \(did you mean|not a folder: .*did you mean"),
         ({"--data.root": "{empty}"}, "No images in"),
         ({"--data.batch_siez": "3"}, "batch_siez.*batch_size"),
         ({"--model.lrr": "3"}, "lrr.*lr"),
@@ -268,7 +268,7 @@ def test_evaluate_prints_rows(trained: tuple[Path, Path], tmp_path: Path, capsys
     capsys.readouterr()
     for wrong, message in (
         (["--random"], "need a checkpoint and a data set, not a file of embeddings"),
-        (["--data", str(RECIPE), "--data.root", str(images)], "leave out `--data`"),
+        (["--data", str(RECIPE), "--data.root", str(images)], "remove `--data`"),
         (["--feature", "branch"], "holds `gap` embeddings"),
     ):
         assert main(["evaluate", str(file), *wrong]) == 2
@@ -344,7 +344,7 @@ def test_what_is_no_checkpoint_or_no_image_is_said(
         (["evaluate", own, "--device", "graphics"], "`device` graphics cannot be used"),
         (["neighbours", file, *where], "Give an image file"),
         (["neighbours", str(images / "no.jpg"), *where], "Give an image file"),
-        (["neighbours", image, "--embeddings", image, *where[2:]], "`ppssl embed` writes one"),
+        (["neighbours", image, "--embeddings", image, *where[2:]], "Write one with `ppssl embed`"),
         (["explain", file, "--out", out], "images"),
         (["explain", own, file, "--out", out], "Cannot read"),
         (["evaluate", own, "--imagenet", image], "cannot be read as weights"),
@@ -397,9 +397,9 @@ def test_interruption_is_130_and_keeps_the_checkpoint(
     ],
 )
 def test_a_process_that_is_gone_is_one_line(said: str) -> None:
-    code, message = describe(RuntimeError(said))
+    code, message = describe_error(RuntimeError(said))
     assert code == 1
     assert message is not None
     assert message.startswith(f"Lost another process: {said}.")
     assert "`--resume auto`" in message
-    assert describe(RuntimeError("something else")) == (1, None)
+    assert describe_error(RuntimeError("something else")) == (1, None)

@@ -107,7 +107,7 @@ def test_a_job_that_is_terminated_is_put_back_and_goes_on(
     _wait_for(saved.is_file)  # an epoch is done; SLURM's job number is the version's
     os.kill(int(pid.read_text()), signal.SIGTERM)
     output = finish(process, code=143)
-    assert "goes on from the last checkpoint" in output
+    assert "continues from the last checkpoint" in output
     assert "Traceback" not in output
     assert (tmp_path / "requeued").read_text() == "requeue 31\n"
     stopped = int(_state(tmp_path / "job")["step"])

@@ -191,7 +191,7 @@ def test_asked_to_stop(
         done = run_child(images, tmp_path, *more, fault=fault)
         assert done.returncode == code, (fault, done.stderr[-3000:])
         assert "Traceback" not in done.stderr, done.stderr
-        assert "--resume auto` goes on" in done.stderr
+        assert "--resume auto` continues" in done.stderr
         assert saved_step(tmp_path) == step, fault
     assert run_here(images, tmp_path, *more) == 0
     assert_same_run(straight, tmp_path)

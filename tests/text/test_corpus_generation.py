@@ -199,7 +199,7 @@ def test_the_command_goes_on_where_it_was_interrupted(
     capsys.readouterr()
     assert main([*command, "--out", str(out)]) == 130
     said = capsys.readouterr().err
-    assert "Interrupted; the same command goes on" in said
+    assert "Interrupted; the same command continues" in said
     assert "Traceback" not in said
     written = _rows(out)
     assert {row["class"] for row in written} == {CLASSES[0]}

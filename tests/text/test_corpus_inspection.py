@@ -167,4 +167,4 @@ def test_class_names_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "cars-names" in capsys.readouterr().out
     names.write_text("x\nx\n")
     assert main(["corpus", "inspect", "class-names", "--classes", str(names)]) == 2
-    assert "'x' twice: a class a line, each once" in capsys.readouterr().err
+    assert "lists 'x' twice: give each class name once" in capsys.readouterr().err

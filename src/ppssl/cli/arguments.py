@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what is done with them before they are parsed."""
+"""Arguments that several commands share, and their preprocessing."""
 
 import json
 import re
@@ -19,8 +19,8 @@ __all__ = [
     "add_device",
     "add_feature",
     "add_seed",
-    "data_section",
-    "given_data",
+    "expand_data_recipe",
+    "load_data",
     "split_overrides",
 ]
 
@@ -28,72 +28,74 @@ _OVERRIDE = re.compile(r"--(data|model|trainer)\.[\w.]+=")
 
 
 def add_checkpoint(parser: ArgumentParser, text: str = "A checkpoint of `ppssl fit`.") -> None:
-    """``CHECKPOINT``; ``text`` is its help."""
+    """Add the positional argument ``CHECKPOINT`` with the help ``text``."""
     parser.add_argument("checkpoint", type=str, help=text)
 
 
 def add_data(
-    parser: ArgumentParser, text: str = "A recipe; default: the checkpoint's own data set."
+    parser: ArgumentParser,
+    text: str = "Recipe with the data set; default: the data set of the checkpoint.",
 ) -> None:
-    """``--data RECIPE``, see :func:`data_section`; ``text`` is its help."""
+    """Add ``--data RECIPE`` with the help ``text``, see :func:`expand_data_recipe`."""
     parser.add_subclass_arguments(FineGrainedDataModule, "data", required=False, help=text)
 
 
 def add_device(parser: ArgumentParser) -> None:
-    """``--device``."""
+    """Add ``--device``."""
     parser.add_argument(
         "--device",
         type=str,
         default="auto",
-        help="`cpu`, `cuda`, ...; default: a GPU if there is one.",
+        help="Device, such as `cpu` or `cuda`; default: a GPU if there is one.",
     )
 
 
 def add_feature(parser: ArgumentParser) -> None:
-    """``--feature``."""
+    """Add ``--feature``."""
     parser.add_argument(
         "--feature",
         type=Feature,
         default="gap",
-        help="`gap`: the encoder's own embedding; `branch`: pooled with what IADM attends to.",
+        help="Embedding: `gap`, global average pooling; `branch`, pooling with IADM's attention.",
     )
 
 
 def add_seed(parser: ArgumentParser) -> None:
-    """``--seed``, for commands that split labels."""
+    """Add ``--seed``, for commands that split labels."""
     parser.add_argument(
-        "--seed", type=int, default=0, help="For splits, where the data set states none."
+        "--seed", type=int, default=0, help="Seed of the splits, if the data set has none."
     )
 
 
-def data_section(argv: list[str]) -> list[str]:
-    """Replace the value of ``--data``, a recipe, by its ``data:`` section; overrides ``--data.x=y`` go on working."""
+def expand_data_recipe(argv: list[str]) -> list[str]:
+    """Replace the recipe of ``--data`` by its ``data:`` section; overrides ``--data.x=y`` still apply."""
     return replace_values(argv, ("--data",), _read_data)
 
 
-def given_data(parser: ArgumentParser, args: Namespace, checkpoint: str) -> Any:
-    """The data set of ``--data``, or where it is not given the one that a checkpoint was trained on.
+def load_data(parser: ArgumentParser, args: Namespace, checkpoint: str) -> Any:
+    """Instantiate the data set of ``--data``, else the one that the checkpoint was trained on.
 
     Raises:
-        UserError: The checkpoint cannot be read or names none, or options are given without a recipe.
+        UserError: The checkpoint cannot be read or has no data set, or overrides are given without a recipe.
     """
     saved = read_checkpoint(checkpoint)["ppssl"]["data"]
     data = parser.instantiate(args).data if args.get("data") else instantiate(saved)
     if data is None:
-        raise UserError("The checkpoint does not name its data set: give `--data RECIPE`.")
+        raise UserError("The checkpoint has no data set: give `--data RECIPE`.")
     if type(data) is FineGrainedDataModule:
-        raise UserError("`--data.x=y` changes a recipe: give `--data RECIPE` too.")
+        raise UserError("`--data.x=y` overrides a recipe: give `--data RECIPE` too.")
     return data
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
-    """A recipe's overrides (``--model.lr=0.1``), and the rest."""
+    """Split the arguments into overrides of a recipe (``--model.lr=0.1``) and the rest."""
     overrides = [arg for arg in argv if _OVERRIDE.match(arg)]
     return overrides, [arg for arg in argv if arg not in overrides]
 
 
 def _read_data(name: str) -> str:
+    """Read the ``data:`` section of a recipe as JSON."""
     content = read_yaml(name)
     if not isinstance(content, dict) or "data" not in content:
-        raise UserError(f"{recipe_path(name)} has no `data:` section.")
+        raise UserError(f"{recipe_path(name)} has no `data:` section: give a recipe that has one.")
     return json.dumps(content["data"])

@@ -1,6 +1,6 @@
-"""``ppssl``: routes to LightningCLI or to a command, and turns errors into one line.
+"""Entry point of ``ppssl``: dispatches to a command and prints user errors as one line.
 
-Exit codes: 0 done, 1 an error of ours, 2 bad input or a full disk, 130 interrupted, 143 terminated.
+Exit codes: 0 success, 1 internal error or lost process, 2 user error or full disk, 130 interrupted, 143 terminated.
 """
 
 import sys
@@ -13,34 +13,34 @@ __all__ = ["main", "run"]
 
 TRAINER_COMMANDS = {
     "fit": "Pretrain an encoder, or train a classifier on one.",
-    "validate": "Measure a checkpoint on the validation images.",
-    "test": "Measure a checkpoint on the test images.",
-    "predict": "Embed or classify images through a Trainer.",
+    "validate": "Compute a checkpoint's metrics on the validation images.",
+    "test": "Compute a checkpoint's metrics on the test images.",
+    "predict": "Embed or classify images with a Trainer.",
 }
 COMMANDS = {
-    "demo": "Pretrain on synthetic birds and compare before and after, in minutes.",
-    "evaluate": "kNN, retrieval and linear probe of a checkpoint.",
+    "demo": "Pretrain on synthetic birds in minutes, and compare before and after.",
+    "evaluate": "Compute kNN, retrieval and linear-probe metrics of a checkpoint.",
     "embed": "Write the embeddings of all images to a Parquet file.",
-    "neighbours": "The nearest images of an embedding file, as a picture.",
-    "export": "Hand an encoder on, as timm, torchvision, transformers or ONNX read it.",
-    "corpus": "Inspect a text corpus, or have one written by a language model.",
-    "explain": "Show what an encoder looks at in your own images.",
-    "ablate": "Run a grid of overrides times seeds over a recipe; table with paired differences.",
-    "bench": "Measure what a training step costs, or what saliency maps show.",
+    "neighbours": "Find the nearest images in an embedding file, and draw them.",
+    "export": "Export an encoder to timm, torchvision, transformers or ONNX.",
+    "corpus": "Inspect a text corpus, or generate one with a language model.",
+    "explain": "Draw saliency maps of an encoder for your own images.",
+    "ablate": "Run the variants and seeds of a study, and compare them with paired differences.",
+    "bench": "Time a training step, or compare saliency maps.",
 }
 USAGE = """usage: ppssl COMMAND [OPTIONS]
 
-Self-supervised pretraining for classes that look alike.
+Self-supervised pretraining for fine-grained recognition.
 
 {commands}
 
-Each has --help; --debug shows where an error came from.
+Every command has --help; --debug shows the traceback of an error.
 Example: ppssl fit --config ppssl:folder/pretrain --data.root path/to/images
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
@@ -58,38 +58,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(args)
     except KeyboardInterrupt:
-        return _stopped(args[0], 130)
-    except SystemExit as error:  # what Lightning makes of an interruption, and of SIGTERM
+        return _report_interruption(args[0], 130)
+    except SystemExit as error:  # Lightning raises it after an interruption or SIGTERM
         if isinstance(error.__context__, KeyboardInterrupt):
-            return _stopped(args[0], 130)
+            return _report_interruption(args[0], 130)
         if type(error).__name__ == "SIGTERMException":
-            return _stopped(args[0], 143)
+            return _report_interruption(args[0], 143)
         raise
     except Exception as error:
         if debug:
             raise
-        from ppssl.cli.messages import describe
+        from ppssl.cli.error_messages import describe_error
 
-        code, message = describe(error)
+        code, message = describe_error(error)
         if message is None:
             raise
         print(f"ppssl: {message}", file=sys.stderr)
         return code
 
 
-def _stopped(command: str, code: int) -> int:
-    goes_on = {
-        "fit": "; `ppssl fit ... --resume auto` goes on from the last checkpoint",
-        "embed": "; the same command goes on: what is embedded is kept",
-        "corpus": "; the same command goes on: what is written of a class is kept",
-        "ablate": "; the same command goes on: runs whose JSON is there are not repeated",
+def _report_interruption(command: str, code: int) -> int:
+    """Print that a command was interrupted and how to continue it; returns the exit code."""
+    continuation = {
+        "fit": "; `ppssl fit ... --resume auto` continues from the last checkpoint",
+        "embed": "; the same command continues: finished embeddings are kept",
+        "corpus": "; the same command continues: finished classes are kept",
+        "ablate": "; the same command continues: finished runs are kept",
     }
-    what = "Interrupted" if code == 130 else "Terminated"
-    print(f"{what}{goes_on.get(command, '')}.", file=sys.stderr)
+    event = "Interrupted" if code == 130 else "Terminated"
+    print(f"{event}{continuation.get(command, '')}.", file=sys.stderr)
     return code
 
 
 def _dispatch(args: list[str]) -> int:
+    """Run the command that the first argument names."""
     command, rest = args[0], args[1:]
     if command in TRAINER_COMMANDS:
         module = import_module("ppssl.cli.commands.trainer")
@@ -104,5 +106,5 @@ def _dispatch(args: list[str]) -> int:
 
 
 def run() -> None:
-    """The entry point."""
+    """Entry point of the console script."""
     sys.exit(main())

@@ -113,7 +113,7 @@ def test_pickled_weights_are_not_read(clip_folder: Path, tmp_path: Path) -> None
 def test_other_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(
-        UserError, match="`teacher` must be one of clip, siglip, .*which is a `bert`"
+        UserError, match=r"`teacher` must be one of clip, siglip, .*which is a `bert`"
     ):
         CLIPTeacher(str(tmp_path))
     with pytest.raises(UserError, match="cannot read `no/such-model`"):

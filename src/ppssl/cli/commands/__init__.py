@@ -1,1 +1,1 @@
-"""One thin file for each command, over the Python function that does the work."""
+"""Commands of the command line, one module each; each calls a public Python function."""

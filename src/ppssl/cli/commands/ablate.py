@@ -1,4 +1,4 @@
-"""``ppssl ablate``: a grid of overrides times seeds over a recipe."""
+"""``ppssl ablate``: run the variants and seeds of a study, and compare them."""
 
 from pathlib import Path
 
@@ -15,32 +15,37 @@ __all__ = ["main"]
 
 
 def main(argv: list[str]) -> int:
-    """Parse, run, write its table as Markdown under the study's name, print it."""
+    """Run a study, write its table as Markdown and print it."""
     parser = ArgumentParser(
         prog="ppssl ablate",
-        description="Run variants times seeds over a recipe; runs whose JSON exists are not repeated. "
-        "Overrides on the command line (--data.root=DIR) are this machine's and do not tell runs apart. "
+        description="Run all variants and seeds of a study; runs whose JSON file exists are not repeated. "
+        "Overrides on the command line (--data.root=DIR) are local to this machine and do not identify a run. "
         "Example: ppssl ablate experiments/ablation/stable_synthetic.yaml --out experiments/results/synthetic",
         exit_on_error=False,
     )
     parser.add_argument(
-        "study", type=str, help="YAML: recipe, variants, seeds, overrides, grid, baseline."
+        "study",
+        type=str,
+        help="YAML file with recipe, variants, seeds, overrides, grid and baseline.",
     )
     parser.add_argument(
-        "--out", type=str, required=True, help="Folder of the JSON files and the table."
+        "--out", type=str, required=True, help="Folder for the JSON files and the table."
     )
-    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time; they share the cores.")
     parser.add_argument(
-        "--work", type=str | None, default=None, help="Folder of checkpoints and logs."
+        "--jobs", type=int, default=1, help="Number of parallel runs, which share the CPU cores."
     )
-    local, rest = split_overrides(argv)
+    parser.add_argument(
+        "--work", type=str | None, default=None, help="Folder for checkpoints and logs."
+    )
+    local_overrides, rest = split_overrides(argv)
     args = parser.parse_args(rest)
     study = load_study(args.study)
-    results = ablate(study, args.out, jobs=args.jobs, work=args.work, local=local)
-    shown = (*HEADLINES, "nuisance", *(BRANCH + name for name in HEADLINES), *ACCURACIES)
-    known = [name for name in shown if any(name in r["metrics"] for r in results)]
-    summary = summarise(results, baseline=study.baseline, metrics=known)
-    table = markdown_table(summary, known)
+    results = ablate(study, args.out, jobs=args.jobs, work=args.work, local=local_overrides)
+    branch_metrics = [BRANCH + name for name in HEADLINES]
+    candidates = [*HEADLINES, "nuisance", *branch_metrics, *ACCURACIES]
+    metrics = [name for name in candidates if any(name in r["metrics"] for r in results)]
+    summary = summarise(results, baseline=study.baseline, metrics=metrics)
+    table = markdown_table(summary, metrics)
     (Path(args.out) / f"{Path(args.study).stem}.md").write_text(table)
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
     show_table(f"{args.study}, percent", rows[0], rows[2:])

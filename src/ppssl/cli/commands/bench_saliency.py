@@ -1,4 +1,4 @@
-"""``ppssl bench saliency``: what saliency maps show, by where they are taken."""
+"""``ppssl bench saliency``: compare saliency maps of the image, each stage and the output."""
 
 from pathlib import Path
 
@@ -14,30 +14,37 @@ __all__ = ["parser", "run"]
 
 
 def parser() -> ArgumentParser:
-    """Its options."""
-    own = ArgumentParser(
-        description="Compare GradCAM of the image, of each stage and of the output, before and after training: is it "
-        "reproducible, is it on the object, does it find the part by which look-alike classes differ? (The last two "
-        "where the data set has masks, as synthetic birds have.) "
+    """Argument parser of the command."""
+    saliency = ArgumentParser(
+        description="Compare GradCAM of the image, of each stage and of the output, before and after training: "
+        "reproducibility and, if the data set has masks (as synthetic birds have), energy on the object and on the "
+        "part that distinguishes similar classes. "
         "Example: ppssl bench saliency --checkpoints seed0/last.ckpt seed1/last.ckpt --out runs/saliency; "
         "a seed is trained by `ppssl fit --config ppssl:synthetic/pretrain --seed_everything=0 "
         "--trainer.default_root_dir=seed0`.",
         exit_on_error=False,
     )
-    own.add_argument(
-        "--checkpoints", type=str, nargs="+", required=True, help="Of `ppssl fit`; several: seeds."
+    saliency.add_argument(
+        "--checkpoints",
+        type=str,
+        nargs="+",
+        required=True,
+        help="Checkpoints of `ppssl fit`, one per seed.",
     )
-    own.add_argument(
-        "--out", type=str, required=True, help="Folder of saliency.json, saliency.md and figures."
+    saliency.add_argument(
+        "--out",
+        type=str,
+        required=True,
+        help="Folder for saliency.json, saliency.md and the figures.",
     )
-    own.add_argument("--images", type=int, default=256, help="How many images are looked at.")
-    add_data(own, "A recipe; default: the first checkpoint's own data set.")
-    add_device(own)
-    return own
+    saliency.add_argument("--images", type=int, default=256, help="Number of images.")
+    add_data(saliency, "Recipe with the data set; default: the data set of the first checkpoint.")
+    add_device(saliency)
+    return saliency
 
 
 def run(args: Namespace) -> int:
-    """Measure, write JSON, tables and figures, print the table at equal resolution."""
+    """Run the benchmark, write JSON, tables and figures, and print the table at equal resolution."""
     benchmark = bench_saliency(
         args.checkpoints, args.get("data"), images=args.images, device=args.device
     )
@@ -47,5 +54,5 @@ def run(args: Namespace) -> int:
     draw_bars(content).savefig(out / "bars.png", dpi=120)
     draw_examples(benchmark).savefig(out / "examples.png", dpi=120)
     headings, cells = short_table(content["rows"])
-    show_table("After training, equal resolution", headings, cells, caption=f"all of it: {out}")
+    show_table("After training, equal resolution", headings, cells, caption=f"all results: {out}")
     return 0

@@ -1,4 +1,4 @@
-"""``ppssl bench step``: what a training step costs."""
+"""``ppssl bench step``: time a training step."""
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -9,23 +9,23 @@ __all__ = ["parser", "run"]
 
 
 def parser() -> ArgumentParser:
-    """Its options."""
+    """Argument parser of the command."""
     step = ArgumentParser(
-        description="Time a training step. Example: ppssl bench step --backbone resnet50 --batch-size 16 "
+        description="Time a training step and its parts. Example: ppssl bench step --backbone resnet50 --batch-size 16 "
         "--image-size 224 --repeats 10 --json step.json",
         exit_on_error=False,
     )
     step.add_argument(
-        "--backbone", type=str, default="resnet50", help="Any timm model name, or `resnet_small`."
+        "--backbone", type=str, default="resnet50", help="Name of a timm model, or `resnet_small`."
     )
-    step.add_argument("--batch-size", type=int, default=16, help="Images a step.")
+    step.add_argument("--batch-size", type=int, default=16, help="Batch size.")
     step.add_argument("--image-size", type=int, default=224, help="Height and width in pixels.")
-    step.add_argument("--repeats", type=int, default=10, help="Timed steps of each variant.")
+    step.add_argument("--repeats", type=int, default=10, help="Number of timed steps per variant.")
     step.add_argument(
         "--variants",
         type=list[str] | None,
         default=None,
-        help=f"Such as '[ais, full]'; beside plain. All by default: {', '.join(VARIANTS)}.",
+        help=f"Variants besides plain, such as '[ais, full]'; default: all of {', '.join(VARIANTS)}.",
     )
     step.add_argument(
         "--json", type=str | None, default=None, help="Write the results to this file."
@@ -34,7 +34,7 @@ def parser() -> ArgumentParser:
 
 
 def run(args: Namespace) -> int:
-    """Time, print a table, write JSON."""
+    """Run the benchmark, print a table and write JSON."""
     results = bench_step(
         args.backbone, args.batch_size, args.image_size, args.repeats, args.variants
     )

@@ -13,18 +13,18 @@ __all__ = ["main"]
 
 
 def main(argv: list[str]) -> int:
-    """Parse, train, print one table."""
+    """Run the demonstration and print its table."""
     parser = ArgumentParser(
         prog="ppssl demo",
         description="Pretrain a small encoder with AIS and IADM on synthetic birds, in minutes and without network, "
-        "and compare it with its random initialisation. Example: ppssl demo --out runs/demo",
+        "and compare it with its initial weights. Example: ppssl demo --out runs/demo",
         exit_on_error=False,
     )
     parser.add_argument(
         "--out",
         type=str,
         default="runs/demo",
-        help="Folder of checkpoint, events, results.json and saliency.png.",
+        help="Folder for checkpoint, logs, results.json and saliency.png.",
     )
     parser.add_argument("--seed", type=int, default=0, help="The run's seed.")
     overrides, rest = split_overrides(argv)

@@ -1,4 +1,4 @@
-"""``ppssl embed CKPT --data RECIPE --out FILE.parquet``: embeddings of a whole data set."""
+"""``ppssl embed CKPT --data RECIPE --out FILE.parquet``: write the embeddings of a data set."""
 
 import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser
@@ -10,8 +10,8 @@ from ppssl.cli.arguments import (
     add_device,
     add_feature,
     add_seed,
-    data_section,
-    given_data,
+    expand_data_recipe,
+    load_data,
 )
 from ppssl.inference.embed import embed, read_description
 from ppssl.utils.results import show_table
@@ -20,23 +20,23 @@ __all__ = ["main"]
 
 
 def main(argv: list[str]) -> int:
-    """Parse, embed, say what was written."""
+    """Embed all images and print what was written."""
     parser = ArgumentParser(
         prog="ppssl embed",
-        description="Write the embeddings of all images to Parquet: split, path, class, label, index, embedding. "
-        "The same command goes on after an interruption. Example: ppssl embed last.ckpt --data ppssl:folder/pretrain "
+        description="Write a Parquet file with split, path, class, label, index and embedding of all images. "
+        "The same command continues after an interruption. Example: ppssl embed last.ckpt --data ppssl:folder/pretrain "
         "--data.root path/to/images --out embeddings.parquet",
         exit_on_error=False,
     )
     add_checkpoint(parser)
     add_data(parser)
-    parser.add_argument("--out", type=str, required=True, help="The .parquet to write.")
+    parser.add_argument("--out", type=str, required=True, help="The .parquet file to write.")
     add_feature(parser)
     add_device(parser)
     add_seed(parser)
-    args = parser.parse_args(data_section(argv))
+    args = parser.parse_args(expand_data_recipe(argv))
     seed_everything(args.seed, verbose=False)
-    data = given_data(parser, args, args.checkpoint)
+    data = load_data(parser, args, args.checkpoint)
     out = embed(args.checkpoint, data, args.out, feature=args.feature, device=args.device)
     rows = [
         ["images", str(pq.read_metadata(out).num_rows)],

@@ -1,4 +1,4 @@
-"""``ppssl evaluate CKPT``: kNN, retrieval and linear probe of a checkpoint, or of a file of embeddings."""
+"""``ppssl evaluate CKPT``: kNN, retrieval and linear-probe metrics of a checkpoint or an embedding file."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,8 @@ from ppssl.cli.arguments import (
     add_device,
     add_feature,
     add_seed,
-    data_section,
-    given_data,
+    expand_data_recipe,
+    load_data,
 )
 from ppssl.evaluation import evaluate as clean
 from ppssl.evaluation import lcr_protocol as lcr
@@ -25,27 +25,33 @@ __all__ = ["main"]
 
 Protocol = Literal["clean-1", "lcr-2023"]
 COLUMNS = ("knn-1", "knn-5", "knn-20", "linear", "rank-1", "mAP")
-"""Of a table with several rows, which fits 80 characters."""
+"""Metrics of the table with several rows, which fits in 80 characters."""
 
 
 def main(argv: list[str]) -> int:
-    """Parse, measure, print a table, write JSON."""
+    """Evaluate, print a table and write JSON."""
     parser = _parser()
-    args = parser.parse_args(data_section(argv))
+    args = parser.parse_args(expand_data_recipe(argv))
     seed_everything(args.seed, verbose=False)
     options = {"feature": args.feature, "device": args.device}
-    table = args.label_fraction or args.random or args.imagenet
+    several_rows = args.label_fraction or args.random or args.imagenet
     if args.protocol == lcr.PROTOCOL:
-        if table:
-            raise UserError(f"`{lcr.PROTOCOL}` has one row: leave out the options of other rows.")
+        if several_rows:
+            raise UserError(
+                f"`{lcr.PROTOCOL}` has one row: remove `--label-fraction`, `--random` and `--imagenet`."
+            )
         paths = lcr.checkpoints_of(args.checkpoint)
-        data = given_data(parser, args, str(paths[-1]))
+        data = load_data(parser, args, str(paths[-1]))
         _show(lcr.evaluate_lcr(paths, data, **options), args)
-    elif table:
-        others = {"random": args.random, "imagenet": args.imagenet}
-        fractions = args.label_fraction or [1.0]
-        data = _data(parser, args)
-        rows = evaluate_rows(args.checkpoint, data, label_fractions=fractions, **others, **options)
+    elif several_rows:
+        rows = evaluate_rows(
+            args.checkpoint,
+            _data(parser, args),
+            label_fractions=args.label_fraction or [1.0],
+            random=args.random,
+            imagenet=args.imagenet,
+            **options,
+        )
         _show_rows(rows, args)
     else:
         _show(clean.evaluate(args.checkpoint, _data(parser, args), **options), args)
@@ -55,13 +61,13 @@ def main(argv: list[str]) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="ppssl evaluate",
-        description="Measure a checkpoint's encoder: kNN, linear probe and retrieval on the test images. "
+        description="Compute kNN, linear-probe and retrieval metrics of an encoder on the test images. "
         "Example: ppssl evaluate last.ckpt --data experiments/folder/pretrain.yaml --data.root path/to/images",
         exit_on_error=False,
     )
     add_checkpoint(
         parser,
-        "A checkpoint of `ppssl fit`, or a .parquet of `ppssl embed`; with lcr-2023 a folder of checkpoints too.",
+        "A checkpoint of `ppssl fit`, or a .parquet file of `ppssl embed`; for lcr-2023 also a folder of checkpoints.",
     )
     add_data(parser)
     parser.add_argument(
@@ -69,22 +75,24 @@ def _parser() -> ArgumentParser:
         type=float,
         nargs="+",
         default=[],
-        help="Rows with these parts of the labels, such as 1 0.5 0.2.",
+        help="Fractions of the labels, one row each, such as 1 0.5 0.2.",
     )
     parser.add_argument(
-        "--random", action="store_true", help="A row of the same architecture with random weights."
+        "--random",
+        action="store_true",
+        help="Add a row of the same architecture with random weights.",
     )
     parser.add_argument(
         "--imagenet",
         type=bool | str,
         default=False,
-        help="A row of the same architecture with timm's weights: `true`, or a local file of them.",
+        help="Add a row of the same architecture with timm's weights: `true`, or a local file.",
     )
     parser.add_argument(
         "--protocol",
         type=Protocol,
         default=clean.PROTOCOL,
-        help="`lcr-2023`: as LCR reports, with what is best on the test images, marked so.",
+        help="`lcr-2023`: the protocol of LCR, which selects on the test images (marked in the table).",
     )
     parser.add_argument(
         "--json", type=str | None, default=None, help="Write the results to this file."
@@ -96,11 +104,11 @@ def _parser() -> ArgumentParser:
 
 
 def _data(parser: ArgumentParser, args: Namespace) -> Any:
-    """The data set; ``None`` for a file of embeddings."""
+    """Data module of the evaluation; ``None`` for an embedding file."""
     if Path(args.checkpoint).suffix != ".parquet":
-        return given_data(parser, args, args.checkpoint)
+        return load_data(parser, args, args.checkpoint)
     if args.get("data"):
-        raise UserError("A file of embeddings holds its labels: leave out `--data`.")
+        raise UserError("An embedding file has its own labels: remove `--data`.")
     return None
 
 

@@ -1,4 +1,4 @@
-"""``ppssl explain CKPT IMAGE... --out DIR``: what an encoder looks at in a user's own images."""
+"""``ppssl explain CKPT IMAGE... --out DIR``: draw saliency maps of an encoder for image files."""
 
 from dataclasses import replace
 
@@ -18,19 +18,19 @@ __all__ = ["main"]
 
 
 def main(argv: list[str]) -> int:
-    """Parse, explain a few images at a time, write a PNG for each."""
+    """Compute saliency maps of a few images at a time, and write a PNG for each image."""
     parser = ArgumentParser(
         prog="ppssl explain",
-        description="Maps of what raises the cosine of an image's embedding with that of its mirrored copy, beside "
-        "the image: GradCAM of the image itself, Grad-CAM at the output layer, and what IADM attends to. "
-        "Of a classifier also of what raises a class. "
+        description="Draw each image with its saliency maps for the cosine similarity of its embedding and that of its "
+        "mirror image: GradCAM of the image, Grad-CAM at the output layer, and IADM's attention. "
+        "For a classifier, also the maps of a class. "
         "Example: ppssl explain last.ckpt photo.jpg path/to/images --out runs/explain",
         exit_on_error=False,
     )
     add_checkpoint(parser)
-    parser.add_argument("images", type=str, nargs="+", help="Image files, and folders of them.")
+    parser.add_argument("images", type=str, nargs="+", help="Image files, or folders of them.")
     parser.add_argument(
-        "--out", type=str, required=True, help="Folder of the PNG files; none is overwritten."
+        "--out", type=str, required=True, help="Folder for the PNG files; none is overwritten."
     )
     parser.add_argument(
         "--image-size",
@@ -42,18 +42,19 @@ def main(argv: list[str]) -> int:
         "--reference",
         type=Reference,
         default="blur",
-        help="What an image is compared with, for its own GradCAM.",
+        help="Reference that an image is compared with, for GradCAM of the image.",
     )
     parser.add_argument(
         "--class",
         type=str | None,
         default=None,
-        help="Of a classifier's checkpoint: explain this class's logit, by its name or number.",
+        help="For a classifier: explain the logit of this class, by name or number.",
     )
     add_device(parser)
     args = parser.parse_args(argv)
     view = View.of(args.checkpoint)
-    view = view if args.image_size is None else replace(view, size=args.image_size)
+    if args.image_size is not None:
+        view = replace(view, size=args.image_size)
     paths = image_files(args.images).paths
     model = restore(nn.Module, args.checkpoint, {})
     score = {
@@ -62,8 +63,8 @@ def main(argv: list[str]) -> int:
     }
     written = []
     for rows in track(torch.arange(len(paths)).split(BATCH), "Explaining", transient=True):
-        chunk = [paths[i] for i in rows.tolist()]
-        found = explain(model, chunk, view=view, device=args.device, **score)
-        written += found.save(args.out)
+        batch = [paths[i] for i in rows.tolist()]
+        explanation = explain(model, batch, view=view, device=args.device, **score)
+        written += explanation.save(args.out)
     Console().print(f"{len(written)} images explained in {args.out}", soft_wrap=True)
     return 0

@@ -1,4 +1,4 @@
-"""``ppssl export CKPT --to FORMAT --out DIR``: hand an encoder on."""
+"""``ppssl export CKPT --to FORMAT --out DIR``: export an encoder to another library."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ __all__ = ["main"]
 
 
 def main(argv: list[str]) -> int:
-    """Parse, export, say what was compared."""
+    """Export, and print the files and the largest difference of the features."""
     parser = ArgumentParser(
         prog="ppssl export",
-        description="Write a checkpoint's encoder for another library, read it back in a clean process, compare "
+        description="Export a checkpoint's encoder to another library, load it in a clean process, compare the "
         "features, and write a model card. Example: ppssl export last.ckpt --to timm --out exported",
         exit_on_error=False,
     )
@@ -24,9 +24,9 @@ def main(argv: list[str]) -> int:
         "--to",
         type=Format,
         required=True,
-        help="torchvision takes ResNets; onnx needs its packages.",
+        help="Format; torchvision supports ResNets only, onnx needs its packages.",
     )
-    parser.add_argument("--out", type=str, required=True, help="The folder to make.")
+    parser.add_argument("--out", type=str, required=True, help="Folder to create.")
     args = parser.parse_args(argv)
     difference = export(args.checkpoint, args.to, args.out)
     files = ", ".join(sorted(path.name for path in Path(args.out).iterdir()))

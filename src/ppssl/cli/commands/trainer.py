@@ -1,4 +1,4 @@
-"""``ppssl fit | validate | test | predict``: the Trainer's commands, by LightningCLI."""
+"""``ppssl fit | validate | test | predict``: the Trainer's commands of LightningCLI."""
 
 import threading
 from typing import Any
@@ -8,27 +8,27 @@ from ppssl.studies.recipes import PPSSLCLI
 
 __all__ = ["main"]
 
-_WITH = "--config ppssl:folder/pretrain --data.root path/to/images"
+_OPTIONS = "--config ppssl:folder/pretrain --data.root path/to/images"
 EXAMPLES = {
-    "fit": f"ppssl fit {_WITH} --trainer.max_epochs 30",
-    "validate": f"ppssl validate {_WITH} --ckpt_path last.ckpt",
-    "test": f"ppssl test {_WITH} --ckpt_path last.ckpt",
-    "predict": f"ppssl predict {_WITH} --ckpt_path last.ckpt",
+    "fit": f"ppssl fit {_OPTIONS} --trainer.max_epochs 30",
+    "validate": f"ppssl validate {_OPTIONS} --ckpt_path last.ckpt",
+    "test": f"ppssl test {_OPTIONS} --ckpt_path last.ckpt",
+    "predict": f"ppssl predict {_OPTIONS} --ckpt_path last.ckpt",
 }
 
 
 def main(argv: list[str]) -> int:
     """Run one of the Trainer's commands; returns the exit code."""
-    before = threading.excepthook
+    previous_hook = threading.excepthook
 
-    def unless_full(args: Any) -> None:
-        """TensorBoard writes in a thread: the run ends with its error, which one line says."""
+    def ignore_full_disk(args: Any) -> None:
+        """Ignore a full disk in TensorBoard's thread: the run ends with its own error message."""
         if not is_full(args.exc_value):
-            before(args)
+            previous_hook(args)
 
-    threading.excepthook = unless_full
+    threading.excepthook = ignore_full_disk
     try:
         PPSSLCLI(argv, EXAMPLES)
     finally:
-        threading.excepthook = before
+        threading.excepthook = previous_hook
     return 0
