@@ -285,3 +285,35 @@ def test_folders_that_may_not_be_read_are_named(
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"Cannot read the folder .*/wren: Permission denied"):
         find_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "expected"),
+    [
+        ((1600, 1200), 600, (800, 600)),
+        ((1600, 1200), 601, (1600, 1200)),
+        ((1600, 1200), 150, (200, 150)),
+        ((300, 200), 600, (300, 200)),
+        ((1200, 1600), 300, (300, 400)),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_large_jpeg_is_decoded_at_a_reduced_size(
+    tmp_path: Path, size: tuple[int, int], short_side: int, expected: tuple[int, int], turned: bool
+) -> None:
+    path, exif = tmp_path / "a.jpg", Image.Exif()
+    if turned:
+        exif[0x0112] = 6
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    coarse.resize(size, Image.Resampling.BICUBIC).save(path, exif=exif)
+    image = read_image(path, short_side=short_side)
+    assert image.size == (expected[::-1] if turned else expected)
+    whole = read_image(path).resize(image.size, Image.Resampling.BOX)
+    error = np.abs(np.asarray(image, dtype=int) - np.asarray(whole, dtype=int))
+    assert error.mean() < 2
+
+
+def test_other_formats_are_decoded_whole(tmp_path: Path) -> None:
+    Image.new("RGB", (400, 300)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", short_side=20).size == (400, 300)

@@ -25,7 +25,7 @@ from ppssl.data.dataset import (
     check_batch_size,
     collate,
     default_workers,
-    ignore_interrupt,
+    start_worker,
 )
 from ppssl.data.label_splits import select_held_out, select_labelled
 from ppssl.data.source import UNKNOWN, ImageSource
@@ -246,7 +246,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
-            worker_init_fn=ignore_interrupt,
+            worker_init_fn=start_worker,
             **kwargs,
         )
 

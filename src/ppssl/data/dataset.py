@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -29,9 +30,9 @@ __all__ = [
     "check_batch_size",
     "collate",
     "default_workers",
-    "ignore_interrupt",
     "item_numbers",
     "load_readable",
+    "start_worker",
 ]
 
 Request = Callable[[Image.Image], Tensor]
@@ -129,8 +130,9 @@ class ViewDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, i = key
-        image, i, broken = load_readable(self.source, range(len(self.source)), i)
-        index = i + self.offset
+        short_side = None if self.requests else self.augmentation.shortest_side(self.size)
+        image, i, broken = load_readable(self.source, range(len(self.source)), i, short_side)
+        index, pixels = i + self.offset, np.asarray(image)
         parameters = [
             self.augmentation.sample(
                 self.seed, epoch, index, view, size=(image.height, image.width), view_size=self.size
@@ -138,7 +140,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
             for view in (0, 1)
         ]
         item = {
-            "views": [apply_view(image, p, self.size) for p in parameters],
+            "views": [apply_view(pixels, p, self.size) for p in parameters],
             "geometry": torch.stack([p.geometry() for p in parameters]),
             **item_numbers(self.source, i, index),
             "broken": broken,
@@ -226,18 +228,40 @@ def default_workers() -> int:
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Collate items into a batch; unreadable images are listed under ``broken`` as (name, reason)."""
+    """Collate items into a batch; unreadable images are listed under ``broken`` as (name, reason).
+
+    Batches of images keep the memory format of the images, pixel by pixel (``torch.channels_last``).
+    """
     broken = [entry for item in items for entry in item.pop("broken")]
-    return default_collate(items) | {"broken": broken}
+    batch: dict[str, Any] = {}
+    if "views" in items[0]:
+        batch["views"] = [
+            _stack(views) for views in zip(*(i.pop("views") for i in items), strict=True)
+        ]
+    if "image" in items[0]:
+        batch["image"] = _stack([item.pop("image") for item in items])
+    return batch | default_collate(items) | {"broken": broken}
 
 
-def ignore_interrupt(worker: int) -> None:
-    """Ignore Ctrl-C in a worker: the main process receives it too, finishes its step and ends the workers."""
+def _stack(images: Sequence[Tensor]) -> Tensor:
+    """Stack images ``(C, H, W)``: ``(B, C, H, W)``, channels_last; in a worker in shared memory."""
+    return default_collate([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+def start_worker(worker: int) -> None:
+    """Ignore Ctrl-C in a worker: the main process receives it too, finishes its step and ends the workers.
+
+    OpenCV gets one thread, as torch does in a worker.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
 
 
 def load_readable(
-    source: ImageSource, numbers: Sequence[int] | np.ndarray, position: int
+    source: ImageSource,
+    numbers: Sequence[int] | np.ndarray,
+    position: int,
+    short_side: int | None = None,
 ) -> tuple[Image.Image, int, list[tuple[str, str]]]:
     """Load the image at a position of a list of image numbers, or the next readable one of the list.
 
@@ -247,6 +271,7 @@ def load_readable(
         source: The images.
         numbers: Image numbers.
         position: Position in ``numbers``.
+        short_side: Pixels that the short side needs at least; a larger image may be decoded at a reduced size.
 
     Returns:
         The image, its number, and the unreadable images before it as (name, reason).
@@ -258,7 +283,9 @@ def load_readable(
     for k in range(min(len(numbers), 100)):
         number = int(numbers[(position + k) % len(numbers)])
         try:
-            return source.load(number), number, broken
+            if short_side is None:
+                return source.load(number), number, broken
+            return source.load_reduced(number, short_side), number, broken
         except UNREADABLE as error:
             broken.append((source.name(number), str(error).split("\n")[0].rstrip(".")))
     raise UserError(

@@ -49,6 +49,10 @@ class FileSource(ImageSource):
         """Load image ``i`` by :func:`~ppssl.data.images.read_image`."""
         return read_image(self.paths[i])
 
+    def load_reduced(self, i: int, short_side: int) -> Image.Image:
+        """Load image ``i``; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is large enough."""
+        return read_image(self.paths[i], short_side=short_side)
+
     def name(self, i: int) -> str:
         """Path of image ``i``; bytes that are not UTF-8 are escaped."""
         return os.fsencode(self.paths[i]).decode("utf-8", "backslashreplace")

@@ -45,11 +45,13 @@ _DAMAGED = (
 """Exceptions besides ``OSError`` and ``ValueError`` that Pillow's decoders raise for damaged files."""
 
 
-def read_image(file: Path | bytes) -> Image.Image:
+def read_image(file: Path | bytes, *, short_side: int | None = None) -> Image.Image:
     """Read an image, upright and in mode RGB.
 
     Args:
         file: Path, or the bytes of an image file.
+        short_side: Pixels that the short side needs at least: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size,
+            which is faster; ``None``: full size.
 
     Raises:
         OSError: The file cannot be read, or is truncated.
@@ -58,6 +60,8 @@ def read_image(file: Path | bytes) -> Image.Image:
     try:
         with _open(file) as image:
             turn = _TURNS.get(_orientation(image))
+            if short_side is not None:
+                image.draft(None, (short_side, short_side))  # only JPEG has it
             rgb = _rgb(image)
             return rgb if turn is None else rgb.transpose(turn)
     except UnidentifiedImageError:

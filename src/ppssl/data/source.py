@@ -44,6 +44,15 @@ class ImageSource(ABC):
             ValueError: The image cannot be read.
         """
 
+    def load_reduced(self, i: int, short_side: int) -> Image.Image:
+        """Load image ``i``, possibly at a reduced size, for training views; by default :meth:`load`.
+
+        Args:
+            i: Number of the image.
+            short_side: Pixels that the short side of the result has at least, if the original has.
+        """
+        return self.load(i)
+
     def read(self, i: int) -> Image.Image:
         """Load image ``i`` by :meth:`load`, and turn a failure into a user error.
 

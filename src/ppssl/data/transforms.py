@@ -8,9 +8,10 @@ MoCo v2's augmentation (Chen et al., arXiv 2003.04297; :ref:`F7 <f7>`), an augme
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as tv
@@ -138,6 +139,11 @@ class MoCoV2Augmentation(Configurable):
             blur_sigma=float(sigma) if u[3] < self.blur_probability else 0.0,
         )
 
+    def shortest_side(self, view_size: int) -> int:
+        """Length in pixels that the short side of an image needs, so that no crop has fewer pixels than the view."""
+        low, high = self.crop_ratio
+        return math.ceil(view_size / math.sqrt(self.crop_scale[0] * min(low, 1 / high)))
+
     def _sample_crop(
         self, rng: np.random.Generator, height: int, width: int
     ) -> tuple[float, float, float, float]:
@@ -214,20 +220,40 @@ class LabelledAugmentation(Configurable):
             return self._rand_augment(view)
 
 
-def apply_view(image: Image.Image, parameters: ViewParameters, size: int) -> Tensor:
-    """Apply a view's parameters to one RGB image: ``(3, size, size)`` uint8."""
-    width, height = image.size
+def apply_view(image: Image.Image | np.ndarray, parameters: ViewParameters, size: int) -> Tensor:
+    """Apply the parameters of a view to one image, by OpenCV.
+
+    The crop is rounded to whole pixels. A smaller crop is enlarged bilinearly, a larger one averaged over areas.
+
+    Args:
+        image: An RGB image, or its pixels ``(H, W, 3)`` uint8.
+        parameters: The parameters of the view.
+        size: Height and width of the view in pixels.
+
+    Returns:
+        ``(3, size, size)`` uint8, in memory as ``(size, size, 3)``.
+    """
+    pixels = np.asarray(image)
+    height, width = pixels.shape[:2]
     left, top, w, h = parameters.crop
-    box = (left * width, top * height, (left + w) * width, (top + h) * height)
-    view = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    x, right = _whole_pixels(left * width, (left + w) * width, width)
+    y, bottom = _whole_pixels(top * height, (top + h) * height, height)
+    shrinks = right - x > size or bottom - y > size
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    view = cv2.resize(pixels[y:bottom, x:right], (size, size), interpolation=method)
     if parameters.flip:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        view = cv2.flip(view, 1)
     if parameters.jitter is not None or parameters.grey:
-        mean = np.asarray(view).reshape(-1, 3).mean(axis=0)
-        view = view.convert("RGB", tuple(color_matrix(parameters, mean).ravel().tolist()))
+        view = cv2.transform(view, color_matrix(parameters, np.array(cv2.mean(view)[:3])))
     if parameters.blur_sigma > 0:
-        view = view.filter(ImageFilter.GaussianBlur(parameters.blur_sigma))
-    return torch.from_numpy(np.array(view)).permute(2, 0, 1).contiguous()
+        view = cv2.GaussianBlur(view, (0, 0), parameters.blur_sigma)
+    return torch.from_numpy(view).permute(2, 0, 1)
+
+
+def _whole_pixels(start: float, end: float, length: int) -> tuple[int, int]:
+    """Round a range of pixels; at least one is left."""
+    first = min(round(start), length - 1)
+    return first, max(first + 1, round(end))
 
 
 def color_matrix(parameters: ViewParameters, mean: np.ndarray) -> np.ndarray:
