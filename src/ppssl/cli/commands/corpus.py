@@ -58,6 +58,18 @@ def _inspect_parser() -> ArgumentParser:
         default=None,
         help="A file with one class name per line, for class-names and cars-names.",
     )
+    _add_teacher_arguments(parser)
+    parser.add_argument(
+        "--threshold", type=float, default=0.95, help="Similarity of near-duplicates, in [0, 1)."
+    )
+    parser.add_argument(
+        "--json", type=str | None, default=None, help="Write the results to this file."
+    )
+    return parser
+
+
+def _add_teacher_arguments(parser: ArgumentParser) -> None:
+    """Add the options of what a teacher picks for images."""
     parser.add_argument(
         "--teacher",
         type=str | None,
@@ -74,18 +86,11 @@ def _inspect_parser() -> ArgumentParser:
     parser.add_argument("--num-images", type=int, default=8, help="Number of images per folder.")
     parser.add_argument("--top", type=int, default=5, help="Number of descriptions per image.")
     parser.add_argument(
-        "--threshold", type=float, default=0.95, help="Similarity of near-duplicates, in [0, 1)."
-    )
-    parser.add_argument(
         "--out",
         type=str | None,
         default=None,
         help="Draw the images and their descriptions to this file.",
     )
-    parser.add_argument(
-        "--json", type=str | None, default=None, help="Write the results to this file."
-    )
-    return parser
 
 
 def _generate_parser() -> ArgumentParser:

@@ -19,6 +19,26 @@ __all__ = ["main"]
 
 def main(argv: list[str]) -> int:
     """Compute saliency maps of a few images at a time, and write a PNG for each image."""
+    args = _parser().parse_args(argv)
+    view = View.of(args.checkpoint)
+    if args.image_size is not None:
+        view = replace(view, size=args.image_size)
+    paths = image_files(args.images).paths
+    model = restore(nn.Module, args.checkpoint, {})
+    score = {
+        "reference": args.reference,
+        "class_index": None if args["class"] is None else class_number(model, args["class"]),
+    }
+    written = []
+    for rows in track(torch.arange(len(paths)).split(BATCH), "Explaining", transient=True):
+        batch = [paths[i] for i in rows.tolist()]
+        explanation = explain(model, batch, view=view, device=args.device, **score)
+        written += explanation.save(args.out)
+    Console().print(f"{len(written)} images explained in {args.out}", soft_wrap=True)
+    return 0
+
+
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="ppssl explain",
         description="Draw each image with its saliency maps for the cosine similarity of its embedding and that of its "
@@ -51,20 +71,4 @@ def main(argv: list[str]) -> int:
         help="For a classifier: explain the logit of this class, by name or number.",
     )
     add_device(parser)
-    args = parser.parse_args(argv)
-    view = View.of(args.checkpoint)
-    if args.image_size is not None:
-        view = replace(view, size=args.image_size)
-    paths = image_files(args.images).paths
-    model = restore(nn.Module, args.checkpoint, {})
-    score = {
-        "reference": args.reference,
-        "class_index": None if args["class"] is None else class_number(model, args["class"]),
-    }
-    written = []
-    for rows in track(torch.arange(len(paths)).split(BATCH), "Explaining", transient=True):
-        batch = [paths[i] for i in rows.tolist()]
-        explanation = explain(model, batch, view=view, device=args.device, **score)
-        written += explanation.save(args.out)
-    Console().print(f"{len(written)} images explained in {args.out}", soft_wrap=True)
-    return 0
+    return parser

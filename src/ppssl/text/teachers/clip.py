@@ -19,7 +19,7 @@ _KINDS = ("clip", "siglip", "siglip2")
 
 
 class CLIPTeacher(Teacher):
-    """Frozen CLIP or SigLIP of transformers (Radford et al., arXiv 2103.00020; Zhai et al., arXiv 2303.15343), frozen.
+    """Frozen CLIP or SigLIP of transformers (Radford et al., arXiv 2103.00020; Zhai et al., arXiv 2303.15343).
 
     Reads safetensors only and runs no code from the hub.
 
