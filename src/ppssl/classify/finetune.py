@@ -18,8 +18,7 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ppssl.classify.base import Classifier, ClassWeights
-from ppssl.data.transforms import LabelledAugmentation
+from ppssl.classify.base import Classifier
 from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.errors import UserError
 from ppssl.utils.optim import OptimizerName, make_optimizer, warmup_cosine
@@ -33,15 +32,11 @@ _HEAD = "ppssl_head"
 class FineTune(Classifier):
     """Classifier that fine-tunes the encoder: any timm model, or the encoder of a ppssl checkpoint.
 
+    The default augmentation is random crops, horizontal flip and RandAugment.
+
     Args:
         backbone: Any timm model name, or ``resnet_small``; ``None``: the backbone of the checkpoint ``pretrained``.
-        pretrained: As of :class:`Classifier`.
-        image_size: As of :class:`Classifier`.
-        backbone_kwargs: As of :class:`Classifier`.
-        num_classes: As of :class:`Classifier`.
-        augmentation: Augmentation of the training images; ``None``: crops, horizontal flip and RandAugment.
         label_smoothing: Fraction of each target that is spread evenly over all classes, in [0, 1).
-        class_weights: As of :class:`Classifier`.
         mixup: Alpha of mixup, >= 0; 0: no mixup. With cutmix too, each batch uses one of the two.
         cutmix: Alpha of cutmix, >= 0; 0: no cutmix.
         optimizer: ``"sgd"``, ``"adamw"`` or ``"lars"`` (for large batches).
@@ -53,20 +48,14 @@ class FineTune(Classifier):
         freeze_epochs: Number of first epochs that train the linear layer only, with the encoder in evaluation mode.
         ema_decay: Decay of the exponential moving average of the weights, which is validated and saved; ``None``: no
             averaging.
-        init_seed: As of :class:`Classifier`.
-        seed: As of :class:`Classifier`.
+        kwargs: Arguments of :class:`Classifier`.
     """
 
     def __init__(
         self,
         backbone: str | None = None,
-        pretrained: bool | str = False,
-        image_size: int | None = None,
-        backbone_kwargs: dict[str, Any] | None = None,
-        num_classes: int | None = None,
-        augmentation: LabelledAugmentation | None = None,
+        *,
         label_smoothing: float = 0.1,
-        class_weights: ClassWeights = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
         optimizer: OptimizerName = "adamw",
@@ -77,8 +66,7 @@ class FineTune(Classifier):
         warmup_fraction: float = 0.1,
         freeze_epochs: int = 0,
         ema_decay: float | None = None,
-        init_seed: int | None = None,
-        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
         check_choice(get_args(OptimizerName), optimizer=optimizer)
         check_range(">= 0", mixup=mixup, cutmix=cutmix, freeze_epochs=freeze_epochs)
@@ -86,18 +74,7 @@ class FineTune(Classifier):
         check_range("in (0, 1]", layer_decay=layer_decay)
         check_range("in [0, 1)", warmup_fraction=warmup_fraction)
         check_range("in (0, 1)", ema_decay=ema_decay)
-        super().__init__(
-            backbone=backbone,
-            pretrained=pretrained,
-            image_size=image_size,
-            backbone_kwargs=backbone_kwargs,
-            num_classes=num_classes,
-            augmentation=augmentation,
-            label_smoothing=label_smoothing,
-            class_weights=class_weights,
-            init_seed=init_seed,
-            seed=seed,
-        )
+        super().__init__(backbone, label_smoothing=label_smoothing, **kwargs)
         self.mixup = mixup
         self.cutmix = cutmix
         self.optimizer = optimizer

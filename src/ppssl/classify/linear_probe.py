@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from ppssl.classify.base import Classifier, ClassWeights
+from ppssl.classify.base import Classifier
 from ppssl.data.transforms import LabelledAugmentation
+from ppssl.utils.checks import check_range
 
 __all__ = ["LinearProbe"]
 
@@ -28,54 +29,27 @@ class LinearProbe(Classifier):
 
     Args:
         backbone: Any timm model name, or ``resnet_small``; ``None``: the backbone of the checkpoint ``pretrained``.
-        pretrained: As of :class:`Classifier`.
-        image_size: As of :class:`Classifier`.
-        backbone_kwargs: As of :class:`Classifier`.
-        num_classes: As of :class:`Classifier`.
-        augmentation: Augmentation of the training images; ``None``: crops and horizontal flip.
-        label_smoothing: Fraction of each target that is spread evenly over all classes, in [0, 1).
-        class_weights: As of :class:`Classifier`.
         lr: The learning rate.
         sgd_momentum: Momentum of SGD.
         weight_decay: Weight decay.
         milestones: Fractions of the steps, in (0, 1), after which the learning rate is multiplied by 0.1.
-        init_seed: As of :class:`Classifier`.
-        seed: As of :class:`Classifier`.
+        kwargs: Arguments of :class:`Classifier`.
     """
 
     def __init__(
         self,
         backbone: str | None = None,
-        pretrained: bool | str = False,
-        image_size: int | None = None,
-        backbone_kwargs: dict[str, Any] | None = None,
-        num_classes: int | None = None,
-        augmentation: LabelledAugmentation | None = None,
-        label_smoothing: float = 0.0,
-        class_weights: ClassWeights = None,
+        *,
         lr: float = 30.0,
         sgd_momentum: float = 0.9,
         weight_decay: float = 0.0,
         milestones: tuple[float, ...] = (0.6, 0.8),
-        init_seed: int | None = None,
-        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        if lr <= 0:
-            raise ValueError(f"`lr` must be > 0, got {lr}.")
+        check_range("> 0", lr=lr)
         if not all(0 < part < 1 for part in milestones):
             raise ValueError(f"`milestones` must be in (0, 1), got {milestones}.")
-        super().__init__(
-            backbone=backbone,
-            pretrained=pretrained,
-            image_size=image_size,
-            backbone_kwargs=backbone_kwargs,
-            num_classes=num_classes,
-            augmentation=augmentation,
-            label_smoothing=label_smoothing,
-            class_weights=class_weights,
-            init_seed=init_seed,
-            seed=seed,
-        )
+        super().__init__(backbone, **kwargs)
         self.lr = lr
         self.sgd_momentum = sgd_momentum
         self.weight_decay = weight_decay
