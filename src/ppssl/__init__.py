@@ -10,7 +10,6 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.classify.finetune import FineTune as FineTune
     from ppssl.classify.linear_probe import LinearProbe as LinearProbe
     from ppssl.data.datamodule import FineGrainedDataModule as FineGrainedDataModule
-    from ppssl.data.transforms import LabelledAugmentation as LabelledAugmentation
     from ppssl.data.sets.aircraft import AircraftDataModule as AircraftDataModule
     from ppssl.data.sets.cars import CarsDataModule as CarsDataModule
     from ppssl.data.sets.cub import CUBDataModule as CUBDataModule
@@ -18,6 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.data.sets.torchvision import TorchvisionDataModule as TorchvisionDataModule
     from ppssl.data.source import ImageSource as ImageSource
     from ppssl.data.synthetic.datamodule import SyntheticDataModule as SyntheticDataModule
+    from ppssl.data.transforms import LabelledAugmentation as LabelledAugmentation
     from ppssl.data.transforms import MoCoV2Augmentation as MoCoV2Augmentation
     from ppssl.encoder import EncoderInfo as EncoderInfo
     from ppssl.encoder import load_encoder as load_encoder

@@ -138,7 +138,8 @@ def _check_types(content: Mapping[str, Any], path: str) -> None:
     """Check that lists are lists and mappings are mappings, in the study and one level below."""
     expected: dict[str, type] = {"variants": dict, "seeds": list, "overrides": dict, "grid": dict}
     checks = [(name, content[name], kind) for name, kind in expected.items() if name in content]
-    for name, kind in (("variants", dict), ("grid", list)):
+    expected_entries: dict[str, type] = {"variants": dict, "grid": list}
+    for name, kind in expected_entries.items():
         entries = content.get(name)
         if isinstance(entries, dict):
             checks += [(f"{name}.{key}", value, kind) for key, value in entries.items()]
