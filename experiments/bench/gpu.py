@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def steps(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
             variants[name] = make()
         except ImportError as error:
             print(f"{name}: left out, {error}")  # noqa: T201
-    for name, step in variants.items():
+    for step in variants.values():
         for number in range(warm):
             step(number)
     for _ in range(rounds):
@@ -186,24 +187,21 @@ def profile(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
 
 
 class Rates(Callback):
-    """What the throughput callback logged at the end of each epoch."""
+    """Throughput of the last epoch."""
 
     def __init__(self) -> None:
-        self.epochs: list[dict[str, float]] = []
-
-    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Note it."""
+        self.last: dict[str, float] = {}
 
     def on_train_end(self, trainer: Trainer, *_: Any) -> None:
-        """Note it."""
-        logged = {k: float(v) for k, v in trainer.logged_metrics.items()}
-        self.epochs.append({k: v for k, v in logged.items() if "images_per" in k or "wait" in k})
+        """Keep what was logged."""
+        logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
+        self.last = {n: v for n, v in logged.items() if "images_per" in n or "wait" in n}
 
 
 def training(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Images a second of a real training with a data loader, from 500-pixel JPEGs, and the share of waiting."""
     count = 32 if args.small else NUM_IMAGES
-    found: dict[str, Any] = {}
+    rates_of: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_jpegs(Path(folder) / "train" / "all", count)
         for which in ("plain", "full"):
@@ -228,8 +226,8 @@ def training(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
                 num_workers=args.workers,
             )
             trainer.fit(model, data)
-            found[which] = rates.epochs[-1]
-    return found
+            rates_of[which] = rates.last
+    return rates_of
 
 
 def write_jpegs(folder: Path, count: int) -> None:
@@ -243,8 +241,8 @@ def write_jpegs(folder: Path, count: int) -> None:
             small = rng.uniform(0, 255, (-(-375 // scale), -(-500 // scale), 3)).astype(np.uint8)
             pixels += np.asarray(Image.fromarray(small).resize((500, 375), Image.BICUBIC)) / 4
         kinds.append(Image.fromarray(pixels.astype(np.uint8)))
-    for i in range(count):
-        kinds[i % len(kinds)].rotate(i % 7).save(folder / f"{i:05d}.jpg", quality=85)
+    with ThreadPool() as pool:
+        pool.map(lambda i: kinds[i % 32].rotate(i % 7).save(folder / f"{i:05d}.jpg"), range(count))
 
 
 if __name__ == "__main__":

@@ -244,8 +244,8 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _stack(images: Sequence[Tensor]) -> Tensor:
-    """Stack images ``(C, H, W)``: ``(B, C, H, W)``, channels_last; in a worker in shared memory."""
-    return default_collate([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    """Stack images ``(..., C, H, W)``: ``(B, ..., C, H, W)``, channels_last; in a worker in shared memory."""
+    return default_collate([image.movedim(-3, -1) for image in images]).movedim(-1, -3)
 
 
 def start_worker(worker: int) -> None:
