@@ -1,4 +1,4 @@
-"""What the processes of a resumed run must agree on; all else is in tests/integration/test_resume.py."""
+"""Resuming in several processes; all else is in tests/integration/test_resume.py."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -11,17 +11,17 @@ from ppssl import UserError
 from ppssl.checkpointing.resume import ResumeState
 
 
-def _trainer(own: int, others: int) -> Any:
-    """Of two processes, as far as is asked: what each of them is at."""
+def _trainer(step: int, other_step: int) -> Any:
+    """The Trainer of one of two processes at their global steps, as far as it is needed here."""
 
     def all_gather(tensor: Tensor) -> Tensor:
-        return torch.stack([tensor, torch.tensor(others)])
+        return torch.stack([tensor, torch.tensor(other_step)])
 
     strategy = SimpleNamespace(root_device=torch.device("cpu"), all_gather=all_gather)
-    return SimpleNamespace(global_step=own, strategy=strategy)
+    return SimpleNamespace(global_step=step, strategy=strategy)
 
 
-def test_processes_that_go_on_from_different_steps_are_told() -> None:
+def test_resuming_from_different_steps_is_refused() -> None:
     callback: Any = ResumeState()
     callback.on_train_start(_trainer(7, 7), None)
     with pytest.raises(UserError, match=r"different steps: \[0, 7\].*a folder that all machines"):
