@@ -48,7 +48,7 @@ def main() -> None:
         "arguments": {k: str(v) for k, v in vars(args).items() if k != "out"},
         "provenance": provenance(),
     }
-    for name, part in (("steps", steps), ("profile", profile), ("training", training)):
+    for name, part in (("training", training), ("profile", profile)):
         started = time.perf_counter()
         results[name] = part(args, device)
         results[f"{name}_took"] = time.perf_counter() - started

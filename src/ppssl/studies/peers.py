@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import timm
 import torch
@@ -27,7 +28,7 @@ class Peer(nn.Module):
     def __init__(self, backbone: str, queue_size: int = QUEUE) -> None:
         super().__init__()
         self.queue_size = queue_size
-        self.encoder = timm.create_model(backbone, num_classes=0)
+        self.encoder: Any = timm.create_model(backbone, num_classes=0)
         self.head = self.make_head(self.encoder.num_features)
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
@@ -68,9 +69,11 @@ class LightlyMoCo(Peer):
 class TorchMoCo(Peer):
     """MoCo v2 in plain torch, as the original code and LCR have it: a loop over parameters, a queue ``(D, K)``."""
 
+    queue: Tensor
+    pointer: Tensor
+
     def __init__(self, backbone: str, queue_size: int = QUEUE) -> None:
         super().__init__(backbone, queue_size)
-        self.queue: Tensor
         self.register_buffer("queue", F.normalize(torch.randn(DIM, queue_size), dim=0))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.long))
 

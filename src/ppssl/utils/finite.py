@@ -20,7 +20,7 @@ _REMEDY = "A lower learning rate, a warm-up or `trainer.gradient_clip_val` are t
 class _Step(NamedTuple):
     loss: Tensor
     terms: dict[str, Tensor]
-    index: Tensor
+    images: Tensor
     step: int
     epoch: int
 
@@ -77,7 +77,7 @@ def _message(step: _Step) -> str:
     )
     return (
         f"The loss is {step.loss.item()} at step {step.step}, epoch {step.epoch}: not finite is {named or 'the sum'}. "
-        f"The batch was images {step.index.tolist()}. The last checkpoint is from before this step. {_REMEDY}"
+        f"The batch was images {step.images.tolist()}. The last checkpoint is from before this step. {_REMEDY}"
     )
 
 

@@ -57,7 +57,7 @@ def make_optimizer(
         fused: One kernel for all parameters, where the optimizer has one (``sgd``, ``adamw``). Not with the loss
             scaling of fp16, beside which Lightning cannot clip gradients then.
     """
-    options = {"fused": True} if fused and name != "lars" else {}
+    options: dict[str, Any] = {"fused": True} if fused and name != "lars" else {}
     timm_name = _TIMM_NAMES.get(name, name)
     return create_optimizer_v2(groups, timm_name, lr=lr, momentum=sgd_momentum, **options)
 

@@ -169,7 +169,8 @@ def test_without_batch_norm_keys_are_just_projected() -> None:
     moco.build(encoder, num_images=10)  # type: ignore[arg-type]
     images = _batch(list(range(6)))["views"][1]
     torch.testing.assert_close(
-        moco.keys(images, torch.arange(len(images)), seed=0)[0], F.normalize(moco.key_head(encoder(images)), dim=1)
+        moco.keys(images, torch.arange(len(images)), seed=0)[0],
+        F.normalize(moco.key_head(encoder(images)), dim=1),
     )
 
 

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["StudentHead"]
+__all__ = ["TAU_BOUNDS", "StudentHead"]
 
-_TAU_BOUNDS = (math.log(0.01), math.log(1.0))
+TAU_BOUNDS = (math.log(0.01), math.log(1.0))
+"""Bounds of log tau_S."""
 
 
 class StudentHead(nn.Module):
@@ -36,7 +37,8 @@ class StudentHead(nn.Module):
     @property
     def temperature(self) -> Tensor:
         """Temperature tau_S in [0.01, 1]; the learned parameter itself is clamped, so it keeps its gradient."""
-        if self.training:
-            with torch.no_grad():
-                self.log_temperature.clamp_(*_TAU_BOUNDS)
+        if not self.training:  # the last step may have left the bounds
+            return self.log_temperature.clamp(*TAU_BOUNDS).exp()
+        with torch.no_grad():
+            self.log_temperature.clamp_(*TAU_BOUNDS)
         return self.log_temperature.exp()

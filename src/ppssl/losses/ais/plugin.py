@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppssl.functional import student_log_probabilities
 from ppssl.losses.ais.callback import AISCallback
-from ppssl.losses.ais.head import StudentHead
+from ppssl.losses.ais.head import TAU_BOUNDS, StudentHead
 from ppssl.losses.ais.targets import Control, Targets, make_targets
 from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep
 from ppssl.text.bank import TextBank, open_bank, ranked
@@ -260,5 +260,5 @@ class AIS(LossPlugin):
     def student_sees(self, embeddings: Tensor, texts: Tensor) -> Tensor:
         """Q, ``(B, M)`` float32, of embeddings p ``(B, D)`` over texts ``(M, e)``, without gradient."""
         s = self.student(embeddings)
-        tau = self.student.log_temperature.exp()
+        tau = self.student.log_temperature.clamp(*TAU_BOUNDS).exp()
         return student_log_probabilities(s, texts.to(s.device), temperature=tau).exp()
