@@ -526,3 +526,69 @@ def test_pretrained_weights_are_left_alone_at_rate_zero(tmp_path: Path, image_fo
             drift[policy, encoder is model.encoder] = (encoder.eval()(images) - before).abs().max()
     assert all(drift["auto", query] < 1e-6 for query in (True, False))
     assert all(drift["batch", query] > 1e-3 for query in (True, False))
+
+
+class Moved(Callback):
+    """After each step: whether encoder and head are still what they were at the start."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[bool, bool]] = []
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        self.before = [p.detach().clone() for p in self._parts(module)]
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
+        encoder, head = (
+            not a.equal(b) for a, b in zip(self.before, self._parts(module), strict=True)
+        )
+        self.steps.append((encoder, head))
+
+    @staticmethod
+    def _parts(module: Any) -> list[torch.Tensor]:
+        parts = (module.encoder, module.contrastive.head)
+        return [torch.cat([p.detach().flatten() for p in part.parameters()]) for part in parts]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
+def test_the_encoder_waits_for_the_heads(
+    tmp_path: Path, image_folder: Path, optimizer: Any
+) -> None:
+    watch = Moved()
+    model = _model(encoder_start=0.5, optimizer=optimizer, weight_decay=0.1)
+    data = {"limit_val_batches": 0, "callbacks": [watch], "enable_checkpointing": False}
+    trainer = _trainer(tmp_path, max_epochs=2, **data)
+    trainer.fit(model, _data(image_folder))
+    steps = len(watch.steps)
+    assert steps == 6
+    assert watch.steps == [(i >= 3, True) for i in range(steps)]
+
+
+def test_the_encoder_waits_by_default_where_its_weights_are_pretrained(tmp_path: Path) -> None:
+    weights = tmp_path / "encoder.safetensors"
+    state = _model().encoder.model.state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, weights)
+    assert _model().encoder_start == 0
+    assert _model(pretrained=str(weights)).encoder_start == pytest.approx(0.1)
+    with pytest.raises(ValueError, match=r"`encoder_start` must be in \[0, 1\), got 1.0"):
+        _model(encoder_start=1.0)
+
+
+def test_a_loader_without_a_batch_size_needs_a_rate(tmp_path: Path, image_folder: Path) -> None:
+    """A rate for 128 images would be wrong without a word."""
+    data = _data(image_folder)
+    data.setup()
+    images = data.train_dataloader()
+
+    class Batches(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, i: int) -> Any:
+            batch = next(iter(images))
+            return data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0)
+
+    loader = torch.utils.data.DataLoader(Batches(), batch_size=None)
+    quiet: dict[str, Any] = {"limit_val_batches": 0, "enable_checkpointing": False}
+    with pytest.raises(UserError, match=r"`DataLoader` has no `batch_size`: set .* \(`lr`\)"):
+        _trainer(tmp_path, **quiet).fit(_model(lr=None), loader)
+    _trainer(tmp_path, max_steps=1, **quiet).fit(_model(lr=0.1), loader)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.inference.export import export as export
     from ppssl.inference.neighbours import neighbours as neighbours
     from ppssl.losses.ais.plugin import AIS as AIS
+    from ppssl.losses.anchor import Anchor as Anchor
     from ppssl.losses.base import LossPlugin as LossPlugin
     from ppssl.losses.base import LossTerm as LossTerm
     from ppssl.losses.base import TrainingStep as TrainingStep
@@ -51,6 +52,7 @@ PUBLIC = {
     "MoCo": "ppssl.losses.contrastive.moco",
     "AIS": "ppssl.losses.ais.plugin",
     "IADM": "ppssl.losses.iadm.plugin",
+    "Anchor": "ppssl.losses.anchor",
     "FineTune": "ppssl.classify.finetune",
     "LinearProbe": "ppssl.classify.linear_probe",
     "RunCheckpoint": "ppssl.checkpointing.run_checkpoint",

@@ -4,9 +4,10 @@ The embedding p is timm's pooled pre-logits, the output of a model with ``num_cl
 and :func:`load_encoder` use it (:ref:`F5 <f5>`).
 """
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -56,12 +57,14 @@ class EncoderInfo:
         channels: C, the channels of the feature map.
         mean: Mean of each channel that its input is normalised with, in units of [0, 1].
         std: Standard deviation of each channel, likewise.
+        frozen_copy: Returns a copy of the encoder as it is now, in evaluation mode and without gradients.
     """
 
     dim: int
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    frozen_copy: Callable[[], nn.Module] | None = field(default=None, compare=False, repr=False)
 
 
 class Encoder(nn.Module):
@@ -122,7 +125,11 @@ class Encoder(nn.Module):
         """Sizes of the feature map and embedding, and the normalisation of the input."""
         cfg = self.model.pretrained_cfg
         dim = getattr(self.model, "head_hidden_size", None) or self.model.num_features
-        return EncoderInfo(dim, self.model.num_features, tuple(cfg["mean"]), tuple(cfg["std"]))
+        mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
+        return EncoderInfo(dim, self.model.num_features, mean, std, self._frozen_copy)
+
+    def _frozen_copy(self) -> nn.Module:
+        return copy.deepcopy(self).requires_grad_(False).eval()
 
     @property
     def uses_batch_statistics(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback
@@ -60,6 +60,8 @@ class PPSSL(TrainingModule):
         weight_decay: Weight decay of matrices and kernels; norms, biases and position embeddings are not decayed.
         sgd_momentum: Momentum of SGD and LARS.
         warmup_fraction: Fraction of the steps with a linearly rising learning rate; a cosine decay to 0 follows.
+        encoder_start: Fraction of the steps in which only the heads are trained, which are random at first
+            (:ref:`R2 <r2>`); ``"auto"``: 0.1 for pretrained weights, else 0.
         seed: Seed of the random numbers of each step; ``None``: that of ``seed_everything``, or 0.
     """
 
@@ -79,6 +81,7 @@ class PPSSL(TrainingModule):
         weight_decay: float = 1e-4,
         sgd_momentum: float = 0.9,
         warmup_fraction: float = 0.0,
+        encoder_start: float | Literal["auto"] = "auto",
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -96,6 +99,11 @@ class PPSSL(TrainingModule):
         self.weight_decay = weight_decay
         self.sgd_momentum = sgd_momentum
         self.warmup_fraction = warmup_fraction
+        if encoder_start != "auto":
+            check_range("in [0, 1)", encoder_start=encoder_start)
+        else:
+            encoder_start = 0.1 if pretrained else 0.0
+        self.encoder_start: float | Literal["auto"] = encoder_start  # resolved, as `batch_norm` is
         self.seed = seed
         with initial_weights(init_seed, "encoder"):
             self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs, batch_norm)
@@ -256,18 +264,42 @@ class PPSSL(TrainingModule):
         return min(1.0, self.global_step / self._total_steps)
 
     def _learning_rate(self) -> float:
-        """Learning rate of the global batch size; logged in one line."""
+        """Learning rate, of the global batch size unless ``lr`` is given; logged in one line.
+
+        Raises:
+            UserError: It follows the batch size, and the data has none.
+        """
         trainer, source = self.trainer, self._data_module() or self.trainer.train_dataloader
-        batch = getattr(source, "batch_size", None) or 128
-        batch *= trainer.world_size * trainer.accumulate_grad_batches
+        per_device = getattr(source, "batch_size", None)
+        if self.lr is None and per_device is None:
+            raise UserError(
+                f"The learning rate follows the batch size, and `{type(source).__name__}` has no `batch_size`: set "
+                "that attribute, or the rate itself (`lr`)."
+            )
+        batch = (per_device or 0) * trainer.world_size * trainer.accumulate_grad_batches
         lr = self.base_lr * batch / 128 if self.lr is None else self.lr
-        rank_zero_info(f"Learning rate {lr:.3g}, global batch {batch}, {self._total_steps} steps.")
+        size = f"global batch {batch}, " if batch else ""
+        rank_zero_info(f"Learning rate {lr:.3g}, {size}{self._total_steps} steps.")
         return lr
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups: with and without weight decay, those of the encoder apart if it waits."""
+        groups = weight_decay_groups(self, self.weight_decay)
+        if self.encoder_start == 0:
+            return groups
+        encoder = set(self.encoder.parameters())
+        parts = []
+        for group in groups:
+            waiting = [p for p in group["params"] if p in encoder]
+            others = [p for p in group["params"] if p not in encoder]
+            parts.append(group | {"params": waiting, "start": self.encoder_start})
+            parts.append(group | {"params": others})
+        return [part for part in parts if part["params"]]
 
     def configure_optimizers(self) -> Any:
         """Optimizer over all trained parameters, with warm-up and cosine decay by step."""
         optimizer = make_optimizer(
-            weight_decay_groups(self, self.weight_decay),
+            self._parameter_groups(),
             self.optimizer,
             lr=self._learning_rate(),
             sgd_momentum=self.sgd_momentum,

@@ -28,6 +28,9 @@ FIVE_MINUTES = timedelta(minutes=5)
 CLOCK_EVERY_N_STEPS = 20
 """How often a run of several processes compares the time with ``train_time_interval``."""
 
+ASK_EVERY_N_STEPS = 8
+"""How often the processes of a run ask each other whether one of them has been told to stop."""
+
 
 class RunCheckpoint(PublicModelCheckpoint):
     """Lightning's ``ModelCheckpoint`` that also writes ``last.ckpt`` between two steps, and when the run is stopped.
@@ -133,10 +136,12 @@ class RunCheckpoint(PublicModelCheckpoint):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after Ctrl-C if all is saved and logged; several processes agree to stop after this step."""
-        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(
-            self._terminated, all=False
-        ):
+        """Stop after Ctrl-C if all is saved and logged; several processes agree to stop after this step.
+
+        They ask each other in every few steps only: it takes a collective operation, which the host waits for.
+        """
+        asks = trainer.world_size > 1 and batch_idx % ASK_EVERY_N_STEPS == 0
+        if asks and trainer.strategy.reduce_boolean_decision(self._terminated, all=False):
             request_termination(trainer)
         saved = self.last_saved_step == trainer.global_step or not self.save_last
         if self._interrupted and saved:

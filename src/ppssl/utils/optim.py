@@ -63,15 +63,28 @@ def make_optimizer(
 
 
 def warmup_cosine(optimizer: Optimizer, *, warmup_fraction: float, steps: int) -> LambdaLR:
-    """A linear rise over the first part of the steps, then half a cosine down to 0; stepped each step."""
+    """Learning-rate schedule: a linear warm-up, then a cosine decay to 0; stepped after each optimizer step.
+
+    Args:
+        optimizer: Parameter groups may have an entry ``start``, a fraction of the steps: their rate is 0 until then,
+            and the warm-up follows.
+        warmup_fraction: Fraction of the steps in which the rate rises.
+        steps: Number of optimizer steps.
+    """
     warmup = round(warmup_fraction * steps)
-    return LambdaLR(optimizer, partial(_factor, warmup=warmup, steps=steps))
+    factors = [
+        partial(_factor, start=round(group.get("start", 0.0) * steps), warmup=warmup, steps=steps)
+        for group in optimizer.param_groups
+    ]
+    return LambdaLR(optimizer, factors)
 
 
-def _factor(step: int, *, warmup: int, steps: int) -> float:
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
+def _factor(step: int, *, start: int, warmup: int, steps: int) -> float:
+    if step < start:
+        return 0.0
+    if step < start + warmup:
+        return (step - start + 1) / warmup
+    done = (step - start - warmup) / max(1, steps - start - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
