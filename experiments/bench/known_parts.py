@@ -67,7 +67,7 @@ class Contrast(IADM):
 
     Args:
         loss_weight: As in :class:`ppssl.losses.iadm.IADM`.
-        sharpen: gamma (METHOD D9).
+        sharpen: gamma (D9).
     """
 
     def __init__(self, loss_weight: float = 1.0, sharpen: float = 1.0) -> None:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppssl.utils.half_precision import input_gradient
+
 __all__ = [
     "Reference",
     "attend",
@@ -182,7 +184,8 @@ def image_gradcam(
 
     Returns:
         ``(B, H, W)`` float32 (float64 for float64 images), no graph. The objective's graph stays for its own backward
-        pass, and no ``.grad`` is touched: one ``torch.autograd.grad`` of the sum over images, no hooks.
+        pass, and no ``.grad`` is touched: one ``torch.autograd.grad`` of the sum over images, no hooks. Under fp16 the
+        sum is scaled against underflow (:func:`~ppssl.utils.half_precision.input_gradient`).
     """
     if images.ndim != 4:
         raise ValueError(f"`images` must be (B, C, H, W), got {tuple(images.shape)}.")
@@ -192,7 +195,7 @@ def image_gradcam(
         values = objective(images) if callable(objective) else objective
         if values.shape != images.shape[:1]:
             raise ValueError(f"`objective` must be (B,) = {len(images)}, got {[*values.shape]}.")
-        (gradient,) = torch.autograd.grad(values.sum(), images, retain_graph=True)
+        gradient = input_gradient(values, images)
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
     x, g = images.detach().to(dtype), gradient.to(dtype)
     if reference == "gradient":

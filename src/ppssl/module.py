@@ -31,7 +31,7 @@ from ppssl.utils.optim import (
     weight_decay_groups,
 )
 from ppssl.utils.randomness import initial_weights, resolve_seed, seed_step, torch_seed
-from ppssl.utils.strategy import prepare
+from ppssl.utils.strategy import check_precision, prepare
 
 __all__ = ["PPSSL"]
 
@@ -133,6 +133,7 @@ class PPSSL(TrainingModule):
     def setup(self, stage: str) -> None:
         """Configure the data module; create the parts whose sizes depend on the data."""
         self.config()  # raises now, not after an epoch
+        check_precision(self.trainer)
         if hasattr(data := self._data_module(), "normalise_with"):
             data.normalise_with(self.encoder.info.mean, self.encoder.info.std)
             data.request(merge_requests(self._plugins()))

@@ -185,6 +185,10 @@ def _bad_yaml(tmp_path: Path) -> Path:
         ({"--model.optimizer": "adma"}, "optimizer.*adma"),
         ({"--model.lr": "-1"}, "`lr` must be > 0, got -1"),
         ({"--resume": "nowhere.ckpt"}, "no such checkpoint: nowhere.ckpt"),
+        (
+            {"--trainer.precision": "bf16-true"},
+            "`trainer.precision` bf16-true is not supported: .* `bf16-mixed`",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_two(

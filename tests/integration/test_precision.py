@@ -80,7 +80,7 @@ def _assert_as_in_float32(model: PPSSL, losses: Losses, half: torch.dtype, exact
     }
     assert all(value.isfinite().all() for value in model.state_dict().values())
     assert all(value.isfinite() for value in losses.logged.values())
-    torch.testing.assert_close(losses.all, exact.all, rtol=0.03, atol=0)
+    torch.testing.assert_close(losses.all, exact.all, rtol=0.01, atol=0)
     norms = model.contrastive.queue.keys.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones_like(norms), rtol=1e-5, atol=0)
 
@@ -114,13 +114,13 @@ def test_all_losses_under_bare_autocast(half: torch.dtype, image_folder: Path) -
         logs.append(logged)
         gradients.append(model.contrastive.head[0].weight.grad)
     exact, found = (logged["loss_contrastive"] for logged in logs)
-    tolerance = 0.005 if half == torch.float16 else 0.03  # 11 and 8 bits
+    tolerance = 0.0005 if half == torch.float16 else 0.002  # 11 and 8 bits, of the encoder alone
     torch.testing.assert_close(found, exact, rtol=tolerance, atol=0)
-    torch.testing.assert_close(totals[1], totals[0], rtol=0.05, atol=0)  # rectified maps: coarser
+    torch.testing.assert_close(totals[1], totals[0], rtol=0.02, atol=0)  # rectified maps: coarser
     for name, value in logs[0].items():
-        torch.testing.assert_close(logs[1][name].float(), value, rtol=0.05, atol=0.05, msg=name)
+        torch.testing.assert_close(logs[1][name].float(), value, rtol=0.02, atol=0.01, msg=name)
     error = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
-    assert error < (0.05 if half == torch.float16 else 0.3)
+    assert error < (0.01 if half == torch.float16 else 0.05)
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""Distillation over a text bank by loops in float64, from METHOD.md, "AIS"."""
+"""Distillation over a text bank by loops in float64, from docs/method.md, "AIS"."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Saliency by loops in float64, from METHOD.md, "IADM", and F8."""
+"""Saliency by loops in float64, from docs/method.md, "IADM", and F8."""
 
 from collections.abc import Callable
 

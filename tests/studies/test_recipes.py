@@ -70,7 +70,7 @@ def test_every_recipe_takes_a_step(path: Path, image_folder: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_recipes_of_the_published_sets_are_the_literatures(name: str) -> None:
-    """METHOD F7, by what is built of base recipe and overlay."""
+    """F7, by what is built of base recipe and overlay."""
     overrides = ["--model.pretrained=false", "--trainer.logger=false", "--data.root=unused"]
     for kind in ("moco_v2", "pretrain"):
         built = build_recipe(f"ppssl:{name}/{kind}", overrides)
@@ -94,7 +94,7 @@ def test_recipes_of_the_published_sets_are_the_literatures(name: str) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("kind", ["linear", "finetune"])
 def test_classifiers_of_the_published_sets_are_the_literatures(name: str, kind: str) -> None:
-    """METHOD F9 for the linear probe, F7 as far as it goes for fine-tuning; nothing of the labels is held out."""
+    """F9 for the linear probe, F7 as far as it goes for fine-tuning; nothing of the labels is held out."""
     overrides = ["--model.pretrained=false", "--trainer.logger=false", "--data.root=unused"]
     built = build_recipe(f"ppssl:{name}/{kind}", overrides)
     model, data = built.model, built.datamodule

@@ -1,4 +1,4 @@
-"""Strategies that are refused, what DDP leaves alone, and batch norm over all processes."""
+"""Precisions and strategies that are refused, what DDP leaves alone, and batch norm over all processes."""
 
 import copy
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ppssl import PPSSL, FineTune, FolderDataModule, LinearProbe, UserError
 from ppssl.losses.contrastive import MoCo
-from ppssl.utils.strategy import SyncBatchNorm, check_strategy, prepare
+from ppssl.utils.strategy import SyncBatchNorm, check_precision, check_strategy, prepare
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
 
@@ -35,7 +35,7 @@ def _model() -> PPSSL:
 
 def _with(strategy: Any) -> PPSSL:
     model = _model()
-    trainer: Any = SimpleNamespace(strategy=strategy, datamodule=None, train_dataloader=None)
+    trainer: Any = SimpleNamespace(strategy=strategy, datamodule=None, precision="32-true")
     trainer.fit_loop = SimpleNamespace(setup_data=lambda: None)
     trainer.train_dataloader = SimpleNamespace(dataset=range(20))
     model._trainer = trainer
@@ -44,7 +44,7 @@ def _with(strategy: Any) -> PPSSL:
 
 def _classifier_with(strategy: Any) -> FineTune:
     model = FineTune(**TINY, num_classes=3)
-    trainer: Any = SimpleNamespace(strategy=strategy)
+    trainer: Any = SimpleNamespace(strategy=strategy, precision="32-true")
     model._trainer = trainer
     return model
 
@@ -55,6 +55,36 @@ def test_shared_out_parameters_are_refused_in_setup(kind: Any) -> None:
     name = kind.__name__.removesuffix("Strategy")
     with pytest.raises(UserError, match=rf"`trainer.strategy` {name} is not supported: .* `ddp`"):
         _with(strategy).setup("fit")
+
+
+HALF = "is not supported: half-precision weights .* momentum update of 0.001. Use"
+
+
+@pytest.mark.parametrize("model", [PPSSL, FineTune, LinearProbe])
+@pytest.mark.parametrize(
+    ("precision", "reason"),
+    [
+        ("bf16-true", f"{HALF} `bf16-mixed` or `32-true`"),
+        ("16-true", f"{HALF} `16-mixed` or `32-true`"),
+        ("64-true", "is not supported: .* Use `bf16-mixed` or `32-true`"),
+    ],
+)
+def test_weights_in_other_types_are_refused(
+    model: Any, precision: Any, reason: str, image_folder: Path, tmp_path: Path
+) -> None:
+    data = FolderDataModule(str(image_folder), image_size=32, batch_size=8, num_workers=0)
+    trainer = Trainer(
+        accelerator="cpu", precision=precision, logger=False, default_root_dir=tmp_path
+    )
+    for run in (trainer.fit, trainer.validate):
+        with pytest.raises(UserError, match=f"`trainer.precision` {precision} {reason}"):
+            run(model(**TINY), data)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+def test_weights_in_float32_are_not(precision: Any) -> None:
+    trainer: Any = SimpleNamespace(precision=precision)
+    check_precision(trainer)
 
 
 @pytest.mark.parametrize("strategy", [DDPStrategy(), SingleDeviceStrategy(torch.device("cpu"))])

@@ -22,7 +22,7 @@ from ppssl.metrics.classification import check_same_classes
 from ppssl.utils.checks import check_range
 from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import initial_weights, resolve_seed, seed_step
-from ppssl.utils.strategy import prepare
+from ppssl.utils.strategy import check_precision, prepare
 
 __all__ = ["Classifier"]
 
@@ -118,6 +118,7 @@ class Classifier(TrainingModule):
     def setup(self, stage: str) -> None:
         """Configure the data module, and create the linear layer for its classes."""
         self.config()  # an argument that cannot be saved raises here, not at the first checkpoint
+        check_precision(self.trainer)
         data = self._data_module()
         if not hasattr(data, "request_labelled"):
             raise UserError(

@@ -1,74 +1,39 @@
-"""Benchmark of the training step: time and memory of MoCo v2, AIS and IADM (``ppssl bench step``)."""
+"""Benchmark of the training step: time and memory of MoCo v2, AIS, IADM and other libraries (``ppssl bench step``)."""
 
+import itertools
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-import torch.nn.functional as F
 from rich.progress import track
 
-from ppssl.losses.ais.plugin import AIS
-from ppssl.losses.base import LossPlugin
-from ppssl.losses.iadm.plugin import IADM
-from ppssl.module import PPSSL
-from ppssl.text.bank import TextBank
-from ppssl.text.corpus import TextCorpus
-from ppssl.utils.checks import check_range
+from ppssl.studies.step_variants import (
+    BASELINE,
+    DEFAULT_VARIANTS,
+    VARIANTS,
+    Precision,
+    Step,
+    StepSettings,
+    installed_peers,
+    make_step,
+    peer_variants,
+)
+from ppssl.studies.timing import median_ratios, spread, synchronize, time_rounds
+from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.device import resolve_device
 from ppssl.utils.results import provenance
 
-__all__ = ["VARIANTS", "bench_step", "random_ais"]
+__all__ = ["bench_step"]
 
-NUM_IMAGES = 4096
-"""Size of the data set, which determines the sizes of the queue and of the text bank."""
-NUM_TEXTS = 300
-"""Number of descriptions in the text bank."""
-
-
-class _RandomBank(AIS):
-    """AIS whose bank is attached, not made."""
-
-    def prepare(self, *args: Any, **kwargs: Any) -> None:
-        """Keep the bank."""
-
-
-def random_ais() -> AIS:
-    """AIS over a bank of random vectors: the cost of AIS once the bank is made."""
-    draw = torch.Generator().manual_seed(0)
-    texts, images = (
-        F.normalize(torch.randn(n, 512, generator=draw), dim=1) for n in (NUM_TEXTS, NUM_IMAGES)
-    )
-    corpus = TextCorpus([f"description {j}" for j in range(NUM_TEXTS)])
-    plugin = _RandomBank("random")
-    bank = TextBank(corpus, texts, images[:, None].half(), images.mean(dim=0), 0, temperature=0.01)
-    plugin.attach(bank)
-    return plugin
-
-
-def _iadm(every: int = 1) -> IADM:
-    """IADM with full weight from the first step."""
-    return IADM(start=0, full=0, every=every)
-
-
-VARIANTS: dict[str, Callable[[], dict[str, LossPlugin]]] = {
-    "encoder": dict,
-    "plain": dict,
-    "ais": lambda: {"ais": random_ais()},
-    "iadm": lambda: {"iadm": _iadm()},
-    "full": lambda: {"ais": random_ais(), "iadm": _iadm()},
-    "full, every 2": lambda: {"ais": random_ais(), "iadm": _iadm(2)},
-    "full, every 4": lambda: {"ais": random_ais(), "iadm": _iadm(4)},
-}
-"""Plugins by variant; ``plain`` is MoCo v2, ``encoder`` only forward and backward pass of the encoder."""
-BASELINE = "plain"
-"""The variant that times are divided by."""
+STEPS_ON_GPU = 16
+"""Steps per round on a GPU, which takes them up before the last one is done."""
 
 
 def bench_step(
@@ -77,8 +42,15 @@ def bench_step(
     image_size: int = 224,
     repeats: int = 10,
     variants: Sequence[str] | None = None,
+    *,
+    peers: Sequence[str] | None = None,
+    channels_last_peers: bool = False,
+    precision: Precision = "32-true",
+    queue_size: int = 4096,
+    steps: int | None = None,
+    memory: bool = True,
 ) -> dict[str, Any]:
-    """Measure time and memory of one optimizer step of each variant.
+    """Measure time and memory of one optimizer step of each variant, on a GPU if there is one.
 
     All variants are timed in turns: each round times every variant once, in rotated order, after one warm-up round.
     Ratios are computed within a round, so a machine that slows down affects both times. For a variant that computes A*
@@ -89,121 +61,118 @@ def bench_step(
         batch_size: Images per step.
         image_size: Height and width in pixels.
         repeats: Number of rounds.
-        variants: Names of :data:`VARIANTS`; ``None``: all. ``plain`` is always included.
+        variants: Names of :data:`~ppssl.studies.step_variants.VARIANTS`; ``None``: ``encoder``, ``plain``, ``ais``,
+            ``iadm``, ``full``. ``plain`` is always included.
+        peers: Names of :data:`~ppssl.studies.peers.PEERS`; ``None``: lightly if it is installed.
+        channels_last_peers: Also time the peers with model and images in the memory format ``channels_last``.
+        precision: ``"32-true"`` or ``"bf16-mixed"``, for all variants.
+        queue_size: Number of keys in the queue; rounded down to whole batches.
+        steps: Steps per variant and round, rounded up to a whole period of A*; ``None``: 16 on a GPU, else 1.
+        memory: Whether to measure memory.
 
     Returns:
-        ``seconds`` (median, min and max) and ``max_rss_mib`` by variant; ``ratios`` by ``<variant>/plain``, medians
-        over the rounds; the arguments, and the provenance.
+        ``seconds`` per step (median, min and max) and ``images_per_second`` by variant; ``max_rss_mib``, and on a GPU
+        ``max_device_mib``; ``ratios`` of seconds by ``<variant>/plain`` and ``<variant>/<peer>``, medians over the
+        rounds; the arguments, and the provenance.
+
+    Raises:
+        UserError: A peer is not installed, or there is no such backbone.
     """
-    check_range(">= 1", batch_size=batch_size, image_size=image_size, repeats=repeats)
-    for name in variants or ():
-        if name not in VARIANTS:
-            choices = ", ".join(VARIANTS)
-            raise ValueError(f"`variants` must be one or more of {choices}, got {name!r}.")
-    names = [n for n in VARIANTS if variants is None or n in (*variants, BASELINE)]
-    arguments: dict[str, Any] = {
-        "backbone": backbone,
-        "batch_size": batch_size,
-        "image_size": image_size,
-    }
-    times = _time_rounds({name: _timed_step(name, **arguments) for name in names}, repeats)
+    check_range(">= 1", batch_size=batch_size, image_size=image_size, repeats=repeats, steps=steps)
+    check_range(">= 1", queue_size=queue_size)
+    check_choice(get_args(Precision), precision=precision)
+    ours = _our_variants(variants)
+    peer_names = peer_variants(
+        installed_peers() if peers is None else peers, channels_last=channels_last_peers
+    )
+    whole_queue = max(1, queue_size // batch_size) * batch_size
+    settings = StepSettings(backbone, batch_size, image_size, precision, whole_queue)
+    device, names = resolve_device("auto"), [*ours, *peer_names]
+    if steps is None:
+        steps = STEPS_ON_GPU if device.type == "cuda" else 1
+    timed = {name: _timed_steps(make_step(name, settings), steps, device) for name in names}
+    times = time_rounds(timed, repeats)
+    del timed  # frees a GPU's memory for the processes below
+    peaks = {n: _peak_memory(n, settings) for n in track(names, "Memory")} if memory else {}
+    arguments = asdict(settings) | {"repeats": repeats, "steps": steps}
     return {
-        "schema_version": 1,
-        "arguments": arguments | {"repeats": repeats, "threads": torch.get_num_threads()},
-        "units": {"seconds": "s", "max_rss_mib": "MiB", "ratios": "1"},
-        "seconds": {
-            n: {"median": statistics.median(t), "min": min(t), "max": max(t)}
-            for n, t in times.items()
-        },
-        "max_rss_mib": {name: _peak_memory(name, arguments) for name in track(names, "Memory")},
-        "ratios": _ratios(times),
+        "schema_version": 2,
+        "device": _device_name(device),
+        "arguments": arguments | {"threads": torch.get_num_threads()},
+        "units": {"seconds": "s", "images_per_second": "1/s", "ratios": "1"}
+        | {name: "MiB" for peak in peaks.values() for name in peak},
+        "seconds": spread(times),
+        "images_per_second": {n: batch_size / t["median"] for n, t in spread(times).items()},
+        "ratios": _ratios(times, peer_names),
+        **_by_kind(peaks),
         "provenance": provenance(),
     }
 
 
-def _time_rounds(steps: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each variant in each round, without the warm-up round."""
-    names = list(steps)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for i in track(range(repeats + 1), "Rounds"):
-        start = i % len(names)
-        for name in names[start:] + names[:start]:
-            elapsed = steps[name]()
-            if i > 0:
-                times[name].append(elapsed)
-    return times
+def _our_variants(variants: Sequence[str] | None) -> list[str]:
+    """Names of the variants of ours, in the order of the table; the baseline is always included."""
+    for name in variants or ():
+        if name not in VARIANTS:
+            choices = ", ".join(VARIANTS)
+            raise ValueError(f"`variants` must be one or more of {choices}, got {name!r}.")
+    wanted = (*(DEFAULT_VARIANTS if variants is None else variants), BASELINE)
+    return [name for name in VARIANTS if name in wanted]
 
 
-def _ratios(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Median over the rounds of each variant's time divided by the baseline's time in the same round."""
-    medians = {}
-    for name, seconds in times.items():
-        if name != BASELINE:
-            ratios = [s / base for s, base in zip(seconds, times[BASELINE], strict=True)]
-            medians[f"{name}/{BASELINE}"] = statistics.median(ratios)
-    return medians
+def _ratios(times: dict[str, list[float]], peers: Sequence[str] = ()) -> dict[str, float]:
+    """Ratios to the baseline and, of the variants of ours, to each peer."""
+    ours = {name: seconds for name, seconds in times.items() if name not in peers}
+    ratios = median_ratios(times, BASELINE)
+    for peer in peers:
+        ratios |= median_ratios(ours | {peer: times[peer]}, peer)
+    return ratios
 
 
-def _timed_step(
-    variant: str, *, backbone: str, batch_size: int, image_size: int
-) -> Callable[[], float]:
-    """Return a function that runs one period of optimizer steps and returns the mean seconds of a step.
+def _timed_steps(step: Step, steps: int, device: torch.device) -> Callable[[], float]:
+    """Return a function that takes steps, whole periods of them, and returns the mean seconds of a step."""
+    numbers = itertools.count()
+    count = -(-steps // step.period) * step.period
 
-    A period is one step, or n steps if A* is computed in every n-th step.
-    """
-    device = resolve_device("auto")
-    torch.manual_seed(0)
-    plugins = VARIANTS[variant]()
-    model = PPSSL(backbone=backbone, image_size=image_size, plugins=plugins)
-    period = max((p.every for p in plugins.values() if isinstance(p, IADM)), default=1)
-    model.build(NUM_IMAGES)
-    model.to(device).train()
-    optimizer = torch.optim.SGD(
-        [p for p in model.parameters() if p.requires_grad], lr=1e-3, momentum=0.9
-    )
-    views = [torch.randn(batch_size, 3, image_size, image_size, device=device) for _ in range(2)]
-    batch = {"views": views, "index": torch.arange(batch_size, device=device)}
-
-    def step(number: int) -> None:
-        optimizer.zero_grad()
-        if variant == "encoder":
-            loss = model.encoder(views[0]).float().square().mean()
-        else:
-            loss, _ = model.losses(batch, seed=0, progress=0.5, number=number)
-        loss.backward()
-        model.on_after_backward()
-        optimizer.step()
-        if variant != "encoder":
-            model.contrastive.after_step(model.encoder, total_steps=1000)
-
-    def time_period() -> float:
-        _synchronize(device)
+    def seconds() -> float:
+        synchronize(device)
         started = time.perf_counter()
-        for number in range(period):
-            step(number)
-        _synchronize(device)
-        return (time.perf_counter() - started) / period
+        for number in itertools.islice(numbers, count):
+            step.run(number)
+        synchronize(device)
+        return (time.perf_counter() - started) / count
 
-    return time_period
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return seconds
 
 
-def _peak_memory(variant: str, arguments: Mapping[str, Any]) -> float:
-    """Peak resident memory in MiB of a process that runs three steps of a variant."""
-    command = [sys.executable, "-m", "ppssl.studies.bench_step", variant, json.dumps(arguments)]
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _by_kind(peaks: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Turn kinds of memory by variant into variants by kind of memory."""
+    kinds: dict[str, dict[str, float]] = {}
+    for variant, peak in peaks.items():
+        for kind, mib in peak.items():
+            kinds.setdefault(kind, {})[variant] = mib
+    return kinds
+
+
+def _peak_memory(variant: str, settings: StepSettings) -> dict[str, float]:
+    """Peak memory in MiB of a process that runs a variant for three steps and at least one period."""
+    command = [sys.executable, "-m", "ppssl.studies.bench_step"]
+    command += [variant, json.dumps(asdict(settings))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def _print_peak_memory() -> None:
-    step = _timed_step(sys.argv[1], **json.loads(sys.argv[2]))
-    for _ in range(3):
-        step()
-    sys.stdout.write(f"{_peak_kib() / 1024}\n")
+    step = make_step(sys.argv[1], StepSettings(**json.loads(sys.argv[2])))
+    for number in range(max(3, step.period)):
+        step.run(number)
+    peak = {"max_rss_mib": _peak_kib() / 1024}
+    if torch.cuda.is_available():
+        peak["max_device_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    sys.stdout.write(f"{json.dumps(peak)}\n")
 
 
 def _peak_kib() -> int:

@@ -4,10 +4,11 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ppssl.encoder import Encoder
 
 __all__ = ["PEERS", "Peer"]
 
@@ -21,14 +22,20 @@ class Peer(nn.Module):
     """A MoCo v2 model whose ``forward(query, key)`` gives the loss of two views ``(B, 3, H, W)``, a scalar.
 
     Args:
-        backbone: A timm model name.
+        backbone: A timm model name, or ``resnet_small``.
         queue_size: Number of keys in the queue.
+        image_size: Height and width of the views in pixels, for models built for one size (ViT).
     """
 
-    def __init__(self, backbone: str, queue_size: int = QUEUE) -> None:
+    encoder: Any  # timm's models share an interface, not a type
+
+    def __init__(
+        self, backbone: str, queue_size: int = QUEUE, image_size: int | None = None
+    ) -> None:
         super().__init__()
         self.queue_size = queue_size
-        self.encoder: Any = timm.create_model(backbone, num_classes=0)
+        model = Encoder(backbone, image_size=image_size).model
+        self.encoder = model.to(memory_format=torch.contiguous_format)
         self.head = self.make_head(self.encoder.num_features)
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
@@ -41,10 +48,12 @@ class Peer(nn.Module):
 class LightlyMoCo(Peer):
     """lightly's MoCo example: ``NTXentLoss`` with a memory bank, batch shuffle, momentum update in each step."""
 
-    def __init__(self, backbone: str, queue_size: int = QUEUE) -> None:
+    def __init__(
+        self, backbone: str, queue_size: int = QUEUE, image_size: int | None = None
+    ) -> None:
         from lightly.loss import NTXentLoss
 
-        super().__init__(backbone, queue_size)
+        super().__init__(backbone, queue_size, image_size)
         self.loss = NTXentLoss(temperature=TEMPERATURE, memory_bank_size=(queue_size, DIM))
 
     def make_head(self, width: int) -> nn.Module:
@@ -72,8 +81,10 @@ class TorchMoCo(Peer):
     queue: Tensor
     pointer: Tensor
 
-    def __init__(self, backbone: str, queue_size: int = QUEUE) -> None:
-        super().__init__(backbone, queue_size)
+    def __init__(
+        self, backbone: str, queue_size: int = QUEUE, image_size: int | None = None
+    ) -> None:
+        super().__init__(backbone, queue_size, image_size)
         self.register_buffer("queue", F.normalize(torch.randn(DIM, queue_size), dim=0))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.long))
 

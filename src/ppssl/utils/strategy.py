@@ -1,8 +1,8 @@
-"""Training in several processes: supported strategies, DDP's broadcast of buffers, synchronised batch norm."""
+"""What a model needs of its Trainer: precision, strategy, DDP's broadcast of buffers, synchronised batch norm."""
 
 from collections.abc import Iterable
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.strategies import (
     DeepSpeedStrategy,
@@ -16,7 +16,9 @@ from torch import nn
 from ppssl.utils.errors import UserError
 from ppssl.utils.lightning_internals import exclude_from_broadcast, replace_sync_batchnorm
 
-__all__ = ["SyncBatchNorm", "check_strategy", "prepare"]
+__all__ = ["SyncBatchNorm", "check_precision", "check_strategy", "prepare"]
+
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 _BATCH_NORM_STATE = (
     *("eps", "momentum", "affine", "track_running_stats", "training"),
@@ -43,6 +45,24 @@ def prepare(model: LightningModule, *, not_broadcast: Iterable[str] = ()) -> Non
             "`trainer.sync_batchnorm` needs GPUs: PyTorch's synchronised batch norm has no version for the CPU."
         )
     exclude_from_broadcast(model, not_broadcast)
+
+
+def check_precision(trainer: Trainer) -> None:
+    """Refuse weights that are not float32.
+
+    Raises:
+        UserError: The precision is neither float32 nor mixed.
+    """
+    precision = str(trainer.precision)
+    if precision in PRECISIONS:
+        return
+    reason = "images are normalised in float32"
+    if precision in ("16-true", "bf16-true"):
+        reason = "half-precision weights round small updates away, such as a momentum update of 0.001"
+    mixed = "16-mixed" if precision == "16-true" else "bf16-mixed"
+    raise UserError(
+        f"`trainer.precision` {precision} is not supported: {reason}. Use `{mixed}` or `32-true`."
+    )
 
 
 def check_strategy(strategy: Strategy) -> None:

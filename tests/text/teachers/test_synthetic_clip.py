@@ -297,7 +297,7 @@ def test_corpus_sentences_suit_the_birds_that_they_describe(attribute: str) -> N
     """Mean cosine with the sentences of each value: the bird's own value has the largest more often than not."""
     pixels, codes = unseen()
     cosines = teacher().embed_images(pixels) @ teacher().embed_texts(corpus()).T
-    cosines -= cosines.mean(0)  # hubs (METHOD D6)
+    cosines -= cosines.mean(0)  # hubs (D6)
     columns = [
         cosines[:, [bool(re.search(pattern, line)) for line in corpus()]].mean(1)
         for pattern in NAMED[attribute]

@@ -1,8 +1,12 @@
 """``ppssl bench step``: time a training step."""
 
+from typing import Any
+
 from jsonargparse import ArgumentParser, Namespace
 
-from ppssl.studies.bench_step import VARIANTS, bench_step
+from ppssl.studies.bench_step import bench_step
+from ppssl.studies.peers import PEERS
+from ppssl.studies.step_variants import DEFAULT_VARIANTS, VARIANTS, Precision
 from ppssl.utils.results import show_table, write_json
 
 __all__ = ["parser", "run"]
@@ -11,8 +15,8 @@ __all__ = ["parser", "run"]
 def parser() -> ArgumentParser:
     """Argument parser of the command."""
     step = ArgumentParser(
-        description="Time a training step and its parts. Example: ppssl bench step --backbone resnet50 --batch-size 16 "
-        "--image-size 224 --repeats 10 --json step.json",
+        description="Time a training step, its parts, and the same step of other libraries, on a GPU if there is one. "
+        "Example: ppssl bench step --backbone resnet50 --batch-size 16 --image-size 224 --repeats 10 --json step.json",
         exit_on_error=False,
     )
     step.add_argument(
@@ -20,12 +24,36 @@ def parser() -> ArgumentParser:
     )
     step.add_argument("--batch-size", type=int, default=16, help="Batch size.")
     step.add_argument("--image-size", type=int, default=224, help="Height and width in pixels.")
-    step.add_argument("--repeats", type=int, default=10, help="Number of timed steps per variant.")
+    step.add_argument("--repeats", type=int, default=10, help="Number of timed rounds.")
     step.add_argument(
         "--variants",
         type=list[str] | None,
         default=None,
-        help=f"Variants besides plain, such as '[ais, full]'; default: all of {', '.join(VARIANTS)}.",
+        help=f"Variants of {', '.join(VARIANTS)}, such as '[ais, full]'; plain is always among them; "
+        f"default: {', '.join(DEFAULT_VARIANTS)}.",
+    )
+    step.add_argument(
+        "--peer",
+        type=str,
+        nargs="*",
+        default=None,
+        help=f"Other implementations of MoCo v2: {' and '.join(PEERS)}; `--peer` alone: none; default: lightly if "
+        "it is installed.",
+    )
+    step.add_argument(
+        "--channels-last-peers",
+        action="store_true",
+        help="Time the peers also in the memory format channels_last, which ours has.",
+    )
+    step.add_argument("--precision", type=Precision, default="32-true", help="Precision.")
+    step.add_argument(
+        "--queue-size", type=int, default=4096, help="Number of keys, rounded down to batches."
+    )
+    step.add_argument(
+        "--steps",
+        type=int | None,
+        default=None,
+        help="Steps per variant and round; default: 16 on a GPU, else 1.",
     )
     step.add_argument(
         "--json", type=str | None, default=None, help="Write the results to this file."
@@ -36,19 +64,33 @@ def parser() -> ArgumentParser:
 def run(args: Namespace) -> int:
     """Run the benchmark, print a table and write JSON."""
     results = bench_step(
-        args.backbone, args.batch_size, args.image_size, args.repeats, args.variants
+        args.backbone,
+        args.batch_size,
+        args.image_size,
+        args.repeats,
+        args.variants,
+        peers=args.peer,
+        channels_last_peers=args.channels_last_peers,
+        precision=args.precision,
+        queue_size=args.queue_size,
+        steps=args.steps,
     )
     if args.json is not None:
         write_json(args.json, results)
-    rows = [
-        [
-            name,
-            *(f"{1000 * seconds[kind]:.0f}" for kind in ("median", "min", "max")),
-            f"{results['ratios'].get(f'{name}/plain', 1.0):.2f}",
-            f"{results['max_rss_mib'][name]:.0f}",
-        ]
-        for name, seconds in results["seconds"].items()
-    ]
-    title = f"{args.backbone}, batch {args.batch_size}, {args.image_size} pixels"
-    show_table(title, ["step", "median ms", "min", "max", "/ plain", "max RSS MiB"], rows)
+    title = f"{args.backbone}, batch {args.batch_size}, {args.image_size} pixels, {args.precision}"
+    columns = ["step", "median ms", "min", "max", "images/s", "/ plain", "max RSS MiB"]
+    rows = [_row(results, name) for name in results["seconds"]]
+    caption = f"{results['device']}; {args.json or 'all results: --json FILE'}"
+    show_table(title, columns, rows, caption=caption)
     return 0
+
+
+def _row(results: dict[str, Any], name: str) -> list[str]:
+    seconds = results["seconds"][name]
+    return [
+        name,
+        *(f"{1000 * seconds[kind]:.0f}" for kind in ("median", "min", "max")),
+        f"{results['images_per_second'][name]:.1f}",
+        f"{results['ratios'].get(f'{name}/plain', 1.0):.2f}",
+        f"{results['max_rss_mib'][name]:.0f}",
+    ]
