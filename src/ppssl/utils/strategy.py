@@ -58,7 +58,9 @@ def check_precision(trainer: Trainer) -> None:
         return
     reason = "images are normalised in float32"
     if precision in ("16-true", "bf16-true"):
-        reason = "half-precision weights round small updates away, such as a momentum update of 0.001"
+        reason = (
+            "half-precision weights round small updates away, such as a momentum update of 0.001"
+        )
     mixed = "16-mixed" if precision == "16-true" else "bf16-mixed"
     raise UserError(
         f"`trainer.precision` {precision} is not supported: {reason}. Use `{mixed}` or `32-true`."
