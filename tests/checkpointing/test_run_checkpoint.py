@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -190,3 +191,52 @@ def test_without_hard_links_the_last_is_still_replaced(tmp_path: Path, monkeypat
         io.save_checkpoint({"global_step": step}, tmp_path / "last.ckpt")
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"monitor": "loss", "save_top_k": 1, "mode": "max"},
+        {"monitor": "loss", "save_top_k": 1, "mode": "min"},
+        {"every_n_epochs": 3},
+        {"every_n_epochs": 100},
+        {"save_top_k": 0},
+    ],
+)
+@pytest.mark.parametrize("stop", [{}, {"max_steps": 10}, {"callbacks": "early"}])
+def test_a_run_that_ends_by_itself_leaves_its_final_weights(
+    tmp_path: Path, options: dict[str, Any], stop: dict[str, Any]
+) -> None:
+    model, saved = Tiny(), RunCheckpoint(train_time_interval=None, **options)
+    callbacks: list[Any] = [saved]
+    if stop.pop("callbacks", None):
+        callbacks.append(EarlyStopping("loss", patience=1, mode="min", min_delta=10.0))
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        max_epochs=5,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        **stop,
+    )
+    trainer.fit(model, DataLoader(torch.ones(4, 1)))
+    last = torch.load(saved.last_model_path, weights_only=True)
+    assert last["global_step"] == trainer.global_step
+    assert all(last["state_dict"][k].equal(v) for k, v in model.state_dict().items())
+    again = Trainer(
+        default_root_dir=tmp_path, max_epochs=7, logger=False, enable_progress_bar=False
+    )
+    again.fit(Tiny(), DataLoader(torch.ones(4, 1)), ckpt_path=saved.last_model_path)
+    epochs_done = -(-trainer.global_step // 4)
+    assert again.global_step == trainer.global_step + 4 * (7 - epochs_done)
+
+
+def test_a_trial_writes_nothing(tmp_path: Path) -> None:
+    assert _fit(tmp_path, RunCheckpoint(every_n_train_steps=1), fast_dev_run=True) == []
+
+
+def test_without_a_last_checkpoint_none_is_written_at_the_end(tmp_path: Path) -> None:
+    callback = RunCheckpoint(save_last=False, every_n_epochs=100)
+    assert _fit(tmp_path, callback) == []

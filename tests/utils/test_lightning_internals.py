@@ -351,7 +351,7 @@ class Every(PublicModelCheckpoint):
         if trainer.global_step == self.broken:
             raise ValueError("broken")
 
-    def after_write(self, trainer: Trainer) -> None:
+    def after_write(self, trainer: Trainer, path: str) -> None:
         assert self.last_saved_step == trainer.global_step
         self.calls.append(("after", trainer.global_step))
 

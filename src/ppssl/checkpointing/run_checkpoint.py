@@ -40,7 +40,8 @@ class RunCheckpoint(PublicModelCheckpoint):
     when the current step or validation is done and saved, SIGTERM when the current step is; of several processes any
     may get the signal, and all end after the next step. The second Ctrl-C ends the run at once, as does SIGTERM during
     validation; the steps since the last checkpoint are then repeated. After any other error nothing is written, since
-    the state may be that of half a step.
+    the state may be that of half a step. A run that ends by itself leaves its final weights in ``last.ckpt``, also with
+    ``monitor``, ``every_n_epochs`` or early stopping.
 
     Args:
         every_n_train_steps: Optimizer steps between two checkpoints; ``None``: not by steps.
@@ -76,6 +77,7 @@ class RunCheckpoint(PublicModelCheckpoint):
         self.every_n_train_steps = every_n_train_steps
         self.train_time_interval = train_time_interval
         self._saved_at = 0.0
+        self._last_step = -1  # of which `last.ckpt` is
         self._interrupted = self._terminated = False
         self._interrupt_handler: Any = None
 
@@ -162,6 +164,15 @@ class RunCheckpoint(PublicModelCheckpoint):
         if self._is_due(trainer):
             self.write_last(trainer)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the final weights in ``last.ckpt``, whichever epochs are saved.
+
+        Lightning's own would write one after a trial (``fast_dev_run``), and none where any other was written.
+        """
+        trained = trainer.global_step > 0 and not trainer.fast_dev_run
+        if self.save_last and trained and self._last_step != trainer.global_step:
+            self.write_last(trainer)
+
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
@@ -188,9 +199,11 @@ class RunCheckpoint(PublicModelCheckpoint):
         """Refuse to save a model that is not finite."""
         check_parameters(trainer.lightning_module, trainer.global_step)
 
-    def after_write(self, trainer: Trainer) -> None:
+    def after_write(self, trainer: Trainer, path: str) -> None:
         """Restart the clock."""
         self._saved_at = time.monotonic()
+        if path == self.last_model_path:
+            self._last_step = trainer.global_step
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best checkpoints so far, although a resumed run writes to another folder."""

@@ -242,7 +242,7 @@ class PublicModelCheckpoint(ModelCheckpoint):
     def before_write(self, trainer: Trainer) -> None:
         """Called before each checkpoint is written; an error prevents it."""
 
-    def after_write(self, trainer: Trainer) -> None:
+    def after_write(self, trainer: Trainer, path: str) -> None:
         """Called after each checkpoint is written."""
 
     @property
@@ -265,7 +265,7 @@ class PublicModelCheckpoint(ModelCheckpoint):
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         self.before_write(trainer)
         super()._save_checkpoint(trainer, filepath)
-        self.after_write(trainer)
+        self.after_write(trainer, filepath)
 
 
 def request_termination(trainer: Trainer) -> None:
