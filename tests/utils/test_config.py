@@ -166,6 +166,18 @@ def test_a_numpy_float_becomes_a_plain_one(tmp_path):
     assert again.rate == 0.25
 
 
+def test_paths_are_taken_wherever_a_string_is(tmp_path):
+    data = FolderDataModule(tmp_path / "images")
+    assert data.config()["init_args"]["root"] == str(tmp_path / "images")
+
+    class Several(Configurable):
+        def __init__(self, paths):
+            self.paths = paths
+
+    config = Several([tmp_path, {"b": tmp_path}]).config()
+    assert config["init_args"]["paths"] == [str(tmp_path), {"b": str(tmp_path)}]
+
+
 def test_an_argument_that_is_not_kept_is_named():
     with pytest.raises(
         TypeError, match=r"`Forgetful` must keep its argument `lost` as `self.lost`"

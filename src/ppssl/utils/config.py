@@ -6,6 +6,7 @@ configuration is ``{"class_path": ..., "init_args": {...}}``, the form that Ligh
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -138,6 +139,8 @@ def _plain(value: Any, where: str) -> Any:
         return float(value)  # np.float64 is a subclass of float, but not plain data
     if isinstance(value, _PLAIN):
         return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(item, where) for item in value)
     if hasattr(value, "items"):
