@@ -26,7 +26,7 @@ COMMANDS = {
     "corpus": "Inspect a text corpus, or generate one with a language model.",
     "explain": "Draw saliency maps of an encoder for your own images.",
     "ablate": "Run the variants and seeds of a study, and compare them with paired differences.",
-    "bench": "Time a training step, or compare saliency maps.",
+    "bench": "Time a training step, the data loader or an evaluation; compare saliency maps.",
 }
 USAGE = """usage: ppssl COMMAND [OPTIONS]
 

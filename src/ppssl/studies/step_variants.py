@@ -207,7 +207,7 @@ def _peer_step(
     """A step of another implementation, as its example takes it."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model = PEERS[name](settings.backbone, settings.queue_size, settings.image_size)
-    model = model.to(device, memory_format=memory_format).train()
+    model = model.to(device).to(memory_format=memory_format).train()
     views = _random_views(settings, device, memory_format)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-3, momentum=0.9, weight_decay=1e-4)

@@ -1,20 +1,25 @@
-"""``ppssl bench``: time a training step, or compare saliency maps."""
+"""``ppssl bench``: time a training step, the data loader or an evaluation, or compare saliency maps."""
 
 from jsonargparse import ArgumentParser
 
 from ppssl.cli.arguments import expand_data_recipe
-from ppssl.cli.commands import bench_saliency, bench_step
+from ppssl.cli.commands import bench_evaluate, bench_loader, bench_saliency, bench_step
 
 __all__ = ["main"]
 
-_BENCHMARKS = {"step": bench_step, "saliency": bench_saliency}
+_BENCHMARKS = {
+    "step": bench_step,
+    "loader": bench_loader,
+    "evaluate": bench_evaluate,
+    "saliency": bench_saliency,
+}
 
 
 def main(argv: list[str]) -> int:
     """Run one of the benchmarks."""
     parser = ArgumentParser(
         prog="ppssl bench",
-        description="Time a training step, or compare saliency maps. "
+        description="Time a training step, the data loader or an evaluation, or compare saliency maps. "
         "Example: ppssl bench step --backbone resnet50 --batch-size 16",
         exit_on_error=False,
     )
@@ -22,6 +27,6 @@ def main(argv: list[str]) -> int:
     parsers = {name: module.parser() for name, module in _BENCHMARKS.items()}
     for name, subparser in parsers.items():
         commands.add_subcommand(name, subparser)
-    args = parser.parse_args(expand_data_recipe(argv))
+    args = parser.parse_args(bench_loader.with_default_data(expand_data_recipe(argv)))
     name = args.subcommand
     return _BENCHMARKS[name].run(parsers[name].instantiate(args[name]))
