@@ -136,7 +136,7 @@ def test_broken_images(clip_folder: Path, banks: Path, image_folder: Path) -> No
     empty = ~bank.images.any(dim=-1)[:, 0]
     assert empty.nonzero().ravel().tolist() == [11]  # 8 of class 0, the fourth of class 1
     torch.testing.assert_close(bank.mean, bank.images[~empty, 0].float().mean(dim=0))
-    assert len(bank.sample()) == 23
+    assert bank.sample().shape == (23, 1, bank.texts.shape[1])
 
 
 def test_crops(clip_folder: Path, banks: Path, image_folder: Path) -> None:

@@ -62,7 +62,7 @@ class TextBank:
     temperature: float
 
     def sample(self, n: int = 4096) -> Tensor:
-        """Image embeddings of the first view of at most ``n`` evenly spaced, readable images: ``(n, e)`` float32.
+        """Image embeddings of at most ``n`` evenly spaced, readable images: ``(n, k, e)`` float32.
 
         Raises:
             ValueError: The bank has texts only.
@@ -70,8 +70,8 @@ class TextBank:
         if self.images is None:
             raise ValueError("A bank of texts only has no images: open it with the data module.")
         rows = torch.linspace(0, len(self.images) - 1, min(n, len(self.images))).round().long()
-        sample = self.images[rows, 0].float()
-        return sample[sample.any(dim=1)]
+        sample = self.images[rows].float()
+        return sample[sample.flatten(1).any(dim=1)]
 
 
 def bank_folder(folder: str | None = None) -> Path:

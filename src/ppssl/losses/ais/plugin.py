@@ -48,7 +48,7 @@ class AIS(LossPlugin):
         warmup_fraction: Fraction of the training in which lambda_A rises linearly from 0.
         teacher_temperature: tau_T (:ref:`D5 <d5>`): a number, ``"own"`` for the temperature of the teacher, or
             ``"auto"`` for the one that gives ``perplexity``.
-        perplexity: Mean perplexity of P for ``"auto"``, as a fraction of the corpus size.
+        perplexity: Mean perplexity of P for ``"auto"``, as a fraction of the corpus size, with ``top_k`` and all views.
         centre_hubs: Subtract the mean similarity of each description over the training set (:ref:`D6 <d6>`).
         top_k: Number of most similar descriptions that keep their probability; ``None``: all.
         head: Student head W: ``"linear"`` or a two-layer ``"mlp"``.
@@ -167,6 +167,7 @@ class AIS(LossPlugin):
             centre_hubs=self.centre_hubs,
             top_k=self.top_k,
             control=self.control,
+            online=self.online,
         )
         rank_zero_info(
             f"AIS: {len(bank.texts)} descriptions, tau_T {self._targets.temperature:.3g} ({self.teacher})."

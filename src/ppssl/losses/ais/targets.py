@@ -14,12 +14,22 @@ from ppssl.functional import teacher_probabilities
 from ppssl.losses.base import TrainingStep
 from ppssl.text.bank import TextBank
 from ppssl.text.teachers.base import Teacher
+from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import generator, torch_seed
 
 __all__ = ["Control", "Targets", "make_targets"]
 
 _ON_DEVICE = 2**30
 """Largest bank, in bytes, that is copied to the device; with a larger one each step waits for the host."""
+
+_SAMPLE = 4096
+"""Largest number of images that the temperature is calibrated on."""
+
+_SAMPLE_ELEMENTS = 2**26
+"""Largest number of their similarities to the descriptions: half a gigabyte in float64."""
+
+_BOUNDS = 1e-5, 1e3
+"""Temperatures that the calibration tries."""
 
 Control = Literal["none", "embedding", "random_texts", "shuffled_images"]
 
@@ -87,8 +97,13 @@ def make_targets(
     centre_hubs: bool = True,
     top_k: int | None = None,
     control: Control = "none",
+    online: bool = False,
 ) -> Targets:
-    """Create the targets from a bank; the arguments are those of :class:`~ppssl.losses.ais.plugin.AIS`."""
+    """Create the targets from a bank; the arguments are those of :class:`~ppssl.losses.ais.plugin.AIS`.
+
+    Raises:
+        UserError: ``top_k`` leaves fewer descriptions than ``perplexity`` asks for.
+    """
     if bank.images is None or bank.mean is None:
         raise ValueError("A bank of texts only has no targets: open it with the data module.")
     texts, images = bank.texts, bank.images
@@ -100,9 +115,13 @@ def make_targets(
     hubs = bank.mean @ texts.T if centre_hubs else None
     tau = bank.temperature if teacher_temperature == "own" else teacher_temperature
     if tau == "auto":
-        similarities = bank.sample() @ texts.T
-        similarities = similarities if hubs is None else similarities - hubs
-        tau = perplexity_temperature(similarities, max(perplexity * len(texts), 1.1))
+        views = 1 if online else images.shape[1]  # the teacher sees one view of a step
+        largest = _SAMPLE_ELEMENTS // (views * len(texts))
+        sample = bank.sample(min(_SAMPLE, max(largest, 64)))[:, :views].double()
+        p = teacher_probabilities(
+            sample.flatten(0, 1), texts, temperature=1.0, hubs=hubs, top_k=top_k
+        )
+        tau = _calibrate(p.log().view(-1, views, len(texts)), perplexity, top_k)
     return Targets(bank.corpus.titles, texts, hubs, float(tau), top_k, images, bank.first_index)
 
 
@@ -115,24 +134,46 @@ def _orthogonal(count: int, dim: int) -> Tensor:
     return F.normalize(torch.cat(blocks)[:count], dim=1)
 
 
-def perplexity_temperature(similarities: Tensor, perplexity: float) -> float:
-    """Temperature of a given mean perplexity of ``softmax(similarities / tau)``, by bisection (:ref:`D5 <d5>`).
+def _calibrate(logits: Tensor, perplexity: float, top_k: int | None) -> float:
+    """tau_T of a mean perplexity of P, a fraction of the corpus size; at least 1.1 times the smallest possible one."""
+    size = logits.shape[-1]
+    smallest, largest = (_mean_perplexity(logits.double(), tau) for tau in _BOUNDS)
+    if largest < 1.1 * smallest:
+        return 1.0  # P hardly depends on it: `top_k` of 1, or ties
+    if top_k is not None and perplexity * size >= largest:
+        raise UserError(
+            f"`top_k` of {top_k} leaves a perplexity of at most {largest:.3g}, and `perplexity` of {perplexity:g} asks "
+            f"for {perplexity * size:.3g} of {size} descriptions: set it below {largest / size:.2g}, or set "
+            "`teacher_temperature`."
+        )
+    return perplexity_temperature(logits, min(max(perplexity * size, 1.1 * smallest), largest))
+
+
+def perplexity_temperature(logits: Tensor, perplexity: float) -> float:
+    """Temperature of a given mean perplexity of P, by bisection (:ref:`D5 <d5>`).
 
     Args:
-        similarities: ``(N, M)``.
-        perplexity: exp of the entropy in nats, averaged over the rows; strictly between 1 and M.
+        logits: ``(N, M)`` or, of k views over which P is averaged, ``(N, k, M)``; -inf for what P leaves out.
+        perplexity: exp of the entropy in nats, averaged over the images; strictly between 1 and M.
 
     Returns:
         tau in [1e-5, 1e3]; a bound of this range if no temperature in it reaches the perplexity (rows with ties).
     """
-    if similarities.ndim != 2 or not 1 < perplexity < similarities.shape[1]:
+    if logits.ndim not in (2, 3) or not 1 < perplexity < logits.shape[-1]:
         raise ValueError(
-            f"`perplexity` must lie between 1 and the columns of {tuple(similarities.shape)}, got {perplexity}."
+            f"`perplexity` must lie between 1 and the columns of {tuple(logits.shape)}, got {perplexity}."
         )
-    values = similarities.double()
-    low, high = math.log(1e-5), math.log(1e3)
+    values = logits.double()
+    low, high = (math.log(tau) for tau in _BOUNDS)
     for _ in range(60):
         middle = (low + high) / 2
-        entropy = torch.special.entr((values / math.exp(middle)).softmax(dim=1)).sum(dim=1)
-        low, high = (middle, high) if entropy.exp().mean() < perplexity else (low, middle)
+        reached = _mean_perplexity(values, math.exp(middle))
+        low, high = (middle, high) if reached < perplexity else (low, middle)
     return math.exp((low + high) / 2)
+
+
+def _mean_perplexity(logits: Tensor, tau: float) -> float:
+    """Mean perplexity of P over the images."""
+    p = (logits / tau).softmax(dim=-1)
+    p = p if p.ndim == 2 else p.mean(dim=1)
+    return float(torch.special.entr(p).sum(dim=-1).exp().mean())
