@@ -29,6 +29,7 @@ from rich.progress import (
 
 from ppssl.studies.recipes import read_yaml
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import writable_file, writable_folder
 
 __all__ = ["FROM_COMMAND_LINE", "Study", "ablate", "load_study"]
 
@@ -171,14 +172,16 @@ def ablate(
         The content of each run's JSON, in the order of :meth:`Study.runs`.
 
     Raises:
-        UserError: A JSON in ``out`` is from other settings, an override that the command line must give is missing, or
-            a run failed; the results of the other runs are kept.
+        UserError: A folder cannot be written, a JSON in ``out`` is from other settings, an override that the command
+            line must give is missing, or a run failed; the results of the other runs are kept.
     """
     if jobs < 1:
         raise ValueError(f"`jobs` must be >= 1, got {jobs}.")
-    out, runs = Path(out), study.runs()
-    work = Path("runs/ablate") / out.name if work is None else Path(work)
+    out, runs = writable_folder(out), study.runs()
+    work = writable_folder(Path("runs/ablate") / out.name if work is None else work)
     pending = [run for run in runs if not _is_done(run, out)]
+    for run in pending:
+        writable_file(_result_path(run, out))
     overrides = {run["key"]: _local_overrides(run, local, runs) for run in pending}
     columns = (
         TextColumn("{task.description}"),

@@ -8,23 +8,25 @@ import itertools
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from ppssl.checkpointing.atomic import AtomicCheckpointIO, newest_checkpoint
 from ppssl.checkpointing.metrics_csv import keep_metrics
 from ppssl.checkpointing.run_checkpoint import RunCheckpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.utils.errors import UserError, did_you_mean, similar_path
+from ppssl.utils.paths import writable_folder
 
 __all__ = [
     "PLUGINS",
@@ -91,6 +93,13 @@ class PPSSLCLI(LightningCLI):
             "or the path of a checkpoint.",
         )
 
+    def before_instantiate_classes(self) -> None:
+        """Check that the folders of checkpoints and logs can be written."""
+        config = self.config if self.subcommand is None else self.config[self.subcommand]
+        if not config.trainer.fast_dev_run and rank_zero_only.rank == 0:
+            for folder in _output_folders(config):
+                writable_folder(folder)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Create the Trainer, with :class:`AtomicCheckpointIO` in place of Lightning's ``TorchCheckpointIO``."""
         trainer = super().instantiate_trainer(**kwargs)
@@ -125,6 +134,19 @@ class PPSSLCLI(LightningCLI):
         path = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
         if path:
             rank_zero_info(f"Checkpoint: {path}")
+
+
+def _output_folders(config: Any) -> Iterator[str]:
+    """Local folders of a configuration that checkpoints and logs are written to."""
+    loggers = config.trainer.logger
+    loggers = loggers if isinstance(loggers, list) else [loggers]
+    folders = [config.trainer.default_root_dir, config.checkpoint.get("dirpath")]
+    folders += [
+        logger.get("init_args", {}).get("save_dir")
+        for logger in loggers
+        if isinstance(logger, Namespace)
+    ]
+    yield from (folder for folder in folders if folder is not None and "://" not in str(folder))
 
 
 def build_recipe(recipe: str, overrides: Sequence[str] = ()) -> PPSSLCLI:

@@ -17,7 +17,7 @@ from ppssl.studies.timing import median_ratios, single_thread, spread, time_roun
 from ppssl.utils.checks import check_range
 from ppssl.utils.results import provenance
 
-__all__ = ["bench_loader", "with_image_size"]
+__all__ = ["bench_loader", "with_moco_v2_views"]
 
 BASELINE = "torchvision"
 OURS = "ppssl"
@@ -42,7 +42,7 @@ def bench_loader(
     once these are busy.
 
     Args:
-        data: Data module whose training images are read; its augmentation is ours, MoCo v2's by default.
+        data: Data module whose training images are read; its augmentation is not used, but MoCo v2's.
         image_size: Height and width of the views in pixels.
         images: Number of images per round, spread over the data set.
         repeats: Number of rounds.
@@ -61,7 +61,7 @@ def bench_loader(
     check_range(">= 1", image_size=image_size, images=images, repeats=repeats)
     check_range(">= 1", batch_size=batch_size)
     check_range(">= 0", workers=workers)
-    data = with_image_size(data, image_size)
+    data = with_moco_v2_views(data, image_size)
     numbers, sizes = _read_images(data, images)
     with single_thread():
         pipelines = make_pipelines(data)
@@ -83,12 +83,13 @@ def bench_loader(
     }
 
 
-def with_image_size(data: FineGrainedDataModule, image_size: int) -> FineGrainedDataModule:
-    """Copy of a data module, set up, whose views have another size, in batches of one."""
+def with_moco_v2_views(data: FineGrainedDataModule, image_size: int) -> FineGrainedDataModule:
+    """Copy of a data module, set up, with MoCo v2's augmentation and a size of the views, in batches of one image."""
     data.setup()
-    resized = copy.copy(data)
-    resized.image_size, resized.batch_size, resized.num_workers = image_size, 1, 0
-    return resized
+    data = copy.copy(data)
+    data.augmentation = None
+    data.image_size, data.batch_size, data.num_workers = image_size, 1, 0
+    return data
 
 
 def _read_images(

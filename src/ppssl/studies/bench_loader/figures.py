@@ -12,8 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.data.transforms import MoCoV2Augmentation
-from ppssl.studies.bench_loader.benchmark import with_image_size
+from ppssl.studies.bench_loader.benchmark import with_moco_v2_views
 from ppssl.studies.bench_loader.parameters import (
     PARAMETERS,
     our_parameters,
@@ -32,7 +31,7 @@ DRAWS = 4000
 
 def draw_views(data: FineGrainedDataModule, image_size: int = 224, *, images: int = 8) -> Figure:
     """Draw images of a data module, with our views beside those of torchvision's MoCo v2."""
-    data = with_image_size(data, image_size)
+    data = with_moco_v2_views(data, image_size)
     _seed()
     source, pipelines = data.sources["train"], make_pipelines(data)
     count = min(images, len(source))
@@ -53,9 +52,8 @@ def draw_parameters(data: FineGrainedDataModule, image_size: int = 224) -> Figur
     _seed()
     source = data.sources["train"]
     sizes = [source.read(i).size for i in range(min(32, len(source)))]
-    augmentation = data.augmentation or MoCoV2Augmentation()
     values = {
-        "ppssl": our_parameters(sizes, image_size, DRAWS, augmentation),
+        "ppssl": our_parameters(sizes, image_size, DRAWS),
         "torchvision": torchvision_parameters(sizes, image_size, DRAWS),
     }
     return parameter_histograms(values, PARAMETERS)

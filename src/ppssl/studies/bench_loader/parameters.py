@@ -26,23 +26,19 @@ COLORS = ("brightness", "contrast", "saturation", "hue")
 
 
 def our_parameters(
-    sizes: Sequence[tuple[int, int]],
-    view_size: int,
-    count: int,
-    augmentation: MoCoV2Augmentation | None = None,
+    sizes: Sequence[tuple[int, int]], view_size: int, count: int
 ) -> dict[str, np.ndarray]:
-    """Draw parameters of our augmentation.
+    """Draw parameters of our augmentation, MoCo v2's by default.
 
     Args:
         sizes: Width and height of images in pixels, taken in turns.
         view_size: Height and width of a view in pixels.
         count: Number of views.
-        augmentation: The augmentation; ``None``: MoCo v2's.
 
     Returns:
         Values by the names of :data:`PARAMETERS`: one per view, of colours and blur one per view that has them.
     """
-    augmentation = augmentation or MoCoV2Augmentation()
+    augmentation = MoCoV2Augmentation()
     values: dict[str, list[float]] = {name: [] for name in PARAMETERS}
     for i in range(count):
         width, height = sizes[i % len(sizes)]
