@@ -81,7 +81,7 @@ def test_packaged_corpora_load() -> None:
             None,
             "line 2: a description must be text, got 3",
         ),
-        ("a.pdf", "x", None, "must be a .txt, .csv or .jsonl file"),
+        ("a.pdf", "x", None, "must be a .txt, .csv, .tsv or .jsonl file"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, content: str, column: str, message: str) -> None:

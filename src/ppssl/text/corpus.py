@@ -5,7 +5,6 @@ A description is one entry of the corpus; it may have several phrasings, whose e
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from ppssl.text.delimited import read_delimited
 from ppssl.text.metadata import METADATA_CORPORA, metadata_descriptions
 from ppssl.utils.errors import UserError
 
@@ -84,10 +84,11 @@ class TextCorpus:
         """Load a corpus by name or path.
 
         Args:
-            name: A ``.txt`` (one description per line), ``.csv`` or ``.jsonl`` file (UTF-8), a packaged corpus
+            name: A ``.txt`` (one description per line), ``.csv``, ``.tsv`` or ``.jsonl`` file (UTF-8; cells may be
+                separated by a comma, semicolon, tab or bar, which the header line tells), a packaged corpus
                 (:func:`packaged_corpora`), ``"class-names"`` (the data set's class names in :data:`TEMPLATES`), or a
                 corpus made from a data set's metadata (:mod:`ppssl.text.metadata`).
-            column: Column of a ``.csv`` or ``.jsonl`` file; ``None``: ``description``, ``text``, ``caption``,
+            column: Column of a table or ``.jsonl`` file; ``None``: ``description``, ``text``, ``caption``,
                 ``sentence``, or the only column.
             classes: The data set's class names, for ``"class-names"`` and ``"cars-names"``.
             root: The data set's folder, for ``"cub-attributes"`` and ``"aircraft-hierarchy"``.
@@ -108,9 +109,14 @@ class TextCorpus:
         if not path.is_file():
             names = ", ".join(["class-names", *METADATA_CORPORA, *packaged_corpora()])
             raise UserError(f"No corpus `{name}`: it must be a file or one of {names}.")
-        readers = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl}
+        readers = {
+            ".txt": _read_txt,
+            ".csv": _read_table,
+            ".tsv": _read_table,
+            ".jsonl": _read_jsonl,
+        }
         if path.suffix.lower() not in readers:
-            raise UserError(f"A corpus must be a .txt, .csv or .jsonl file, got {path}.")
+            raise UserError(f"A corpus must be a .txt, .csv, .tsv or .jsonl file, got {path}.")
         return cls(readers[path.suffix.lower()](path, column), str(path))
 
     @classmethod
@@ -165,10 +171,10 @@ def _read_txt(path: Path, column: str | None) -> list[str]:
     return _decode(path).splitlines()
 
 
-def _read_csv(path: Path, column: str | None) -> list[str]:
-    rows = csv.DictReader(_decode(path).splitlines(keepends=True))
-    chosen = _choose(path, list(rows.fieldnames or []), column)
-    return _texts(path, ((rows.line_num, row.get(chosen)) for row in rows))
+def _read_table(path: Path, column: str | None) -> list[str]:
+    columns, rows = read_delimited(path, _decode(path), [column] if column else _COLUMNS)
+    chosen = _choose(path, columns, column)
+    return _texts(path, ((line, row.get(chosen)) for line, row in rows))
 
 
 def _read_jsonl(path: Path, column: str | None) -> list[str]:

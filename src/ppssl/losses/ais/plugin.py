@@ -38,9 +38,9 @@ class AIS(LossPlugin):
     training.
 
     Args:
-        corpus: The descriptions: a ``.txt``, ``.csv`` or ``.jsonl`` file, a packaged corpus (``birds``), or another
-            name that :meth:`~ppssl.text.corpus.TextCorpus.load` accepts (``class-names``, ``cub-attributes``).
-        corpus_column: Column of a ``.csv`` or ``.jsonl``.
+        corpus: The descriptions: a ``.txt``, ``.csv``, ``.tsv`` or ``.jsonl`` file, a packaged corpus (``birds``), or
+            another name that :meth:`~ppssl.text.corpus.TextCorpus.load` accepts (``class-names``, ``cub-attributes``).
+        corpus_column: Column of a ``.csv``, ``.tsv`` or ``.jsonl``.
         teacher: A CLIP or SigLIP as hub id or local folder, ``synthetic-clip`` for the packaged teacher, or a file of
             the same kind.
         loss_weight: lambda_A. With a strong teacher larger values did better on synthetic birds
