@@ -151,7 +151,7 @@ def _tasks(embeddings: RandomEmbeddings, device: torch.device) -> dict[str, Call
     e = embeddings.to(device)
 
     def linear() -> float:
-        predicted = linear_probe_predictions(e.train, e.train_labels, e.test, seed=0)
+        predicted = linear_probe_predictions(e.train, embeddings.train_labels, e.test, seed=0)
         return _accuracy(predicted, embeddings.test_labels)
 
     def knn() -> float:

@@ -96,7 +96,7 @@ class PPSSLCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check that the folders of checkpoints and logs can be written."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
-        if not config.trainer.fast_dev_run and rank_zero_only.rank == 0:
+        if not config.trainer.fast_dev_run and getattr(rank_zero_only, "rank", 0) == 0:
             for folder in _output_folders(config):
                 writable_folder(folder)
 
