@@ -22,6 +22,7 @@ from ppssl.data.source import digest
 from ppssl.inference.embeddings import Embeddings, Feature, embed_loader, feature_encoder
 from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import writable_file, writing
 
 __all__ = ["Description", "embed", "fingerprint", "read_description", "read_embeddings"]
 
@@ -81,7 +82,7 @@ def embed(
     """
     import pyarrow.parquet as pq
 
-    out = Path(out)
+    out = writable_file(out)
     encoder = feature_encoder(model, feature)
     data.setup()
     cfg = encoder.pretrained_cfg
@@ -90,7 +91,7 @@ def embed(
     if out.is_file() and _try_description(out) == description:
         return out
     parts = out.with_name(f".{out.name}.parts")
-    try:
+    with writing(out):
         parts.mkdir(parents=True, exist_ok=True)
         with on_device(encoder, device):
             files = [
@@ -102,10 +103,6 @@ def embed(
             for file in files:
                 writer.write_table(pq.read_table(file))
         complete.replace(out)
-    except OSError as error:
-        raise UserError(
-            f"Cannot write {out}: {error}. Choose a folder that is writable and has space."
-        ) from error
     shutil.rmtree(parts)
     return out
 

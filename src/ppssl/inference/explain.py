@@ -24,6 +24,7 @@ from ppssl.functional import Reference, image_gradcam, saliency_target
 from ppssl.losses.iadm.output_gradcam import find_timm_model, output_gradcam
 from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError, similar_path
+from ppssl.utils.paths import expand, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,15 +80,21 @@ class Explanation:
         return saliency_panel(self.images, self.maps)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write one PNG per image, ``<name>.png``; existing files are kept (``<name>-2.png`` and so on)."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write one PNG per image, ``<name>.png``; existing files are kept (``<name>-2.png`` and so on).
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        folder = expand(folder)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for i, name in enumerate(self.names):
             maps = {title: values[i : i + 1] for title, values in self.maps.items()}
             single = Explanation([name], self.images[i : i + 1], maps)
             path = _unused_path(folder, Path(name).stem)
-            single.figure().savefig(path, dpi=150)
+            with writing(path):
+                single.figure().savefig(path, dpi=150)
             paths.append(path)
         return paths
 

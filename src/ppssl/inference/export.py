@@ -25,6 +25,7 @@ from ppssl.checkpointing.files import read_checkpoint
 from ppssl.encoder import load_encoder
 from ppssl.inference.model_card import READERS, Preprocessing, model_card
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import writable_folder, writing
 from ppssl.utils.results import provenance
 
 __all__ = ["Format", "export"]
@@ -65,14 +66,13 @@ def export(checkpoint: str | Path, to: Format, out: str | Path) -> float:
     """
     if to not in get_args(Format):
         raise ValueError(f"`to` must be one of {', '.join(get_args(Format))}, got {to!r}.")
-    out = Path(out).resolve()  # the verification runs in another working directory
+    out = writable_folder(out).resolve()  # the verification runs in another working directory
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty: choose a new folder.")
     content = read_checkpoint(checkpoint)["ppssl"]
     encoder = load_encoder(checkpoint)
     preprocessing = Preprocessing.of(encoder, content)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+    with writing(out), _new_folder_beside(out) as temporary:
         folder = Path(temporary) / "out"
         folder.mkdir()
         WRITERS[to](encoder, content["encoder"], preprocessing, folder)
@@ -90,6 +90,11 @@ def export(checkpoint: str | Path, to: Format, out: str | Path) -> float:
         shutil.rmtree(out, ignore_errors=True)
         folder.replace(out)
     return difference
+
+
+def _new_folder_beside(out: Path) -> tempfile.TemporaryDirectory[str]:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
 
 
 def _write_timm(

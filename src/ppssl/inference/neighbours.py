@@ -1,5 +1,6 @@
 """Nearest neighbours of an image among the images of an embedding file, as a list and as a figure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from ppssl.inference.embed import fingerprint, read_description, read_embeddings
 from ppssl.inference.embeddings import feature_encoder
 from ppssl.metrics.retrieval import cosine_similarity, unit_rows
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import writable_figure, writing
 from ppssl.utils.plots.neighbours import neighbour_panel
 
-__all__ = ["Neighbour", "neighbours"]
+__all__ = ["Neighbour", "draw_neighbours", "neighbours"]
 
 _THUMBNAIL_PIXELS = 256
 
@@ -71,6 +73,8 @@ def neighbours(
     """
     if k < 1:
         raise ValueError(f"`k` must be >= 1, got {k}.")
+    if out is not None:
+        writable_figure(out)
     query = _read(Path(image))
     query_embedding = _embed(query, embeddings, model)
     nearest: list[Neighbour] = []
@@ -84,12 +88,29 @@ def neighbours(
             )
         nearest = sorted(nearest, key=lambda n: (-n.similarity, n.index))[:k]
     if out is not None:
-        images = [query, *(_neighbour_image(n, data) for n in nearest)]
-        titles = [Path(image).name]
-        titles += [f"{n.class_name or Path(n.path).name}\n{n.similarity:.3f}" for n in nearest]
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        neighbour_panel([_thumbnail(i) for i in images], titles).savefig(out, dpi=120)
+        draw_neighbours(image, nearest, out, data)
     return nearest
+
+
+def draw_neighbours(
+    image: str | Path,
+    nearest: Sequence[Neighbour],
+    out: str | Path,
+    data: FineGrainedDataModule | None = None,
+) -> None:
+    """Draw an image and its neighbours to a file; the arguments are those of :func:`neighbours`.
+
+    Raises:
+        UserError: A neighbour cannot be read, or the file cannot be written.
+    """
+    out = writable_figure(out)
+    images = [_read(Path(image)), *(_neighbour_image(n, data) for n in nearest)]
+    titles = [Path(image).name]
+    titles += [f"{n.class_name or Path(n.path).name}\n{n.similarity:.3f}" for n in nearest]
+    figure = neighbour_panel([_thumbnail(i) for i in images], titles)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=120)
 
 
 @torch.inference_mode()

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import writable_file
 from ppssl.utils.results import write_json
 
 __all__ = ["RowWriter", "obtain", "read_rows"]
@@ -41,6 +42,7 @@ def obtain(
         make: Writes it, with a :class:`RowWriter`.
     """
     if not path.is_file():
+        writable_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path):
             if not path.is_file():

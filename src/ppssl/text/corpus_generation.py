@@ -17,6 +17,7 @@ from ppssl.text.language_model import LanguageModel
 from ppssl.text.sentence_cleaning import clean_sentences
 from ppssl.text.teachers.base import hash_folder, local_folder
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import expand, writable_file, writing
 from ppssl.utils.randomness import torch_seed
 from ppssl.utils.results import provenance, write_json
 
@@ -67,9 +68,10 @@ def generate_corpus(
         raise ValueError(f"`per_class` must be >= 1, got {per_class}.")
     if not temperature > 0:
         raise ValueError(f"`temperature` must be > 0, got {temperature}.")
-    path = Path(out).expanduser()
+    path = expand(out)
     if path.suffix != ".jsonl":
         raise UserError(f"`out` must be a .jsonl file, got {path}.")
+    writable_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {"per_class": per_class, "kind": kind, "seed": seed, "temperature": temperature}
     lock = FileLock(path.with_name(f"{path.name}.lock"))
@@ -181,5 +183,6 @@ def _append(path: Path, name: str, sentences: Sequence[str]) -> None:
     rows = [{"class": name, "description": sentence} for sentence in sentences]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(content + lines, "utf-8")
-    part.replace(path)
+    with writing(path):
+        part.write_text(content + lines, "utf-8")
+        part.replace(path)

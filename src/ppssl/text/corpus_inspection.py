@@ -24,9 +24,17 @@ from ppssl.text.corpus import TextCorpus
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.load import load_teacher
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import writable_figure, writing
 from ppssl.utils.plots.descriptions import Ranked, description_panel
 
-__all__ = ["CorpusReport", "inspect_corpus", "near_duplicates", "teacher_picks"]
+__all__ = [
+    "CorpusReport",
+    "check_output",
+    "draw_picks",
+    "inspect_corpus",
+    "near_duplicates",
+    "teacher_picks",
+]
 
 _BLOCK = 256
 _SHOWN_PIXELS = 512
@@ -85,10 +93,7 @@ def inspect_corpus(
     Raises:
         UserError: The teacher or an image cannot be read, or ``images`` or ``out`` are given without a teacher.
     """
-    if (images or out) and teacher is None:
-        raise UserError("`images` and `out` need a `teacher`, such as `synthetic-clip`.")
-    if out is not None and not images:
-        raise UserError("`out` shows the descriptions picked for images: give `images`.")
+    check_output(out, teacher, images)
     texts = [text for phrasings in corpus for text in phrasings]
     lengths = {"characters": [len(t) for t in texts], "words": [len(t.split()) for t in texts]}
     too_long, picks = None, []
@@ -101,11 +106,7 @@ def inspect_corpus(
         names = [name for name, _ in named_images]
         picks = list(zip(names, rankings, strict=True))
         if out is not None:
-            thumbnails = [_thumbnail(image) for _, image in named_images]
-            file_names = [Path(name).name for name in names]
-            figure = description_panel(thumbnails, {teacher: rankings}, file_names)
-            Path(out).parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(out, dpi=120)
+            draw_picks(picks, teacher, out)
     return CorpusReport(
         descriptions=len(corpus),
         phrasings=len(texts),
@@ -115,6 +116,37 @@ def inspect_corpus(
         too_long=too_long,
         picks=picks,
     )
+
+
+def check_output(out: str | Path | None, teacher: str | None, images: Sequence[str | Path]) -> None:
+    """Check that picks are asked for as a whole, and that their figure can be written; the arguments of the inspection.
+
+    Raises:
+        UserError: ``images`` or ``out`` are given without a teacher, ``out`` without images, or it cannot be written.
+    """
+    if (images or out) and teacher is None:
+        raise UserError("`images` and `out` need a `teacher`, such as `synthetic-clip`.")
+    if out is not None and not images:
+        raise UserError("`out` shows the descriptions picked for images: give `images`.")
+    if out is not None:
+        writable_figure(out)
+
+
+def draw_picks(picks: Sequence[tuple[str, Ranked]], teacher: str, out: str | Path) -> None:
+    """Draw images and the descriptions that a teacher picks for them (``CorpusReport.picks``) to a file.
+
+    Raises:
+        UserError: An image cannot be read, or the file cannot be written.
+    """
+    out = writable_figure(out)
+    thumbnails = [_thumbnail(_read(Path(name))) for name, _ in picks]
+    rankings = [ranking for _, ranking in picks]
+    figure = description_panel(
+        thumbnails, {teacher: rankings}, [Path(name).name for name, _ in picks]
+    )
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=120)
 
 
 def near_duplicates(texts: Sequence[str], threshold: float = 0.95) -> list[tuple[float, str, str]]:

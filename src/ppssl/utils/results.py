@@ -15,6 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ppssl.utils.paths import expand, writing
+
 __all__ = [
     "Results",
     "pack_bits",
@@ -96,13 +98,28 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write JSON in one step: after an interruption the file is complete, either the old or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write JSON in one step: after an interruption the file is complete, either the old or the new one.
+
+    A pipe or device, such as ``/dev/stdout``, is written to and not replaced.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    path = expand(path)
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    part.replace(path)
+    with writing(path):
+        if path.exists() and not path.is_file():
+            path.write_text(text)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_text(text)
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def pack_bits(hits: np.ndarray) -> str:

@@ -9,6 +9,7 @@ from ppssl.evaluation.classifier import ACCURACIES
 from ppssl.evaluation.evaluate import HEADLINES
 from ppssl.studies.ablate import ablate, load_study
 from ppssl.studies.compare import BRANCH, markdown_table, summarise
+from ppssl.utils.paths import writable_file, writing
 from ppssl.utils.results import show_table
 
 __all__ = ["main"]
@@ -40,13 +41,15 @@ def main(argv: list[str]) -> int:
     local_overrides, rest = split_overrides(argv)
     args = parser.parse_args(rest)
     study = load_study(args.study)
+    table_file = writable_file(Path(args.out, f"{Path(args.study).stem}.md"))
     results = ablate(study, args.out, jobs=args.jobs, work=args.work, local=local_overrides)
     branch_metrics = [BRANCH + name for name in HEADLINES]
     candidates = [*HEADLINES, "nuisance", *branch_metrics, *ACCURACIES]
     metrics = [name for name in candidates if any(name in r["metrics"] for r in results)]
     summary = summarise(results, baseline=study.baseline, metrics=metrics)
     table = markdown_table(summary, metrics)
-    (Path(args.out) / f"{Path(args.study).stem}.md").write_text(table)
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
-    show_table(f"{args.study}, percent", rows[0], rows[2:])
+    show_table(f"{args.study}, percent", rows[0], rows[2:], caption=str(table_file))
+    with writing(table_file):
+        table_file.write_text(table)
     return 0

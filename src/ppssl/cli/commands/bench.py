@@ -1,9 +1,13 @@
 """``ppssl bench``: time a training step, the data loader or an evaluation, or compare saliency maps."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 from jsonargparse import ArgumentParser
 
 from ppssl.cli.arguments import expand_data_recipe
 from ppssl.cli.commands import bench_evaluate, bench_loader, bench_saliency, bench_step
+from ppssl.utils.paths import writable_figure, writable_file, writable_folder
 
 __all__ = ["main"]
 
@@ -12,6 +16,11 @@ _BENCHMARKS = {
     "loader": bench_loader,
     "evaluate": bench_evaluate,
     "saliency": bench_saliency,
+}
+_OUTPUTS: dict[str, Callable[[str], Path]] = {
+    "json": writable_file,
+    "picture": writable_figure,
+    "out": writable_folder,
 }
 
 
@@ -29,4 +38,7 @@ def main(argv: list[str]) -> int:
         commands.add_subcommand(name, subparser)
     args = parser.parse_args(bench_loader.with_default_data(expand_data_recipe(argv)))
     name = args.subcommand
+    for option, check in _OUTPUTS.items():
+        if args[name].get(option) is not None:
+            check(args[name][option])
     return _BENCHMARKS[name].run(parsers[name].instantiate(args[name]))

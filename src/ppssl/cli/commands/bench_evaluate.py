@@ -43,8 +43,6 @@ def run(args: Namespace) -> int:
         device=args.device,
         scikit_learn=args.scikit_learn,
     )
-    if args.json is not None:
-        write_json(args.json, results)
     rows = [
         [
             name,
@@ -59,4 +57,6 @@ def run(args: Namespace) -> int:
     columns = ["task", "median s", "min", "max", "score"]
     caption = f"{results['arguments']['device']}; {args.json or 'all results: --json FILE'}"
     show_table(title, columns, rows, caption=caption)
+    if args.json is not None:
+        write_json(args.json, results)
     return 0

@@ -16,6 +16,7 @@ from ppssl.studies.bench_loader.benchmark import bench_loader
 from ppssl.studies.bench_loader.figures import draw_parameters, draw_views
 from ppssl.studies.bench_loader.photographs import parse_size, write_photographs
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import expand, writing
 from ppssl.utils.results import show_table, write_json
 
 __all__ = ["parser", "run", "with_default_data"]
@@ -82,11 +83,11 @@ def run(args: Namespace) -> int:
             workers=args.workers,
             batch_size=args.batch_size,
         )
+        _show(results, args)
         if args.json is not None:
             write_json(args.json, results)
         if args.picture is not None:
-            _draw(data, args.image_size, Path(args.picture))
-    _show(results, args)
+            _draw(data, args.image_size, expand(args.picture))
     return 0
 
 
@@ -106,10 +107,11 @@ def _data(args: Namespace) -> Iterator[FineGrainedDataModule]:
 
 
 def _draw(data: FineGrainedDataModule, image_size: int, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_views(data, image_size).savefig(path, dpi=120)
     histograms = path.with_name(f"{path.stem}-parameters{path.suffix}")
-    draw_parameters(data, image_size).savefig(histograms, dpi=120)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_views(data, image_size).savefig(path, dpi=120)
+        draw_parameters(data, image_size).savefig(histograms, dpi=120)
 
 
 def _show(results: dict[str, Any], args: Namespace) -> None:

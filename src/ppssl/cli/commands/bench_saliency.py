@@ -1,13 +1,12 @@
 """``ppssl bench saliency``: compare saliency maps of the image, each stage and the output."""
 
-from pathlib import Path
-
 from jsonargparse import ArgumentParser, Namespace
 
 from ppssl.cli.arguments import add_data, add_device
 from ppssl.studies.bench_saliency.benchmark import bench_saliency
 from ppssl.studies.bench_saliency.figures import draw_bars, draw_examples
 from ppssl.studies.bench_saliency.tables import markdown_tables, short_table
+from ppssl.utils.paths import expand, writing
 from ppssl.utils.results import show_table, write_json
 
 __all__ = ["parser", "run"]
@@ -48,11 +47,12 @@ def run(args: Namespace) -> int:
     benchmark = bench_saliency(
         args.checkpoints, args.get("data"), images=args.images, device=args.device
     )
-    content, out = benchmark.content, Path(args.out)
-    write_json(out / "saliency.json", content)
-    (out / "saliency.md").write_text(markdown_tables(content))
-    draw_bars(content).savefig(out / "bars.png", dpi=120)
-    draw_examples(benchmark).savefig(out / "examples.png", dpi=120)
+    content, out = benchmark.content, expand(args.out)
     headings, cells = short_table(content["rows"])
     show_table("After training, equal resolution", headings, cells, caption=f"all results: {out}")
+    write_json(out / "saliency.json", content)
+    with writing(out):
+        (out / "saliency.md").write_text(markdown_tables(content))
+        draw_bars(content).savefig(out / "bars.png", dpi=120)
+        draw_examples(benchmark).savefig(out / "examples.png", dpi=120)
     return 0

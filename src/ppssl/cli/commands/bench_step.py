@@ -82,13 +82,13 @@ def run(args: Namespace) -> int:
         steps=args.steps,
         memory=args.memory,
     )
-    if args.json is not None:
-        write_json(args.json, results)
     title = f"{args.backbone}, batch {args.batch_size}, {args.image_size} pixels, {args.precision}"
     columns = ["step", "median ms", "min", "max", "images/s", "/ plain", "RSS MiB"]
     rows = [_row(results, name) for name in results["seconds"]]
     caption = f"{results['device']}; {args.json or 'all results: --json FILE'}"
     show_table(title, columns, rows, caption=caption)
+    if args.json is not None:
+        write_json(args.json, results)
     return 0
 
 

@@ -6,8 +6,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.corpus_generation import generate_corpus
-from ppssl.text.corpus_inspection import CorpusReport, inspect_corpus
+from ppssl.text.corpus_inspection import CorpusReport, check_output, draw_picks, inspect_corpus
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import writable_file
 from ppssl.utils.results import show_table, write_json
 
 __all__ = ["main"]
@@ -41,10 +42,10 @@ def _inspect_parser() -> ArgumentParser:
     parser.add_argument(
         "corpus",
         type=str,
-        help="A .txt, .csv or .jsonl file, or a corpus name, as in `ais.corpus`.",
+        help="A .txt, .csv, .tsv or .jsonl file, or a corpus name, as in `ais.corpus`.",
     )
     parser.add_argument(
-        "--column", type=str | None, default=None, help="Column of a .csv or .jsonl file."
+        "--column", type=str | None, default=None, help="Column of a .csv, .tsv or .jsonl file."
     )
     parser.add_argument(
         "--root",
@@ -154,6 +155,9 @@ def _generate(args: Namespace) -> int:
 
 
 def _inspect(args: Namespace) -> int:
+    if args.json is not None:
+        writable_file(args.json)
+    check_output(args.out, args.teacher, args.images)
     classes = [] if args.classes is None else _read_names(args.classes)
     if args.corpus in ("class-names", "cars-names") and not classes:
         raise UserError(f"`{args.corpus}` is made from class names: give `--classes names.txt`.")
@@ -161,14 +165,15 @@ def _inspect(args: Namespace) -> int:
         TextCorpus.load(args.corpus, args.column, classes, args.root),
         teacher=args.teacher,
         images=args.images,
-        out=args.out,
         num_images=args.num_images,
         top=args.top,
         threshold=args.threshold,
     )
+    _show(args, report)
     if args.json is not None:
         write_json(args.json, report.to_dict())
-    _show(args, report)
+    if args.out is not None:
+        draw_picks(report.picks, args.teacher, args.out)
     return 0
 
 

@@ -1,8 +1,10 @@
 """``ppssl demo``: pretrain on synthetic birds, compare before and after."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from ppssl.cli.arguments import split_overrides
 from ppssl.evaluation.evaluate import HEADLINES
@@ -29,7 +31,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="The run's seed.")
     overrides, rest = split_overrides(argv)
     args = parser.parse_args(rest)
-    content = demo(args.out, seed=args.seed, overrides=overrides)
+    demo(args.out, seed=args.seed, overrides=overrides, show=partial(_show, args))
+    return 0
+
+
+def _show(args: Namespace, content: dict[str, Any]) -> None:
+    """Print the table, and where everything is."""
     before, after = content["before"]["metrics"], content["after"]["metrics"]
     rows = [
         [
@@ -47,4 +54,3 @@ def main(argv: list[str]) -> int:
         caption=f"checkpoint: {content['checkpoint']}\nresults:    {Path(args.out) / 'results.json'}\n"
         f"what IADM sees: {Path(args.out) / 'saliency.png'}",
     )
-    return 0

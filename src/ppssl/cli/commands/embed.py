@@ -14,6 +14,7 @@ from ppssl.cli.arguments import (
     load_data,
 )
 from ppssl.inference.embed import embed, read_description
+from ppssl.utils.paths import writable_file
 from ppssl.utils.results import show_table
 
 __all__ = ["main"]
@@ -35,6 +36,7 @@ def main(argv: list[str]) -> int:
     add_device(parser)
     add_seed(parser)
     args = parser.parse_args(expand_data_recipe(argv))
+    writable_file(args.out)
     seed_everything(args.seed, verbose=False)
     data = load_data(parser, args, args.checkpoint)
     out = embed(args.checkpoint, data, args.out, feature=args.feature, device=args.device)

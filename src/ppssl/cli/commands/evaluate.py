@@ -19,6 +19,7 @@ from ppssl.evaluation import evaluate as clean
 from ppssl.evaluation import lcr_protocol as lcr
 from ppssl.evaluation.rows import Row, evaluate_rows
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import writable_file
 from ppssl.utils.results import Results, show_table, write_json
 
 __all__ = ["main"]
@@ -32,6 +33,8 @@ def main(argv: list[str]) -> int:
     """Evaluate, print a table and write JSON."""
     parser = _parser()
     args = parser.parse_args(expand_data_recipe(argv))
+    if args.json is not None:
+        writable_file(args.json)
     seed_everything(args.seed, verbose=False)
     options = {"feature": args.feature, "device": args.device}
     several_rows = args.label_fraction or args.random or args.imagenet
@@ -113,11 +116,11 @@ def _data(parser: ArgumentParser, args: Namespace) -> Any:
 
 
 def _show(results: Results, args: Namespace) -> None:
-    if args.json is not None:
-        write_json(args.json, results.to_dict())
     rows = [_row(results, name) for name in results.metrics]
     title = results.protocol + (", feature branch" if args.feature == "branch" else "")
     show_table(title, ["metric", "value", "95 % interval"], rows, caption=args.checkpoint)
+    if args.json is not None:
+        write_json(args.json, results.to_dict())
 
 
 def _row(results: Results, name: str) -> list[str]:
@@ -130,8 +133,6 @@ def _row(results: Results, name: str) -> list[str]:
 
 
 def _show_rows(rows: list[Row], args: Namespace) -> None:
-    if args.json is not None:
-        write_json(args.json, {"rows": [row.to_dict() for row in rows]})
     cells = [
         [row.encoder, f"{100 * row.label_fraction:g} %"]
         + [f"{100 * row.results.metrics[name]:.1f}" for name in COLUMNS]
@@ -139,3 +140,5 @@ def _show_rows(rows: list[Row], args: Namespace) -> None:
     ]
     title = f"{clean.PROTOCOL}, percent" + (", feature branch" if args.feature == "branch" else "")
     show_table(title, ["encoder", "labels", *COLUMNS], cells, caption=args.checkpoint)
+    if args.json is not None:
+        write_json(args.json, {"rows": [row.to_dict() for row in rows]})

@@ -13,6 +13,7 @@ from ppssl.cli.arguments import add_checkpoint, add_device
 from ppssl.functional import Reference
 from ppssl.inference.explain import BATCH, View, explain, image_files
 from ppssl.metrics.classification import class_number
+from ppssl.utils.paths import writable_folder
 
 __all__ = ["main"]
 
@@ -20,6 +21,7 @@ __all__ = ["main"]
 def main(argv: list[str]) -> int:
     """Compute saliency maps of a few images at a time, and write a PNG for each image."""
     args = _parser().parse_args(argv)
+    out = writable_folder(args.out)
     view = View.of(args.checkpoint)
     if args.image_size is not None:
         view = replace(view, size=args.image_size)
@@ -33,8 +35,8 @@ def main(argv: list[str]) -> int:
     for rows in track(torch.arange(len(paths)).split(BATCH), "Explaining", transient=True):
         batch = [paths[i] for i in rows.tolist()]
         explanation = explain(model, batch, view=view, device=args.device, **score)
-        written += explanation.save(args.out)
-    Console().print(f"{len(written)} images explained in {args.out}", soft_wrap=True)
+        written += explanation.save(out)
+    Console().print(f"{len(written)} images explained in {out}", soft_wrap=True)
     return 0
 
 

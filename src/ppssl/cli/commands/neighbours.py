@@ -4,7 +4,8 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 
 from ppssl.cli.arguments import add_data, expand_data_recipe
-from ppssl.inference.neighbours import neighbours
+from ppssl.inference.neighbours import draw_neighbours, neighbours
+from ppssl.utils.paths import writable_figure
 from ppssl.utils.results import show_table
 
 __all__ = ["main"]
@@ -35,12 +36,13 @@ def main(argv: list[str]) -> int:
     )
     add_data(parser, "Recipe with the data set; only needed for images that are not files.")
     args = parser.parse_args(expand_data_recipe(argv))
+    out = None if args.out is None else writable_figure(args.out)
     seed_everything(0, verbose=False)
     data = parser.instantiate(args).data if args.get("data") else None
-    nearest = neighbours(
-        args.image, args.embeddings, args.checkpoint, k=args.k, out=args.out, data=data
-    )
+    nearest = neighbours(args.image, args.embeddings, args.checkpoint, k=args.k, data=data)
     rows = [[n.class_name or "", n.path, n.split, f"{n.similarity:.3f}"] for n in nearest]
-    caption = "" if args.out is None else args.out
+    caption = "" if out is None else str(out)
     show_table(args.image, ["class", "image", "split", "similarity"], rows, caption=caption)
+    if out is not None:
+        draw_neighbours(args.image, nearest, out, data)
     return 0

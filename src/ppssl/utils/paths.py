@@ -1,0 +1,103 @@
+"""Paths of users: ``~`` expanded, and tried before long work whose results are to be written there."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ppssl.utils.errors import UserError
+
+__all__ = ["expand", "writable_figure", "writable_file", "writable_folder", "writing"]
+
+_PROBE = b"\0" * 4096
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` or ``~user`` as a shell expands it: an unknown user's stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
+def writable_file(path: str | os.PathLike[str]) -> Path:
+    """Check that a file can be written, before the work whose result it takes; nothing is left behind.
+
+    Missing parent folders are allowed: :func:`writing` and its callers create them.
+
+    Returns:
+        The expanded path.
+
+    Raises:
+        UserError: The file or its folder cannot be written, the disk is full, or the path is a folder.
+    """
+    path = expand(path)
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder, a file is needed")
+        _check_access(path)
+        if not path.exists() or path.is_file():  # nothing can be tried on a pipe or a device
+            _try_to_write(path)
+    return path
+
+
+def writable_folder(path: str | os.PathLike[str]) -> Path:
+    """Check that files can be written to a folder, which may be missing; nothing is left behind.
+
+    Returns:
+        The expanded path.
+
+    Raises:
+        UserError: The folder cannot be created or written, the disk is full, or a file is in its way.
+    """
+    path = expand(path)
+    with writing(path):
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError("it is a file, a folder is needed")
+        _try_to_write(path / "file")
+    return path
+
+
+def writable_figure(path: str | os.PathLike[str]) -> Path:
+    """Check like :func:`writable_file`, and that matplotlib knows the format of the file's ending.
+
+    Raises:
+        UserError: The file cannot be written, or it has another ending.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    path = writable_file(path)
+    formats = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.lower().removeprefix(".") not in formats:
+        raise UserError(
+            f"{path} is not a figure: give it one of the endings .{', .'.join(formats)}."
+        )
+    return path
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an error of the system while a file or folder is written into a :class:`UserError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)).rstrip(".")
+        raise UserError(
+            f"Cannot write {os.fspath(path)}: {reason}. Choose a place that is writable and has space."
+        ) from error
+
+
+def _check_access(path: Path) -> None:
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError("it is write-protected")
+
+
+def _try_to_write(path: Path) -> None:
+    """Write a file of the same name, below missing folders of the same names, to a temporary folder next to it."""
+    path = Path(os.path.abspath(path))  # without `..`, which would leave the temporary folder
+    existing = next(folder for folder in path.parents if os.path.lexists(folder))
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{existing} is a file, a folder is needed")
+    with tempfile.TemporaryDirectory(dir=existing, prefix=".ppssl-") as temporary:
+        probe = Path(temporary, path.relative_to(existing))
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(_PROBE)
