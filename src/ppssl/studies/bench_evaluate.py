@@ -31,7 +31,7 @@ VAL_FRACTION = 0.2
 """Part of each class on which scikit-learn's C is selected, as in the linear probe."""
 LATENT = 128
 """Dimensions of the random variable that embeddings are made from."""
-SPREAD = 0.45
+SPREAD = 0.37
 """Distance of the classes' centres, relative to the spread within a class."""
 
 
