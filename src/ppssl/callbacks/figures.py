@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from ppssl.utils.paths import expand
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -62,6 +63,6 @@ def log_figure(trainer: Trainer, name: str, figure: Figure, step: int) -> None:
         # Not `trainer.log_dir`: it waits for the other processes, and they are not here.
         places = (getattr(trainer.logger, name, None) for name in ("log_dir", "save_dir"))
         folder = next((place for place in places if place), trainer.default_root_dir)
-        path = Path(folder) / "figures" / f"{name.replace('/', '-')}-{step:06d}.png"
+        path = expand(folder) / "figures" / f"{name.replace('/', '-')}-{step:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import expand
 
 __all__ = [
     "LAST",
@@ -49,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if get_protocol(str(path)) != "file" or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        path = Path(path)
+        path = expand(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
         try:
@@ -104,7 +105,7 @@ def newest_checkpoint(root: Path) -> Path | None:
     run, and checkpoints that were written in the middle of a step.
     """
     candidates, damaged = [], []
-    for path in root.rglob("*.ckpt"):
+    for path in expand(root).rglob("*.ckpt"):
         if not path.is_file():
             continue
         step = _global_step(path)

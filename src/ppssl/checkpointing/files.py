@@ -7,6 +7,7 @@ import torch
 
 from ppssl.utils.config import instantiate
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import AnyPath, expand
 
 __all__ = ["SCHEMA_VERSION", "check_schema", "read_checkpoint", "read_weights", "restore"]
 
@@ -15,13 +16,13 @@ SCHEMA_VERSION = 1
 M = TypeVar("M")
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: AnyPath) -> dict[str, Any]:
     """The content of a checkpoint of ppssl, with its tensors on the CPU.
 
     Raises:
         UserError: There is no such file, or it is damaged or not of ppssl.
     """
-    path = Path(path)
+    path = expand(path)
     if not path.is_file():
         raise UserError(
             f"No such checkpoint: {path}. `ppssl fit` leaves `last.ckpt` below `trainer.default_root_dir`."
@@ -38,6 +39,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: There is no such file, or it is damaged or holds no weights.
     """
+    path = expand(path)
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"`pretrained`: no such file: {path}.")
@@ -80,7 +82,7 @@ def check_schema(checkpoint: dict[str, Any]) -> None:
         )
 
 
-def restore(cls: type[M], path: str | Path, overrides: dict[str, Any]) -> M:
+def restore(cls: type[M], path: AnyPath, overrides: dict[str, Any]) -> M:
     """The model of a checkpoint with its weights.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
 from lightning.pytorch import Callback, LightningModule
@@ -12,6 +11,7 @@ from torch import Tensor
 from ppssl.checkpointing.files import SCHEMA_VERSION, check_schema, restore
 from ppssl.utils.config import Configurable
 from ppssl.utils.finite import LossHistory
+from ppssl.utils.paths import AnyPath
 
 __all__ = ["TrainingModule"]
 
@@ -86,7 +86,7 @@ class TrainingModule(LightningModule, Configurable):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes file objects and hparams files too
-        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **overrides: Any
+        cls, checkpoint_path: AnyPath, map_location: Any = "cpu", **overrides: Any
     ) -> Self:
         """The model of a checkpoint; classes outside ppssl are used only if they are imported already.
 

@@ -21,6 +21,7 @@ from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.metrics.classification import check_same_classes
 from ppssl.utils.checks import check_range
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import PATH_TYPES
 from ppssl.utils.randomness import initial_weights, resolve_seed, seed_step
 from ppssl.utils.strategy import check_precision, prepare
 
@@ -250,7 +251,7 @@ def _of_checkpoint(
     pretrained: bool | str, image_size: int | None
 ) -> tuple[str, int | None, dict[str, Any]]:
     """Backbone, image size and arguments of the encoder in a checkpoint of ppssl."""
-    if not isinstance(pretrained, str):
+    if not isinstance(pretrained, PATH_TYPES):
         raise UserError(
             "`backbone` is missing: give a timm model name, or a checkpoint of ppssl as `pretrained`, which names its "
             "backbone."

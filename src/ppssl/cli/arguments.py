@@ -12,6 +12,7 @@ from ppssl.inference.embeddings import Feature
 from ppssl.studies.recipes import read_yaml, recipe_path, replace_values
 from ppssl.utils.config import instantiate
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import expand_config
 
 __all__ = [
     "add_checkpoint",
@@ -98,4 +99,4 @@ def _read_data(name: str) -> str:
     content = read_yaml(name)
     if not isinstance(content, dict) or "data" not in content:
         raise UserError(f"{recipe_path(name)} has no `data:` section: give a recipe that has one.")
-    return json.dumps(content["data"])
+    return json.dumps(expand_config(content["data"]))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ppssl.utils.errors import UserError, did_you_mean
+from ppssl.utils.paths import expand_arguments
 
 __all__ = ["main", "run"]
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
-    args = [arg for arg in args if arg != "--debug"]
+    args = expand_arguments([arg for arg in args if arg != "--debug"])
     if not args or args[0] in ("-h", "--help"):
         listed = "\n".join(
             f"  {name:<10} {text}" for name, text in (TRAINER_COMMANDS | COMMANDS).items()

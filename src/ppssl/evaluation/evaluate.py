@@ -6,7 +6,6 @@ selected on the queries: C of the logistic regression is selected on a held-out 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from ppssl.metrics.knn import knn_neighbours, knn_vote
 from ppssl.metrics.rankme import rankme
 from ppssl.metrics.retrieval import RANKS, per_query_retrieval
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import AnyPath
 from ppssl.utils.randomness import resolve_seed
 from ppssl.utils.results import Results, pack_bits
 
@@ -56,7 +56,7 @@ class MetricValues:
 
 
 def evaluate(
-    model: nn.Module | str | Path,
+    model: nn.Module | AnyPath,
     data: FineGrainedDataModule | None = None,
     *,
     feature: Feature = "gap",

@@ -28,6 +28,7 @@ from ppssl.evaluation.splits import Splits, embed_splits
 from ppssl.inference.embeddings import Feature, feature_encoder
 from ppssl.metrics.retrieval import RANKS, RetrievalPerQuery, per_query_retrieval
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import AnyPath, expand
 from ppssl.utils.randomness import generator, initial_weights, resolve_seed
 from ppssl.utils.results import Results, pack_bits
 
@@ -46,7 +47,7 @@ CRITERION = "rank-1"
 class _EvaluatedCheckpoint:
     """Embeddings and retrieval results of a checkpoint."""
 
-    path: str | Path
+    path: AnyPath
     splits: Splits
     retrieval: RetrievalPerQuery
 
@@ -55,7 +56,7 @@ class _EvaluatedCheckpoint:
         return self.splits.queries.labels >= 0
 
 
-def checkpoints_of(path: str | Path) -> list[Path]:
+def checkpoints_of(path: AnyPath) -> list[Path]:
     """List the checkpoints of a folder in the order of their steps; a file is returned as it is.
 
     If several files are from the same step, only the newest of them is listed.
@@ -63,7 +64,7 @@ def checkpoints_of(path: str | Path) -> list[Path]:
     Raises:
         UserError: The folder has no checkpoint, or a checkpoint cannot be read.
     """
-    path = Path(path)
+    path = expand(path)
     if not path.is_dir():
         read_checkpoint(path)
         return [path]
@@ -77,7 +78,7 @@ def checkpoints_of(path: str | Path) -> list[Path]:
 
 
 def evaluate_lcr(
-    checkpoints: Sequence[str | Path],
+    checkpoints: Sequence[AnyPath],
     data: FineGrainedDataModule,
     *,
     feature: Feature = "gap",
@@ -175,7 +176,7 @@ def sgd_probe(
 
 
 def _evaluate_checkpoint(
-    path: str | Path, data: FineGrainedDataModule, feature: Feature, device: str
+    path: AnyPath, data: FineGrainedDataModule, feature: Feature, device: str
 ) -> _EvaluatedCheckpoint:
     splits = embed_splits(feature_encoder(path, feature), data, device=device)
     retrieval = per_query_retrieval(splits.queries.features, splits.queries.labels)

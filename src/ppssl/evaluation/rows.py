@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,6 +13,7 @@ from ppssl.evaluation.evaluate import evaluate_splits
 from ppssl.evaluation.splits import Splits, embed_splits, read_splits, source_config
 from ppssl.inference.embeddings import Feature, feature_encoder
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import PATH_TYPES, AnyPath
 from ppssl.utils.randomness import initial_weights, resolve_seed
 from ppssl.utils.results import Results
 
@@ -41,7 +41,7 @@ class Row:
 
 
 def evaluate_rows(
-    model: nn.Module | str | Path,
+    model: nn.Module | AnyPath,
     data: FineGrainedDataModule | None = None,
     *,
     label_fractions: Sequence[float] = (1.0,),
@@ -131,7 +131,7 @@ def _baseline(model: Any, pretrained: bool | str, seed: int) -> tuple[Encoder, d
 
 def _architecture(model: Any) -> dict[str, Any]:
     """Arguments of the model's :class:`~ppssl.encoder.Encoder`."""
-    if isinstance(model, str | Path):
+    if isinstance(model, PATH_TYPES):
         return dict(read_checkpoint(model)["ppssl"]["encoder"])
     encoder = getattr(model, "encoder", None)
     if not isinstance(encoder, Encoder):

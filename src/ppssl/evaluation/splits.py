@@ -1,7 +1,6 @@
 """Embeddings for an evaluation: a gallery of labelled training images, and queries."""
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from ppssl.inference.embeddings import Embeddings, Feature, embed_loader
 from ppssl.utils.config import Configurable
 from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import PATH_TYPES, AnyPath
 
 __all__ = ["Splits", "embed_splits", "read_splits", "source_config"]
 
@@ -94,7 +94,7 @@ def read_splits(path: Any, feature: Feature = "gap", *, seed: int) -> Splits:
     Raises:
         UserError: The file does not exist, holds another feature, or has no labelled training image.
     """
-    if not isinstance(path, str | Path):
+    if not isinstance(path, PATH_TYPES):
         raise UserError(
             "`data` is missing: give a data set, or the path of a file of embeddings in place of the model."
         )
@@ -136,14 +136,14 @@ def source_config(
     if data is None:
         return {"embeddings": str(model), "description": asdict(read_description(model))}
     config: dict[str, Any] = {"model": type(model).__name__, "data": data.config()}
-    if isinstance(model, str | Path):
+    if isinstance(model, PATH_TYPES):
         config["model"] = str(model)
     elif isinstance(model, Configurable):
         config["model"] = model.config()
     return config if feature == "gap" else config | {"feature": feature}
 
 
-def _read_by_split(path: str | Path) -> dict[str, Embeddings]:
+def _read_by_split(path: AnyPath) -> dict[str, Embeddings]:
     """All rows of a file of embeddings, by split."""
     batches: dict[str, list[Embeddings]] = {}
     for embeddings, columns in read_embeddings(path):

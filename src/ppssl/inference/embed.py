@@ -22,7 +22,7 @@ from ppssl.data.source import digest
 from ppssl.inference.embeddings import Embeddings, Feature, embed_loader, feature_encoder
 from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError
-from ppssl.utils.paths import writable_file, writing
+from ppssl.utils.paths import AnyPath, expand, writable_file, writing
 
 __all__ = ["Description", "embed", "fingerprint", "read_description", "read_embeddings"]
 
@@ -53,9 +53,9 @@ class Description:
 
 
 def embed(
-    model: nn.Module | str | Path,
+    model: nn.Module | AnyPath,
     data: FineGrainedDataModule,
-    out: str | Path,
+    out: AnyPath,
     *,
     feature: Feature = "gap",
     device: str = "auto",
@@ -107,28 +107,29 @@ def embed(
     return out
 
 
-def read_description(path: str | Path) -> Description:
+def read_description(path: AnyPath) -> Description:
     """Read the metadata of a file of embeddings.
 
     Raises:
         UserError: The file does not exist, or was not written by :func:`embed`.
     """
-    if not Path(path).is_file():
+    path = expand(path)
+    if not path.is_file():
         raise UserError(f"No such file of embeddings: {path}. Write one with `ppssl embed`.")
-    description = _try_description(Path(path))
+    description = _try_description(path)
     if description is None:
         raise UserError(f"{path} is not a file of embeddings. Write one with `ppssl embed`.")
     return description
 
 
 def read_embeddings(
-    path: str | Path, rows: int = PART
+    path: AnyPath, rows: int = PART
 ) -> Iterator[tuple[Embeddings, list[dict[str, Any]]]]:
     """Read a file of embeddings in batches of rows, each with ``split``, ``path`` and ``class`` of its rows."""
     import pyarrow.parquet as pq
 
     description = read_description(path)
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(expand(path)) as file:
         for batch in file.iter_batches(rows):
             values = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
             features = torch.from_numpy(values.reshape(-1, description.dim).copy())

@@ -1,7 +1,6 @@
 """Embeddings of images: choose a model's feature, and embed the images of a data loader."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from ppssl.encoder import Encoder, evaluation_mode, load_encoder
 from ppssl.functional import attend
 from ppssl.losses.base import LossPlugin
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import PATH_TYPES, AnyPath, expand
 
 __all__ = [
     "AttentionPooledEncoder",
@@ -102,7 +102,7 @@ class AttentionPooledEncoder(nn.Module):
         return attend(feature_map, attention)
 
 
-def feature_encoder(model: nn.Module | str | Path, feature: Feature = "gap") -> Any:
+def feature_encoder(model: nn.Module | AnyPath, feature: Feature = "gap") -> Any:
     """Return the module that computes a feature, ``(B, 3, H, W) -> (B, D)``, with timm's ``pretrained_cfg``.
 
     Args:
@@ -116,11 +116,11 @@ def feature_encoder(model: nn.Module | str | Path, feature: Feature = "gap") -> 
     if feature not in ("gap", "branch"):
         raise ValueError(f"`feature` must be 'gap' or 'branch', got {feature!r}.")
     if feature == "gap":
-        if isinstance(model, str | Path):
-            return load_encoder(model)
+        if isinstance(model, PATH_TYPES):
+            return load_encoder(expand(model))
         encoder: Any = getattr(model, "encoder", model)
         return getattr(encoder, "model", encoder)
-    if isinstance(model, str | Path):
+    if isinstance(model, PATH_TYPES):
         name = str(model)
         trained: Any = restore(nn.Module, model, {})
     else:

@@ -24,7 +24,7 @@ from ppssl.functional import Reference, image_gradcam, saliency_target
 from ppssl.losses.iadm.output_gradcam import find_timm_model, output_gradcam
 from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError, similar_path
-from ppssl.utils.paths import expand, writing
+from ppssl.utils.paths import PATH_TYPES, AnyPath, expand, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ class View:
     crop: float = 0.875
 
     @classmethod
-    def of(cls, path: str | Path) -> View:
+    def of(cls, path: AnyPath) -> View:
         """Return the preprocessing that a checkpoint was trained with; the defaults where it names no data set."""
         data = (read_checkpoint(path)["ppssl"]["data"] or {}).get("init_args", {})
         return cls(data.get("image_size", cls.size), data.get("eval_crop", cls.crop))
@@ -79,7 +79,7 @@ class Explanation:
 
         return saliency_panel(self.images, self.maps)
 
-    def save(self, folder: str | Path) -> list[Path]:
+    def save(self, folder: AnyPath) -> list[Path]:
         """Write one PNG per image, ``<name>.png``; existing files are kept (``<name>-2.png`` and so on).
 
         Raises:
@@ -100,8 +100,8 @@ class Explanation:
 
 
 def explain(
-    model: nn.Module | str | Path,
-    images: str | Path | Sequence[str | Path],
+    model: nn.Module | AnyPath,
+    images: AnyPath | Sequence[AnyPath],
     *,
     objective: Objective | None = None,
     class_index: int | None = None,
@@ -138,7 +138,7 @@ def explain(
         raise ValueError(
             "`objective` and `class_index` exclude each other: they define different scores."
         )
-    source = image_files([images] if isinstance(images, str | Path) else images)
+    source = image_files([images] if isinstance(images, PATH_TYPES) else images)
     if not isinstance(model, nn.Module):
         view = View.of(model) if view is None else view
         model = restore(nn.Module, model, {})
@@ -160,14 +160,14 @@ def explain(
     )
 
 
-def image_files(paths: Sequence[str | Path]) -> FileSource:
+def image_files(paths: Sequence[AnyPath]) -> FileSource:
     """Collect the image files among files and folders, in order and without duplicates.
 
     Raises:
         UserError: A file or folder does not exist, or there are no images.
     """
     files: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(expand, paths):
         if not path.exists():
             raise UserError(f"No such image or folder: {path}{similar_path(path)}.")
         files += FolderSource(path).paths if path.is_dir() else [path]

@@ -25,7 +25,7 @@ from ppssl.checkpointing.files import read_checkpoint
 from ppssl.encoder import load_encoder
 from ppssl.inference.model_card import READERS, Preprocessing, model_card
 from ppssl.utils.errors import UserError
-from ppssl.utils.paths import writable_folder, writing
+from ppssl.utils.paths import AnyPath, expand, writable_folder, writing
 from ppssl.utils.results import provenance
 
 __all__ = ["Format", "export"]
@@ -48,7 +48,7 @@ np.save(sys.argv[2], np.asarray(features))
 """
 
 
-def export(checkpoint: str | Path, to: Format, out: str | Path) -> float:
+def export(checkpoint: AnyPath, to: Format, out: AnyPath) -> float:
     """Export the encoder of a checkpoint for another library, with a model card, and verify the export.
 
     Args:
@@ -70,7 +70,7 @@ def export(checkpoint: str | Path, to: Format, out: str | Path) -> float:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty: choose a new folder.")
     content = read_checkpoint(checkpoint)["ppssl"]
-    encoder = load_encoder(checkpoint)
+    encoder = load_encoder(expand(checkpoint))
     preprocessing = Preprocessing.of(encoder, content)
     with writing(out), _new_folder_beside(out) as temporary:
         folder = Path(temporary) / "out"
@@ -83,7 +83,7 @@ def export(checkpoint: str | Path, to: Format, out: str | Path) -> float:
                 f"Not exported: features read back with {to} differ by {difference:.2g} (largest feature: "
                 f"{largest:.2g})."
             )
-        checksum = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+        checksum = hashlib.sha256(expand(checkpoint).read_bytes()).hexdigest()
         origin = provenance() | {"sha256": checksum}
         card = model_card(content, to, reader, preprocessing, origin, difference, largest)
         (folder / "README.md").write_text(card)

@@ -17,7 +17,7 @@ from ppssl.inference.embed import fingerprint, read_description, read_embeddings
 from ppssl.inference.embeddings import feature_encoder
 from ppssl.metrics.retrieval import cosine_similarity, unit_rows
 from ppssl.utils.errors import UserError
-from ppssl.utils.paths import writable_figure, writing
+from ppssl.utils.paths import AnyPath, expand, writable_figure, writing
 from ppssl.utils.plots.neighbours import neighbour_panel
 
 __all__ = ["Neighbour", "draw_neighbours", "neighbours"]
@@ -45,12 +45,12 @@ class Neighbour:
 
 
 def neighbours(
-    image: str | Path,
-    embeddings: str | Path,
-    model: nn.Module | str | Path,
+    image: AnyPath,
+    embeddings: AnyPath,
+    model: nn.Module | AnyPath,
     *,
     k: int = 8,
-    out: str | Path | None = None,
+    out: AnyPath | None = None,
     data: FineGrainedDataModule | None = None,
 ) -> list[Neighbour]:
     """Find the k images of an embedding file that are nearest to an image by cosine similarity.
@@ -75,7 +75,7 @@ def neighbours(
         raise ValueError(f"`k` must be >= 1, got {k}.")
     if out is not None:
         writable_figure(out)
-    query = _read(Path(image))
+    query = _read(expand(image))
     query_embedding = _embed(query, embeddings, model)
     nearest: list[Neighbour] = []
     for rows, columns in read_embeddings(embeddings):
@@ -93,9 +93,9 @@ def neighbours(
 
 
 def draw_neighbours(
-    image: str | Path,
+    image: AnyPath,
     nearest: Sequence[Neighbour],
-    out: str | Path,
+    out: AnyPath,
     data: FineGrainedDataModule | None = None,
 ) -> None:
     """Draw an image and its neighbours to a file; the arguments are those of :func:`neighbours`.
@@ -104,7 +104,7 @@ def draw_neighbours(
         UserError: A neighbour cannot be read, or the file cannot be written.
     """
     out = writable_figure(out)
-    images = [_read(Path(image)), *(_neighbour_image(n, data) for n in nearest)]
+    images = [_read(expand(image)), *(_neighbour_image(n, data) for n in nearest)]
     titles = [Path(image).name]
     titles += [f"{n.class_name or Path(n.path).name}\n{n.similarity:.3f}" for n in nearest]
     figure = neighbour_panel([_thumbnail(i) for i in images], titles)
@@ -114,7 +114,7 @@ def draw_neighbours(
 
 
 @torch.inference_mode()
-def _embed(image: Image.Image, embeddings: str | Path, model: nn.Module | str | Path) -> Tensor:
+def _embed(image: Image.Image, embeddings: AnyPath, model: nn.Module | AnyPath) -> Tensor:
     """Embed the query with the preprocessing of the embedding file: ``(1, D)`` float64, of unit length."""
     description = read_description(embeddings)
     encoder = feature_encoder(model, description.feature)

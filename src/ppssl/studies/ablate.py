@@ -29,7 +29,7 @@ from rich.progress import (
 
 from ppssl.studies.recipes import read_yaml
 from ppssl.utils.errors import UserError
-from ppssl.utils.paths import writable_file, writable_folder
+from ppssl.utils.paths import AnyPath, writable_file, writable_folder
 
 __all__ = ["FROM_COMMAND_LINE", "Study", "ablate", "load_study"]
 
@@ -114,7 +114,7 @@ def _override(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict
     return flat
 
 
-def load_study(path: str) -> Study:
+def load_study(path: AnyPath) -> Study:
     """Read a study from YAML; its keys are the attributes of :class:`Study`.
 
     Raises:
@@ -135,7 +135,7 @@ def load_study(path: str) -> Study:
     return Study(**content)
 
 
-def _check_types(content: Mapping[str, Any], path: str) -> None:
+def _check_types(content: Mapping[str, Any], path: Any) -> None:
     """Check that lists are lists and mappings are mappings, in the study and one level below."""
     expected: dict[str, type] = {"variants": dict, "seeds": list, "overrides": dict, "grid": dict}
     checks = [(name, content[name], kind) for name, kind in expected.items() if name in content]
@@ -152,10 +152,10 @@ def _check_types(content: Mapping[str, Any], path: str) -> None:
 
 def ablate(
     study: Study,
-    out: str | Path,
+    out: AnyPath,
     *,
     jobs: int = 1,
-    work: str | Path | None = None,
+    work: AnyPath | None = None,
     local: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Run the runs of a study that have no result yet.

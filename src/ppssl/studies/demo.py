@@ -1,14 +1,13 @@
 """Demonstration: pretrain on synthetic birds with AIS and IADM, and evaluate the encoder before and after."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from ppssl.encoder import evaluation_mode
 from ppssl.evaluation.evaluate import evaluate
 from ppssl.losses.iadm.callback import draw_panel
 from ppssl.studies.recipes import build_recipe
-from ppssl.utils.paths import writable_figure, writable_file, writable_folder, writing
+from ppssl.utils.paths import AnyPath, writable_figure, writable_file, writable_folder, writing
 from ppssl.utils.results import write_json
 
 __all__ = ["EPOCHS", "RECIPE", "demo"]
@@ -26,7 +25,7 @@ PANEL_IMAGES = 6
 
 
 def demo(
-    out: str | Path,
+    out: AnyPath,
     *,
     seed: int = 0,
     overrides: Sequence[str] = (),

@@ -26,7 +26,7 @@ from ppssl.checkpointing.metrics_csv import keep_metrics
 from ppssl.checkpointing.run_checkpoint import RunCheckpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.utils.errors import UserError, did_you_mean, similar_path
-from ppssl.utils.paths import writable_folder
+from ppssl.utils.paths import AnyPath, expand, expand_config, expand_text, writable_folder
 
 __all__ = [
     "PLUGINS",
@@ -94,7 +94,8 @@ class PPSSLCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Check that the folders of checkpoints and logs can be written."""
+        """Expand ``~`` in paths, and check that the folders of checkpoints and logs can be written."""
+        _expand(self.config)
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         if not config.trainer.fast_dev_run and getattr(rank_zero_only, "rank", 0) == 0:
             for folder in _output_folders(config):
@@ -119,7 +120,7 @@ class PPSSLCLI(LightningCLI):
     def _checkpoint_to_resume(self, resume: str) -> str | None:
         """Path of the checkpoint that ``--resume`` names; ``None`` if ``auto`` finds none."""
         root = Path(self.trainer.default_root_dir)
-        path = newest_checkpoint(root) if resume == "auto" else Path(resume)
+        path = newest_checkpoint(root) if resume == "auto" else expand(resume)
         if path is not None and not path.is_file():
             raise UserError(
                 f"`--resume`: no such checkpoint: {path}. `--resume auto` selects the newest one."
@@ -136,6 +137,17 @@ class PPSSLCLI(LightningCLI):
             rank_zero_info(f"Checkpoint: {path}")
 
 
+def _expand(config: Any) -> Any:
+    """Expand ``~`` in a configuration, in place; returns it."""
+    if isinstance(config, Namespace):
+        for name, value in vars(config).items():
+            setattr(config, name, _expand(value))
+        return config
+    if isinstance(config, dict):
+        return {name: _expand(value) for name, value in config.items()}
+    return [_expand(item) for item in config] if isinstance(config, list) else expand_config(config)
+
+
 def _output_folders(config: Any) -> Iterator[str]:
     """Local folders of a configuration that checkpoints and logs are written to."""
     loggers = config.trainer.logger
@@ -149,22 +161,23 @@ def _output_folders(config: Any) -> Iterator[str]:
     yield from (folder for folder in folders if folder is not None and "://" not in str(folder))
 
 
-def build_recipe(recipe: str, overrides: Sequence[str] = ()) -> PPSSLCLI:
+def build_recipe(recipe: AnyPath, overrides: Sequence[str] = ()) -> PPSSLCLI:
     """Create the ``trainer``, ``model`` and ``datamodule`` of a recipe.
 
     Args:
         recipe: A file, or ``ppssl:<folder>/<recipe>``.
         overrides: Overrides of the recipe, as on the command line, such as ``--model.lr=0.001``.
     """
-    return PPSSLCLI(["--config", recipe, *overrides])
+    return PPSSLCLI(["--config", os.fspath(recipe), *overrides])
 
 
-def recipe_path(name: str) -> str:
-    """Return the path of a recipe; names without the prefix ``ppssl:`` are paths, and returned unchanged.
+def recipe_path(name: AnyPath) -> str:
+    """Return the path of a recipe; names without the prefix ``ppssl:`` are paths, of which ``~`` is expanded.
 
     Raises:
         UserError: The recipe or file does not exist; the message suggests a similar name.
     """
+    name = expand_text(name)
     if not name.startswith(_PREFIX):
         if not Path(name).is_file():
             raise UserError(f"No such config: {name}{similar_path(Path(name), '*.yaml')}.")
@@ -241,7 +254,7 @@ def _plugins_of(config: Any) -> list[str]:
     return list(plugins) if isinstance(plugins, dict) else []
 
 
-def read_yaml(name: str) -> Any:
+def read_yaml(name: AnyPath) -> Any:
     """Read a recipe or another YAML file.
 
     Raises:

@@ -8,7 +8,6 @@ transformers nor a network is needed.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from ppssl.text.bank_file import RowWriter, obtain
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.load import load_teacher, teacher_fingerprint
+from ppssl.utils.paths import AnyPath, cache_folder, expand, expand_text
 from ppssl.utils.randomness import generator
 from ppssl.utils.results import provenance
 
@@ -74,21 +74,20 @@ class TextBank:
         return sample[sample.flatten(1).any(dim=1)]
 
 
-def bank_folder(folder: str | None = None) -> Path:
+def bank_folder(folder: AnyPath | None = None) -> Path:
     """Folder of the banks: ``folder``, else ``$PPSSL_CACHE/banks``, else ``~/.cache/ppssl/banks``."""
     if folder is not None:
-        return Path(folder).expanduser()
-    home = os.environ.get("PPSSL_CACHE") or Path.home() / ".cache" / "ppssl"
-    return Path(home) / "banks"
+        return expand(folder)
+    return cache_folder() / "banks"
 
 
 def open_bank(
-    teacher: str,
+    teacher: AnyPath,
     corpus: TextCorpus,
     data: FineGrainedDataModule | None,
     *,
     views: int = 1,
-    folder: str | None = None,
+    folder: AnyPath | None = None,
     memory_map: bool = True,
     device: torch.device | str = "cpu",
 ) -> TextBank:
@@ -108,6 +107,7 @@ def open_bank(
     Raises:
         UserError: The bank does not match the teacher or the data, the disk is too small, or an image is unreadable.
     """
+    teacher = expand_text(teacher)
     get_teacher = cache(lambda: load_teacher(teacher).to(device))
     home = bank_folder(folder) / _slug(teacher)
     manifest = {"teacher": teacher, "teacher_hash": teacher_fingerprint(teacher)}

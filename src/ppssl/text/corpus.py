@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from ppssl.text.delimited import read_delimited
 from ppssl.text.metadata import METADATA_CORPORA, metadata_descriptions
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import AnyPath, expand_text
 
 __all__ = ["MAX_DESCRIPTIONS", "TEMPLATES", "TextCorpus", "packaged_corpora"]
 
@@ -76,10 +77,10 @@ class TextCorpus:
     @classmethod
     def load(
         cls,
-        name: str | Path,
+        name: AnyPath,
         column: str | None = None,
         classes: Sequence[str] = (),
-        root: str | Path | None = None,
+        root: AnyPath | None = None,
     ) -> TextCorpus:
         """Load a corpus by name or path.
 
@@ -97,15 +98,16 @@ class TextCorpus:
             UserError: The corpus or the column does not exist, the file is not UTF-8, or the number of descriptions is
                 not allowed.
         """
+        name = expand_text(name)
         if name == "class-names":
             return cls.from_classes(classes)
         if name in METADATA_CORPORA:
-            descriptions = metadata_descriptions(str(name), root=root, classes=classes)
+            descriptions = metadata_descriptions(name, root=root, classes=classes)
             return cls(descriptions, f"the corpus `{name}`")
-        if str(name) in packaged_corpora():
+        if name in packaged_corpora():
             packaged = resources.files("ppssl.text").joinpath(f"corpora/{name}.txt")
             return cls(packaged.read_text("utf-8").splitlines(), f"the packaged corpus `{name}`")
-        path = Path(name).expanduser()
+        path = Path(name)
         if not path.is_file():
             names = ", ".join(["class-names", *METADATA_CORPORA, *packaged_corpora()])
             raise UserError(f"No corpus `{name}`: it must be a file or one of {names}.")

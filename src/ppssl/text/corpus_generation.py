@@ -17,7 +17,7 @@ from ppssl.text.language_model import LanguageModel
 from ppssl.text.sentence_cleaning import clean_sentences
 from ppssl.text.teachers.base import hash_folder, local_folder
 from ppssl.utils.errors import UserError
-from ppssl.utils.paths import expand, writable_file, writing
+from ppssl.utils.paths import AnyPath, expand, expand_text, writable_file, writing
 from ppssl.utils.randomness import torch_seed
 from ppssl.utils.results import provenance, write_json
 
@@ -31,9 +31,9 @@ _TOKENS = 40
 
 
 def generate_corpus(
-    model: str,
+    model: AnyPath,
     classes: Sequence[str],
-    out: str | Path,
+    out: AnyPath,
     *,
     per_class: int = 8,
     kind: str = "object",
@@ -72,6 +72,7 @@ def generate_corpus(
     if path.suffix != ".jsonl":
         raise UserError(f"`out` must be a .jsonl file, got {path}.")
     writable_file(path)
+    model = expand_text(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {"per_class": per_class, "kind": kind, "seed": seed, "temperature": temperature}
     lock = FileLock(path.with_name(f"{path.name}.lock"))

@@ -24,7 +24,7 @@ from ppssl.text.corpus import TextCorpus
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.load import load_teacher
 from ppssl.utils.errors import UserError
-from ppssl.utils.paths import writable_figure, writing
+from ppssl.utils.paths import AnyPath, expand, writable_figure, writing
 from ppssl.utils.plots.descriptions import Ranked, description_panel
 
 __all__ = [
@@ -71,9 +71,9 @@ class CorpusReport:
 def inspect_corpus(
     corpus: TextCorpus,
     *,
-    teacher: str | None = None,
-    images: Sequence[str | Path] = (),
-    out: str | Path | None = None,
+    teacher: AnyPath | None = None,
+    images: Sequence[AnyPath] = (),
+    out: AnyPath | None = None,
     num_images: int = 8,
     top: int = 5,
     threshold: float = 0.95,
@@ -118,7 +118,7 @@ def inspect_corpus(
     )
 
 
-def check_output(out: str | Path | None, teacher: str | None, images: Sequence[str | Path]) -> None:
+def check_output(out: AnyPath | None, teacher: AnyPath | None, images: Sequence[AnyPath]) -> None:
     """Check that picks are asked for as a whole, and that their figure can be written; the arguments of the inspection.
 
     Raises:
@@ -132,7 +132,7 @@ def check_output(out: str | Path | None, teacher: str | None, images: Sequence[s
         writable_figure(out)
 
 
-def draw_picks(picks: Sequence[tuple[str, Ranked]], teacher: str, out: str | Path) -> None:
+def draw_picks(picks: Sequence[tuple[str, Ranked]], teacher: AnyPath, out: AnyPath) -> None:
     """Draw images and the descriptions that a teacher picks for them (``CorpusReport.picks``) to a file.
 
     Raises:
@@ -142,7 +142,7 @@ def draw_picks(picks: Sequence[tuple[str, Ranked]], teacher: str, out: str | Pat
     thumbnails = [_thumbnail(_read(Path(name))) for name, _ in picks]
     rankings = [ranking for _, ranking in picks]
     figure = description_panel(
-        thumbnails, {teacher: rankings}, [Path(name).name for name, _ in picks]
+        thumbnails, {str(teacher): rankings}, [Path(name).name for name, _ in picks]
     )
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -188,11 +188,9 @@ def teacher_picks(
     return list(ranked(p, corpus.titles, top))
 
 
-def _named_images(
-    paths: Sequence[str | Path], per_folder: int
-) -> Iterator[tuple[str, Image.Image]]:
+def _named_images(paths: Sequence[AnyPath], per_folder: int) -> Iterator[tuple[str, Image.Image]]:
     """Images and their names: the files, and evenly spaced images of the folders."""
-    for path in map(Path, paths):
+    for path in map(expand, paths):
         if not path.is_dir():
             yield str(path), _read(path)
             continue

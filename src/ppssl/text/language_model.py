@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from ppssl.utils.device import resolve_device
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import AnyPath, expand_text
 
 __all__ = ["LanguageModel"]
 
@@ -24,9 +25,10 @@ class LanguageModel:
         UserError: The model is missing, incomplete, or not a causal language model.
     """
 
-    def __init__(self, name_or_path: str, device: str = "auto") -> None:
+    def __init__(self, name_or_path: AnyPath, device: str = "auto") -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        name_or_path = expand_text(name_or_path)
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(
                 name_or_path, trust_remote_code=False

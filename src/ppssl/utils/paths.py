@@ -3,23 +3,73 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ppssl.utils.errors import UserError
 
-__all__ = ["expand", "writable_figure", "writable_file", "writable_folder", "writing"]
+__all__ = [
+    "PATH_TYPES",
+    "AnyPath",
+    "cache_folder",
+    "expand",
+    "expand_arguments",
+    "expand_config",
+    "expand_text",
+    "writable_figure",
+    "writable_file",
+    "writable_folder",
+    "writing",
+]
 
+AnyPath = str | os.PathLike[str]
+PATH_TYPES = (str, os.PathLike)
+"""Types of a path, for ``isinstance``."""
 _PROBE = b"\0" * 4096
 
 
-def expand(path: str | os.PathLike[str]) -> Path:
+def expand(path: AnyPath) -> Path:
     """Return a path with ``~`` or ``~user`` as a shell expands it: an unknown user's stays as it is."""
     return Path(os.path.expanduser(path))
 
 
-def writable_file(path: str | os.PathLike[str]) -> Path:
+def expand_text(text: AnyPath) -> str:
+    """Return a path like :func:`expand`, as a string; names that are no paths, such as hub ids, stay as they are."""
+    return os.path.expanduser(os.fspath(text))
+
+
+def expand_arguments(argv: Sequence[str]) -> list[str]:
+    """Expand ``~/x`` and ``--option=~/x`` in a command line, of which shells expand the first only.
+
+    ``~`` alone stays, as it is YAML for "none".
+    """
+    expanded = []
+    for arg in argv:
+        option, equals, value = arg.partition("=")
+        is_option = arg.startswith("-") and equals == "="
+        expanded.append(f"{option}={expand_config(value)}" if is_option else expand_config(arg))
+    return expanded
+
+
+def expand_config(content: Any) -> Any:
+    """Expand the strings of a configuration that begin with ``~/`` or ``~user/``, at any depth."""
+    if isinstance(content, str):
+        return expand_text(content) if content[:1] == "~" and len(content) > 1 else content
+    if isinstance(content, Mapping):
+        return {name: expand_config(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(expand_config(value) for value in content)
+    return content
+
+
+def cache_folder() -> Path:
+    """Return the folder of what is computed once: ``$PPSSL_CACHE``, else ``~/.cache/ppssl``."""
+    return expand(os.environ.get("PPSSL_CACHE") or "~/.cache/ppssl")
+
+
+def writable_file(path: AnyPath) -> Path:
     """Check that a file can be written, before the work whose result it takes; nothing is left behind.
 
     Missing parent folders are allowed: :func:`writing` and its callers create them.
@@ -40,7 +90,7 @@ def writable_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def writable_folder(path: str | os.PathLike[str]) -> Path:
+def writable_folder(path: AnyPath) -> Path:
     """Check that files can be written to a folder, which may be missing; nothing is left behind.
 
     Returns:
@@ -57,7 +107,7 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def writable_figure(path: str | os.PathLike[str]) -> Path:
+def writable_figure(path: AnyPath) -> Path:
     """Check like :func:`writable_file`, and that matplotlib knows the format of the file's ending.
 
     Raises:
@@ -75,7 +125,7 @@ def writable_figure(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+def writing(path: AnyPath) -> Iterator[None]:
     """Turn an error of the system while a file or folder is written into a :class:`UserError` that names it."""
     try:
         yield

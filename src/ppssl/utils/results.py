@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ppssl.utils.paths import expand, writing
+from ppssl.utils.paths import AnyPath, expand, writing
 
 __all__ = [
     "Results",
@@ -98,7 +98,7 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+def write_json(path: AnyPath, content: Mapping[str, Any]) -> None:
     """Write JSON in one step: after an interruption the file is complete, either the old or the new one.
 
     A pipe or device, such as ``/dev/stdout``, is written to and not replaced.

@@ -8,7 +8,7 @@ from ppssl.text.corpus import TextCorpus
 from ppssl.text.corpus_generation import generate_corpus
 from ppssl.text.corpus_inspection import CorpusReport, check_output, draw_picks, inspect_corpus
 from ppssl.utils.errors import UserError
-from ppssl.utils.paths import writable_file
+from ppssl.utils.paths import expand, writable_file
 from ppssl.utils.results import show_table, write_json
 
 __all__ = ["main"]
@@ -213,7 +213,7 @@ def _read_names(path: str) -> list[str]:
         UserError: The file cannot be read or is not UTF-8, or it has no names or duplicates.
     """
     try:
-        lines = Path(path).read_text("utf-8-sig").splitlines()
+        lines = expand(path).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Cannot read the class names in {path}: {error}.") from error
     names = [line.strip() for line in lines if line.strip()]

@@ -14,6 +14,7 @@ from ppssl.data.images import read_image
 from ppssl.data.sets.tables import raise_file_error
 from ppssl.data.source import ImageSource, digest
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import cache_folder
 
 __all__ = ["ParquetSource", "find_parquet", "read_parquet"]
 
@@ -161,7 +162,7 @@ def _copied(files: list[Path], fingerprint: str) -> Path:
     """Path of the Arrow file of the images' bytes; created if missing, atomically, by one process at a time."""
     import pyarrow as pa
 
-    cache = Path(os.environ.get("PPSSL_CACHE") or Path.home() / ".cache" / "ppssl") / "parquet"
+    cache = cache_folder() / "parquet"
     copy = cache / f"{fingerprint}.arrow"
     try:
         cache.mkdir(parents=True, exist_ok=True)

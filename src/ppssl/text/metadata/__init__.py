@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ppssl.text.metadata.aircraft import aircraft_hierarchy
 from ppssl.text.metadata.cars import cars_names
 from ppssl.text.metadata.cub import cub_attributes
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import AnyPath, expand
 
 __all__ = ["METADATA_CORPORA", "metadata_descriptions"]
 
@@ -17,7 +17,7 @@ METADATA_CORPORA = ("aircraft-hierarchy", "cars-names", "cub-attributes")
 
 
 def metadata_descriptions(
-    name: str, *, root: str | Path | None = None, classes: Sequence[str] = ()
+    name: str, *, root: AnyPath | None = None, classes: Sequence[str] = ()
 ) -> list[tuple[str, ...]]:
     """Make the descriptions of one of :data:`METADATA_CORPORA`, each with its phrasings.
 
@@ -36,4 +36,4 @@ def metadata_descriptions(
             f"The corpus `{name}` is made from files of the data set: set `root` to its folder, or use a data module "
             "that has a `root`."
         )
-    return _FROM_FOLDER[name](Path(root).expanduser())
+    return _FROM_FOLDER[name](expand(root))

@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ppssl.utils.paths import AnyPath, expand_text
+
 __all__ = [
     "SYNTHETIC",
     "Teacher",
@@ -87,9 +89,10 @@ def embedded_weights() -> bytes:
     )
 
 
-def local_folder(name: str) -> Path | None:
+def local_folder(name: AnyPath) -> Path | None:
     """Folder of a teacher: ``name`` itself or the hub's cache; ``None`` if it is not on this machine."""
-    folder = Path(name).expanduser()
+    name = expand_text(name)
+    folder = Path(name)
     if folder.is_dir():
         return folder
     from huggingface_hub import try_to_load_from_cache

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ppssl.text.teachers.base import Teacher
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import expand_text
 
 __all__ = ["CLIPTeacher"]
 
@@ -94,6 +95,7 @@ def _load(name: str) -> tuple[Any, Any, Any]:
     """Load the model in evaluation mode, its image processor and its tokenizer."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
+    name = expand_text(name)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type not in _KINDS:

@@ -4,11 +4,12 @@ import hashlib
 from pathlib import Path
 
 from ppssl.text.teachers.base import SYNTHETIC, Teacher, embedded_weights, hash_folder, local_folder
+from ppssl.utils.paths import AnyPath, expand_text
 
 __all__ = ["load_teacher", "teacher_fingerprint"]
 
 
-def load_teacher(name: str) -> Teacher:
+def load_teacher(name: AnyPath) -> Teacher:
     """Load a teacher by name.
 
     Args:
@@ -18,6 +19,7 @@ def load_teacher(name: str) -> Teacher:
     Raises:
         UserError: The teacher is missing or cannot be read.
     """
+    name = expand_text(name)
     if name == SYNTHETIC or _is_file(name):
         from ppssl.text.teachers.synthetic_clip import SyntheticCLIP
 
@@ -27,16 +29,17 @@ def load_teacher(name: str) -> Teacher:
     return CLIPTeacher(name)
 
 
-def teacher_fingerprint(name: str) -> str | None:
+def teacher_fingerprint(name: AnyPath) -> str | None:
     """Hash of a teacher's files, without loading it; ``None`` if they are not on this machine."""
+    name = expand_text(name)
     if name == SYNTHETIC:
         return hashlib.sha256(embedded_weights()).hexdigest()
     if _is_file(name):
-        path = Path(name).expanduser()
+        path = Path(name)
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
     folder = local_folder(name)
     return None if folder is None else hash_folder(folder)
 
 
 def _is_file(name: str) -> bool:
-    return name.endswith(".safetensors") and not Path(name).expanduser().is_dir()
+    return name.endswith(".safetensors") and not Path(name).is_dir()

@@ -19,6 +19,7 @@ from torch import Tensor
 from ppssl.text.teachers.base import SYNTHETIC, Teacher, embedded_weights
 from ppssl.text.teachers.towers import MEAN, STD, normalise, unpack
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import AnyPath, expand, expand_text
 
 __all__ = ["SyntheticCLIP"]
 
@@ -48,9 +49,9 @@ class SyntheticCLIP(Teacher):
         UserError: The file is missing, incomplete or of another format version.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
-        self.name = SYNTHETIC if path is None else str(path)
-        content = embedded_weights() if path is None else _read(Path(path).expanduser())
+    def __init__(self, path: AnyPath | None = None) -> None:
+        self.name = SYNTHETIC if path is None else expand_text(path)
+        content = embedded_weights() if path is None else _read(expand(path))
         self._model, self._config, self.tokenizer = unpack(content, self.name)
         self._device = torch.device("cpu")
         self.dim = self._config.dim
