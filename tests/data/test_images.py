@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ppssl import FolderDataModule
-from ppssl.data.files import find_images
 from ppssl.data.images import read_frame, read_image, turn_upright
+from ppssl.data.scan import find_images
 from ppssl.data.sets.folder import FolderSource
 from ppssl.utils.errors import UserError
 

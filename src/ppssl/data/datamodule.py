@@ -28,6 +28,7 @@ from ppssl.data.dataset import (
     start_worker,
 )
 from ppssl.data.label_splits import select_held_out, select_labelled
+from ppssl.data.report import report
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.data.transforms import LabelledAugmentation, MoCoV2Augmentation, center_view
 from ppssl.utils.checks import check_choice, check_range
@@ -112,6 +113,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         if self.sources:
             return
         self.sources = self.load_sources()
+        report(self.sources, getattr(self, "root", None))
         labels = self.sources["train"].labels
         seed = resolve_seed(self.seed)
         self.train_labelled = select_labelled(labels, self.label_fraction, seed)

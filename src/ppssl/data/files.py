@@ -1,7 +1,7 @@
-"""Image files: a source of them with annotations, and the search for them below a folder."""
+"""Image files: a source of them with annotations."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,8 @@ from torch import Tensor
 
 from ppssl.data.images import read_frame, read_image, turn_upright
 from ppssl.data.source import ImageSource, digest
-from ppssl.utils.errors import UserError
 
-__all__ = ["EXTENSIONS", "FileSource", "find_images"]
-
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+__all__ = ["FileSource"]
 
 
 class FileSource(ImageSource):
@@ -85,30 +82,3 @@ class FileSource(ImageSource):
             places = turn_upright(self.points[i] / (width, height), orientation)
             annotations["points"] = torch.tensor(places.clip(0, 1), dtype=torch.float32)
         return annotations
-
-
-def find_images(root: Path) -> list[Path]:
-    """Find all images below a folder by their extension, sorted, without hidden files and folders.
-
-    Links are followed, except a link to a folder that contains it, which would recurse forever.
-    """
-    return sorted(_walk(root, frozenset()))
-
-
-def _walk(folder: Path, parents: frozenset[str]) -> Iterator[Path]:
-    real_path = os.path.realpath(folder)
-    if real_path in parents:
-        return
-    try:
-        with os.scandir(folder) as iterator:
-            entries = [entry for entry in iterator if not entry.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"Cannot read the folder {folder}: {error.strerror}.") from error
-    for entry in entries:
-        path = folder / entry.name
-        # A DirEntry knows its type without a stat call; a link needs one.
-        typed: Path | os.DirEntry[str] = path if entry.is_symlink() else entry
-        if typed.is_dir():
-            yield from _walk(path, parents | {real_path})
-        elif path.suffix.lower() in EXTENSIONS and typed.is_file():
-            yield path

@@ -2,7 +2,8 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -10,7 +11,10 @@ from torch import Tensor
 
 from ppssl.utils.errors import UserError
 
-__all__ = ["UNKNOWN", "UNREADABLE", "ImageSource", "digest"]
+__all__ = ["UNKNOWN", "UNREADABLE", "ImageSource", "PassedOver", "digest"]
+
+PassedOver = dict[str, tuple[int, str]]
+"""What was passed over: by reason, how many files, and one of them."""
 
 UNKNOWN = -1
 """Label of an image whose class is unknown."""
@@ -26,11 +30,13 @@ class ImageSource(ABC):
         labels: ``(N,)`` int64, 0-based, ``UNKNOWN`` for an image without label.
         classes: Class names; ``labels`` index this list. Empty if no label is known.
         nuisance_names: Names of the columns of :meth:`nuisances`; empty if no nuisance value is known.
+        passed_over: Files that are no images of this source, by reason.
     """
 
     labels: np.ndarray
     classes: list[str]
     nuisance_names: tuple[str, ...] = ()
+    passed_over: Mapping[str, tuple[int, str]] = MappingProxyType({})
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -228,7 +228,7 @@ def test_a_folder_without_images_says_what_is_taken(tmp_path, content):
         (tmp_path / name).touch()
     with pytest.raises(
         UserError,
-        match=r"No images in .*: put images \(\.bmp, .*\.png.*\) there, or in class folders below it",
+        match=r"No images in .*: put images that Pillow reads .*\.png.* there, or in class folders below",
     ):
         _data(tmp_path)
 

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.data.files import EXTENSIONS, FileSource, find_images
-from ppssl.data.source import UNKNOWN, ImageSource
+from ppssl.data.files import FileSource
+from ppssl.data.scan import scan_images
+from ppssl.data.sets.layout import find_layout, warn_of_classes
+from ppssl.data.source import UNKNOWN, ImageSource, PassedOver
 from ppssl.utils.errors import UserError, similar_path
 
 __all__ = ["FolderDataModule", "FolderSource", "existing_folder"]
@@ -27,11 +29,14 @@ class FolderSource(FileSource):
     """
 
     def __init__(self, root: Path, classes: list[str] | None = None) -> None:
-        paths = find_images(root)
+        scan = scan_images(root)
+        paths = scan.paths
         if not paths:
-            kinds = ", ".join(sorted(EXTENSIONS))
+            others = [f"{count:,} {why}" for why, (count, _) in scan.passed_over.items()]
+            there = f" (but {', '.join(others[:3])})" if others else ""
             raise UserError(
-                f"No images in {root}: put images ({kinds}) there, or in class folders below it."
+                f"No images in {root}{there}: put images that Pillow reads (.jpg, .png, .tif, ...) there, or in class "
+                "folders below it."
             )
         names = [_class_folder(path, root) for path in paths]
         if classes is None:
@@ -46,13 +51,17 @@ class FolderSource(FileSource):
             )
         labels = np.array([label_of[name] for name in names], dtype=np.int64)
         super().__init__(root, paths, labels, classes)
+        self.passed_over = scan.passed_over | _empty_folders(root, paths)
 
 
 class FolderDataModule(FineGrainedDataModule):
     """Data module of your own images in ``root/train`` and, optionally, ``root/val`` and ``root/test``.
 
     Each folder contains class folders, or images without labels. Without ``root/train`` all images below ``root`` are
-    training images::
+    training images. Split folders may also be named training; valid, validation, dev; testing; in any case, and lie
+    in the only sub-folder of ``root`` (``root/images/train``). Names that may be more than one split (eval, trainval),
+    two folders of one split, and splits without a training split are refused. Every format is read that Pillow reads,
+    also without an ending::
 
         root
         ├── train
@@ -75,12 +84,13 @@ class FolderDataModule(FineGrainedDataModule):
     def load_sources(self) -> dict[str, ImageSource]:
         """Find the images of each split; validation and test images have the classes of the training images."""
         root = existing_folder(self.root)
-        train = FolderSource(root / "train" if (root / "train").is_dir() else root)
+        layout = find_layout(root)
+        train = FolderSource(layout.splits.get("train", layout.home))
         sources: dict[str, ImageSource] = {"train": train}
-        if train.root != root:
-            for split in ("val", "test"):
-                if (root / split).is_dir():
-                    sources[split] = FolderSource(root / split, train.classes)
+        for split, folder in layout.splits.items():
+            if split != "train":
+                sources[split] = FolderSource(folder, train.classes)
+        warn_of_classes(layout, train)
         return sources
 
 
@@ -101,3 +111,11 @@ def _class_folder(path: Path, root: Path) -> str | None:
     if path.parent == root:
         return None
     return unicodedata.normalize("NFC", path.relative_to(root).parts[0])
+
+
+def _empty_folders(root: Path, paths: list[Path]) -> PassedOver:
+    """Sub-folders of ``root`` without an image: classes that would vanish."""
+    used = {path.relative_to(root).parts[0] for path in paths}
+    folders = [path for path in root.iterdir() if not path.name.startswith(".")]
+    empty = sorted(path.name for path in folders if path.name not in used and path.is_dir())
+    return {"folders without images": (len(empty), empty[0])} if empty else {}

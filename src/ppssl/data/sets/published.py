@@ -9,8 +9,10 @@ import numpy as np
 
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.files import FileSource
+from ppssl.data.report import merged
 from ppssl.data.sets.download import Archive, obtain
 from ppssl.data.sets.folder import FolderSource, existing_folder
+from ppssl.data.sets.layout import split_folders
 from ppssl.data.sets.tables import raise_file_error
 from ppssl.data.source import ImageSource
 from ppssl.utils.errors import UserError
@@ -94,8 +96,9 @@ class PublishedDataModule(FineGrainedDataModule):
         return sources
 
     def _present(self, root: Path) -> bool:
-        has_class_folders = (root / "train").is_dir() and (root / "test").is_dir()
-        return has_class_folders or self.home(root) is not None
+        if self.home(root) is not None:
+            return True
+        return root.is_dir() and {"train", "test"} <= split_folders(root).keys()
 
     def _check(self, root: Path, sources: dict[str, ImageSource]) -> None:
         train, test, published = sources["train"], sources["test"], self.sizes
@@ -114,13 +117,15 @@ class PublishedDataModule(FineGrainedDataModule):
 
 def class_folders(root: Path) -> dict[str, ImageSource]:
     """Read the splits ``train`` and ``test`` from class folders; images of ``val`` are training images."""
-    train = FolderSource(root / "train")
-    test = FolderSource(root / "test", train.classes)
-    if not (root / "val").is_dir():
+    folders = split_folders(root)
+    train = FolderSource(folders["train"])
+    test = FolderSource(folders["test"], train.classes)
+    if "val" not in folders:
         return {"train": train, "test": test}
-    val = FolderSource(root / "val", train.classes)
+    val = FolderSource(folders["val"], train.classes)
     labels = np.concatenate([train.labels, val.labels])
     train_and_val = FileSource(root, train.paths + val.paths, labels, train.classes)
+    train_and_val.passed_over = merged([train, val])
     return {"train": train_and_val, "test": test}
 
 
