@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor, nn
 
-from ppssl.checkpointing.files import read_checkpoint, read_weights
-from ppssl.utils.errors import UserError, did_you_mean
-from ppssl.utils.resnet_small import resnet_small
+from ppssl.checkpointing.encoder_weights import (
+    create_model,
+    encoder_part,
+    load_strictly,
+    read_encoder_weights,
+)
+from ppssl.checkpointing.files import read_checkpoint
+from ppssl.utils.compiler import compiled_version
 
 __all__ = [
     "BatchNormPolicy",
@@ -30,8 +34,6 @@ __all__ = [
     "evaluation_mode",
     "load_encoder",
 ]
-
-PREFIX = "encoder.model."
 
 BatchNormPolicy = Literal["auto", "frozen", "batch"]
 
@@ -80,6 +82,9 @@ class Encoder(nn.Module):
             parameters are trained. ``"batch"``: statistics of the batch in training. ``"auto"``: frozen for pretrained
             weights, which lose half of their accuracy when the statistics are estimated anew on a small data set
             (docs/results.md); batch for random weights.
+        compiled: Whether ``forward_features`` is compiled (``torch.compile``) in training mode. Only the call is, so
+            weights, copies and files are those of the plain model. Images that require a gradient pass through the
+            plain model: its backward pass to the image is cheaper, and may run twice.
 
     Attributes:
         batch_norm: ``"frozen"`` or ``"batch"``.
@@ -97,6 +102,7 @@ class Encoder(nn.Module):
         image_size: int | None = None,
         kwargs: Mapping[str, Any] | None = None,
         batch_norm: BatchNormPolicy = "auto",
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if batch_norm not in get_args(BatchNormPolicy):
@@ -106,18 +112,19 @@ class Encoder(nn.Module):
         if batch_norm == "auto":
             batch_norm = "frozen" if pretrained else "batch"
         self.batch_norm: Literal["frozen", "batch"] = batch_norm
+        self.compiled = compiled
         self.spec: dict[str, Any] = {
             "backbone": backbone,
             "image_size": image_size,
             "kwargs": dict(kwargs or {}),
         }
-        self.model = _create(**self.spec, pretrained=pretrained is True)
+        self.model = create_model(**self.spec, pretrained=pretrained is True)
         self._format = (
             torch.channels_last if _is_convolutional(self.model) else torch.contiguous_format
         )
         self.model.to(memory_format=self._format)
         if isinstance(pretrained, str):
-            _load_strictly(self.model, _encoder_weights(Path(pretrained)), pretrained)
+            load_strictly(self.model, read_encoder_weights(Path(pretrained)), pretrained)
         self.train()
 
     @property
@@ -151,14 +158,25 @@ class Encoder(nn.Module):
 
         The embedding is pooled from this very map, so its gradient with respect to the map can be asked for.
         """
-        hidden = self.model.forward_features(images.contiguous(memory_format=self._format))
+        images = images.contiguous(memory_format=self._format)
+        run = (
+            compiled_version(_forward_features)
+            if self._runs_compiled(images)
+            else _forward_features
+        )
+        hidden = run(self.model, images)
         feature_map = as_map(self.model, hidden)
         hidden = _from_map(self.model, feature_map, hidden)
         return Features(feature_map, self.model.forward_head(hidden, pre_logits=True))
 
     def forward(self, images: Tensor) -> Tensor:
         """The embedding alone: ``(B, 3, H, W) -> (B, D)``."""
+        if self._runs_compiled(images):
+            return self.features(images).embedding
         return self.model(images.contiguous(memory_format=self._format))
+
+    def _runs_compiled(self, images: Tensor) -> bool:
+        return self.compiled and self.training and not images.requires_grad
 
     @contextmanager
     def stages(self) -> Iterator[dict[str, Tensor]]:
@@ -183,6 +201,10 @@ class Encoder(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _forward_features(model: Any, images: Tensor) -> Tensor:
+    return model.forward_features(images)
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
@@ -216,8 +238,8 @@ def load_encoder(path: str | Path) -> nn.Module:
         UserError: No such file, no checkpoint of ppssl, or weights that do not fit, naming the keys.
     """
     checkpoint = read_checkpoint(path)
-    model = _create(**checkpoint["ppssl"]["encoder"], pretrained=False)
-    _load_strictly(model, _strip(checkpoint["state_dict"]), str(path))
+    model = create_model(**checkpoint["ppssl"]["encoder"], pretrained=False)
+    load_strictly(model, encoder_part(checkpoint["state_dict"]), str(path))
     return model.eval()
 
 
@@ -244,73 +266,3 @@ def _from_map(model: Any, feature_map: Tensor, hidden: Tensor) -> Tensor:
 
 def _keep(seen: dict[str, Tensor], name: str, _: nn.Module, __: Any, output: Tensor) -> None:
     seen[name] = output
-
-
-def _create(
-    backbone: str, image_size: int | None, kwargs: Mapping[str, Any], pretrained: bool
-) -> nn.Module:
-    if backbone == "resnet_small":
-        if pretrained:
-            raise UserError(
-                "There are no pretrained weights for `resnet_small`; set `pretrained: false`."
-            )
-        return resnet_small(**kwargs)
-    if not timm.is_model(backbone):
-        hint = did_you_mean(backbone, timm.list_models(), "; `timm.list_models()` names them")
-        raise UserError(f"timm has no model `{backbone}`{hint}.")
-    cfg = timm.get_pretrained_cfg(backbone)
-    sized: dict[str, Any] = (
-        {"img_size": image_size} if image_size and cfg is not None and cfg.fixed_input_size else {}
-    )
-    try:
-        return timm.create_model(backbone, pretrained=pretrained, num_classes=0, **sized, **kwargs)
-    except TypeError as error:
-        raise UserError(
-            f"`{backbone}` does not take these `backbone_kwargs` {dict(kwargs)}: {error}."
-        ) from error
-    except (OSError, RuntimeError) as error:
-        if not pretrained:
-            raise
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"Cannot get timm's weights of `{backbone}` ({reason}): without network give a local file, "
-            "`pretrained: path/to/model.safetensors`."
-        ) from error
-
-
-def _encoder_weights(path: Path) -> dict[str, Tensor]:
-    """Encoder weights from a ppssl checkpoint or a timm file, without classifier."""
-    weights = read_weights(path)
-    weights = _strip(weights) or weights
-    heads = ("head.fc.", "fc.", "classifier.", "head.")
-    classifier = next(
-        (p for p in heads if {k for k in weights if k.startswith(p)} == {p + "weight", p + "bias"}),
-        None,
-    )
-    return {k: v for k, v in weights.items() if classifier is None or not k.startswith(classifier)}
-
-
-def _strip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(PREFIX): v for k, v in weights.items() if k.startswith(PREFIX)}
-
-
-def _load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    own = model.state_dict()
-    wrong = {
-        "missing": sorted(own.keys() - weights.keys()),
-        "unexpected": sorted(weights.keys() - own.keys()),
-        "of another shape": sorted(
-            k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape
-        ),
-    }
-    if any(wrong.values()):
-        listed = "; ".join(
-            f"{kind}: {', '.join(keys[:5])}{' ...' * (len(keys) > 5)}"
-            for kind, keys in wrong.items()
-            if keys
-        )
-        raise UserError(
-            f"The encoder weights in {where} do not fit the backbone: {listed}. Give the `backbone` and "
-            "`backbone_kwargs` that they were trained with; of a checkpoint a classifier knows them: `backbone: null`."
-        )
-    model.load_state_dict(weights)

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from ppssl.classify.base import Classifier
 from ppssl.utils.checks import check_choice, check_range
+from ppssl.utils.compiler import prepare_compiler
 from ppssl.utils.errors import UserError
 from ppssl.utils.optim import OptimizerName, make_optimizer, warmup_cosine
 from ppssl.utils.randomness import generator, resolve_seed
@@ -48,6 +49,7 @@ class FineTune(Classifier):
         freeze_epochs: Number of first epochs that train the linear layer only, with the encoder in evaluation mode.
         ema_decay: Decay of the exponential moving average of the weights, which is validated and saved; ``None``: no
             averaging.
+        compile_encoder: Compile the encoder in training steps (``torch.compile``), see :class:`ppssl.PPSSL`.
         kwargs: Arguments of :class:`Classifier`.
     """
 
@@ -66,6 +68,7 @@ class FineTune(Classifier):
         warmup_fraction: float = 0.1,
         freeze_epochs: int = 0,
         ema_decay: float | None = None,
+        compile_encoder: bool = False,
         **kwargs: Any,
     ) -> None:
         check_choice(get_args(OptimizerName), optimizer=optimizer)
@@ -85,6 +88,7 @@ class FineTune(Classifier):
         self.warmup_fraction = warmup_fraction
         self.freeze_epochs = freeze_epochs
         self.ema_decay = ema_decay
+        self.compile_encoder = self.encoder.compiled = compile_encoder
 
     def setup(self, stage: str) -> None:
         """Set up as :class:`Classifier`, and check the batch size for mixup and cutmix."""
@@ -94,6 +98,8 @@ class FineTune(Classifier):
             raise UserError(
                 f"`mixup` and `cutmix` need an even `batch_size`, got {batch_size}: they mix pairs of images."
             )
+        if stage == "fit" and self.compile_encoder:
+            prepare_compiler("model.compile_encoder", self.trainer.strategy.root_device)
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the monitors, and in training the moving average of the weights if ``ema_decay`` is set."""
