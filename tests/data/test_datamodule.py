@@ -3,6 +3,7 @@
 import itertools
 import os
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from ppssl.data import FineGrainedDataModule, FolderDataModule, MoCoV2Augmentation
+from ppssl.data.loader import default_workers
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.data.transforms import center_view
 from ppssl.utils.errors import UserError
@@ -426,6 +428,8 @@ def test_a_broken_image_is_skipped_with_one_warning(tmp_path, workers):
         ({"eval_crop": 0.0}, r"`eval_crop` must be in \(0, 1\], got 0.0"),
         ({"val_fraction": 1.0}, r"`val_fraction` must be in \[0, 1\), got 1.0"),
         ({"val_fraction": -0.1}, r"`val_fraction`"),
+        ({"prefetch_factor": 0}, r"`prefetch_factor` must be >= 1, got 0"),
+        ({"num_workers": -1}, r"`num_workers` must be >= 0, got -1"),
         ({"on_error": "ignore"}, r"`on_error` must be one of raise, skip, got 'ignore'"),
     ],
 )
@@ -439,6 +443,21 @@ def test_the_number_of_workers_is_kept(wanted, got):
     assert _data(num_workers=wanted).train_dataloader().num_workers == got
 
 
-def test_by_default_a_core_is_left_to_training():
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert _data(num_workers=None).train_dataloader().num_workers == min(8, cores - 1)
+@pytest.mark.parametrize(
+    ("cores", "processes", "workers"), [(1, 1, 0), (2, 1, 1), (15, 1, 14), (16, 4, 3), (128, 1, 16)]
+)
+def test_by_default_workers_follow_the_cores(monkeypatch, cores, processes, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    assert default_workers(processes) == workers
+    data = _data(num_workers=None)
+    data.trainer = SimpleNamespace(
+        num_devices=processes, world_size=1, global_rank=0, training=False
+    )
+    assert data.train_dataloader().num_workers == workers
+
+
+@pytest.mark.parametrize(("workers", "factor", "got"), [(2, 5, 5), (2, None, 2), (0, 5, None)])
+def test_batches_made_in_advance(workers, factor, got):
+    loader = _data(num_workers=workers, prefetch_factor=factor).train_dataloader()
+    assert loader.prefetch_factor == got
+    assert len(list(loader)) == 3

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, DistributedSampler
 
-from ppssl.data.dataset import EpochLoader, EpochSampler, ImageDataset, ViewDataset, collate
+from ppssl.data.dataset import ImageDataset, ViewDataset
+from ppssl.data.loader import EpochLoader, EpochSampler, collate
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.data.transforms import MoCoV2Augmentation, apply_view, center_view
 from ppssl.utils.errors import UserError

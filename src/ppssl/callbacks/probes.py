@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ppssl.data.annotations import object_mask, part_mask
-from ppssl.data.dataset import collate
+from ppssl.data.loader import collate
 
 if TYPE_CHECKING:
     from ppssl.data.datamodule import FineGrainedDataModule

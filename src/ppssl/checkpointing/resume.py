@@ -198,7 +198,8 @@ def _settings(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     for name, owner in (("model", pl_module), ("data", data)):
         init_args = owner.config()["init_args"] if isinstance(owner, Configurable) else {}
         settings |= {f"{name}.{key}": str(value) for key, value in init_args.items()}
-    settings.pop("data.num_workers", None)  # without effect on any step
+    for name in ("data.num_workers", "data.prefetch_factor"):  # without effect on any step
+        settings.pop(name, None)
     return settings
 
 

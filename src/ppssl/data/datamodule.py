@@ -15,19 +15,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ppssl.data.dataset import (
-    EpochLoader,
-    EpochSampler,
-    ImageDataset,
-    LabelledDataset,
-    Request,
-    ViewDataset,
-    check_batch_size,
-    collate,
-    default_workers,
-    start_worker,
-)
+from ppssl.data.dataset import ImageDataset, LabelledDataset, Request, ViewDataset
 from ppssl.data.label_splits import select_held_out, select_labelled
+from ppssl.data.loader import EpochSampler, check_batch_size, default_workers, make_loader
 from ppssl.data.report import report
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.data.transforms import LabelledAugmentation, MoCoV2Augmentation, center_view
@@ -55,7 +45,10 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
     Args:
         image_size: Height and width of the views in pixels.
         batch_size: Per-device batch size.
-        num_workers: Worker processes per data loader; ``None``: one less than the number of CPU cores, at most 8.
+        num_workers: Worker processes per data loader; ``None``: the CPU cores but one, divided among the training
+            processes of the machine, at most 16.
+        prefetch_factor: Batches that each worker makes in advance; ``None``: 2. More bridge longer waits, as for a
+            slow disk, and take memory.
         val_fraction: Fraction of each class whose labels are held out for the online monitors, if the data set has no
             validation split.
         label_fraction: Fraction of each class whose labels may be used; smaller fractions are subsets of larger ones.
@@ -71,6 +64,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         image_size: int = 224,
         batch_size: int = 128,
         num_workers: int | None = None,
+        prefetch_factor: int | None = None,
         val_fraction: float = 0.1,
         label_fraction: float = 1.0,
         augmentation: MoCoV2Augmentation | None = None,
@@ -80,12 +74,15 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
     ) -> None:
         super().__init__()
         check_range(">= 1", image_size=image_size, batch_size=batch_size)
+        check_range(">= 1", prefetch_factor=prefetch_factor)
+        check_range(">= 0", num_workers=num_workers)
         check_range("in (0, 1]", label_fraction=label_fraction, eval_crop=eval_crop)
         check_range("in [0, 1)", val_fraction=val_fraction)
         check_choice(("raise", "skip"), on_error=on_error)
         self.image_size = image_size
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
         self.val_fraction = val_fraction
         self.label_fraction = label_fraction
         self.augmentation = augmentation
@@ -181,7 +178,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
             used=self._used if epoch is None else int,
         )
         sampler.set_epoch(epoch or 0)
-        return self._loader(dataset, sampler=sampler, drop_last=True)
+        return self._loader(dataset, sampler)
 
     def _training_set(self) -> ViewDataset | LabelledDataset:
         source, labelled = self.sources["train"], self._labelled
@@ -238,18 +235,17 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
             transform = partial(center_view, size=self.image_size, crop_fraction=self.eval_crop)
         return ImageDataset(source, items=items, offset=self.offset(split), transform=transform)
 
-    def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
-        workers = default_workers() if self.num_workers is None else self.num_workers
-        loader_class = EpochLoader if "sampler" in kwargs else DataLoader
-        return loader_class(
+    def _loader(
+        self, dataset: Dataset[Any], sampler: EpochSampler | None = None
+    ) -> DataLoader[Any]:
+        processes = 1 if self.trainer is None else self.trainer.num_devices
+        workers = default_workers(processes) if self.num_workers is None else self.num_workers
+        return make_loader(
             dataset,
             batch_size=self.batch_size,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=collate,
-            worker_init_fn=start_worker,
-            **kwargs,
+            workers=workers,
+            prefetch_factor=self.prefetch_factor,
+            sampler=sampler,
         )
 
     def _world(self) -> tuple[int, int]:
