@@ -80,6 +80,32 @@ def test_images_that_are_alone_in_their_class_count_in_no_interval_of_retrieval(
     assert not found.hits["rank-1"][3]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same(image_folder: Path) -> None:
+    on_cpu, on_gpu = (
+        evaluate(_model(), _data(image_folder), device=device) for device in ("cpu", "cuda")
+    )
+    assert on_gpu.metrics == pytest.approx(on_cpu.metrics, abs=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("where", [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")])
+def test_embeddings_may_be_anywhere(where: tuple[str, str]) -> None:
+    rng = torch.Generator().manual_seed(0)
+    gallery, queries = (
+        Embeddings(torch.randn(n, 8, generator=rng), torch.arange(n) % 4, torch.arange(n))
+        for n in (40, 30)
+    )
+    expected = compute_metrics(gallery, queries, seed=0)
+    moved = (
+        Embeddings(e.features.to(device), e.labels, e.index)
+        for e, device in zip((gallery, queries), where, strict=True)
+    )
+    assert compute_metrics(*moved, seed=0).metrics == pytest.approx(expected.metrics, abs=1e-6)
+
+
 @pytest.mark.parametrize("change", [{"batch_size": 3}, {"num_workers": 2}])
 def test_batch_size_and_workers_change_nothing(change: dict[str, int], image_folder: Path) -> None:
     first, second = (

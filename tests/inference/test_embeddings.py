@@ -52,3 +52,20 @@ def test_each_image_once_where_others_are_broken(image_folder: Path) -> None:
     assert found.index.tolist() == kept
     assert found.labels.equal(expected.labels[kept])
     torch.testing.assert_close(found.features, expected.features[kept])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("free", "kept_on"), [(None, "cuda"), (0, "cpu")])
+def test_features_stay_on_a_gpu_with_room(
+    free: int | None, kept_on: str, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = _data(image_folder)
+    expected = embed_loader(Colour(), data.eval_loader("test"), data)
+    if free is not None:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, 2**36))
+    found = embed_loader(Colour().cuda(), data.eval_loader("test"), data)
+    assert found.features.device.type == kept_on
+    assert (found.labels.device.type, found.index.device.type) == ("cpu", "cpu")
+    torch.testing.assert_close(found.features.cpu(), expected.features)
+    assert found.labels.equal(expected.labels)

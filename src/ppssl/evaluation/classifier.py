@@ -52,7 +52,7 @@ def evaluate_classifier(model: Classifier, data: FineGrainedDataModule) -> Resul
         raise UserError(
             f"Nothing to evaluate on: no image of the {split} split has a label. Put images into class folders."
         )
-    logits, labels = outputs.features[has_label], outputs.labels[has_label]
+    logits, labels = outputs.features.cpu()[has_label], outputs.labels[has_label]
     metrics = ClassificationMetrics(len(model.classes))
     metrics.update(logits, labels, outputs.index[has_label])
     accuracy = metrics.compute()

@@ -132,7 +132,8 @@ def compute_metrics(gallery: Embeddings, queries: Embeddings, *, seed: int) -> M
         UserError: No query has a label.
     """
     has_label = queries.labels >= 0
-    features, labels = queries.features[has_label], queries.labels[has_label]
+    features = queries.features[has_label].to(gallery.features.device)
+    labels = queries.labels[has_label]
     if not len(labels):
         raise UserError("Nothing to evaluate: no query image has a label.")
     predictions = {}
@@ -143,17 +144,17 @@ def compute_metrics(gallery: Embeddings, queries: Embeddings, *, seed: int) -> M
     predictions["linear"] = linear_probe_predictions(
         gallery.features, gallery.labels, features, seed=seed
     )
-    correct = {name: predicted == labels for name, predicted in predictions.items()}
+    correct = {name: predicted.cpu() == labels for name, predicted in predictions.items()}
     retrieval = per_query_retrieval(features, labels)
     metrics = {name: float(values.float().mean()) for name, values in correct.items()}
     metrics |= retrieval.means() | {"rankme": float(rankme(features))}
     hits = {name: values.numpy() for name, values in correct.items()}
     per_image = dict(hits)
-    valid = retrieval.valid.numpy()
+    valid = retrieval.valid.cpu().numpy()
     for k in RANKS:
-        per_image[f"rank-{k}"] = np.where(valid, retrieval.hits(k).numpy(), np.nan)
-    per_image["mAP"] = retrieval.average_precision.numpy()
-    return MetricValues(metrics, hits | {"rank-1": retrieval.hits(1).numpy()}, per_image)
+        per_image[f"rank-{k}"] = np.where(valid, retrieval.hits(k).cpu().numpy(), np.nan)
+    per_image["mAP"] = retrieval.average_precision.cpu().numpy()
+    return MetricValues(metrics, hits | {"rank-1": retrieval.hits(1).cpu().numpy()}, per_image)
 
 
 def _nuisance_metrics(splits: Splits, data: FineGrainedDataModule) -> dict[str, float]:

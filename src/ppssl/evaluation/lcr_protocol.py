@@ -148,9 +148,9 @@ def sgd_probe(
 
     Args:
         train: ``(N, D)`` float32.
-        labels: ``(N,)`` int64, all known.
-        test: ``(T, D)`` float32.
-        head: The classifier, from D features to K classes; trained in place.
+        labels: ``(N,)`` int64, all known, on any device.
+        test: ``(T, D)`` float32, on the device of ``train``.
+        head: The classifier, from D features to K classes, on the device of ``train``; trained in place.
         lr: The learning rate, for batches of 256; divided by 10 after each of :data:`MILESTONES`.
         momentum: Momentum of SGD.
         batch_size: Images per step; the last batch of an epoch may be smaller.
@@ -158,15 +158,16 @@ def sgd_probe(
         seed: Seed of the sample order, which is that of the data modules.
 
     Returns:
-        ``(epochs, T)`` int64: the predicted label of each test image after each epoch.
+        ``(epochs, T)`` int64, on the CPU: the predicted label of each test image after each epoch.
     """
+    labels = labels.to(train.device)
     optimizer = SGD(head.parameters(), lr=lr, momentum=momentum)
     predictions = torch.empty(epochs, len(test), dtype=torch.int64)
     for epoch in track(range(epochs), "Linear classifier", transient=True):
         for group in optimizer.param_groups:
             group["lr"] = lr * 0.1 ** sum(epoch >= round(part * epochs) for part in MILESTONES)
         order = torch.from_numpy(generator(seed, "order", epoch).permutation(len(train)))
-        for rows in order.split(batch_size):
+        for rows in order.to(train.device).split(batch_size):
             optimizer.zero_grad()
             nn.functional.cross_entropy(head(train[rows]), labels[rows]).backward()
             optimizer.step()
@@ -186,11 +187,11 @@ def _evaluate_checkpoint(
 def _retrieval_per_image(checkpoint: _EvaluatedCheckpoint) -> dict[str, np.ndarray]:
     """Retrieval values of each query with a label; NaN for the only image of a class."""
     has_label, retrieval = checkpoint.has_label(), checkpoint.retrieval
-    valid = retrieval.valid[has_label].numpy()
+    valid = retrieval.valid.cpu()[has_label].numpy()
     values = {}
     for k in RANKS:
-        values[f"rank-{k}"] = np.where(valid, retrieval.hits(k)[has_label].numpy(), np.nan)
-    values["mAP"] = retrieval.average_precision[has_label].numpy()
+        values[f"rank-{k}"] = np.where(valid, retrieval.hits(k).cpu()[has_label].numpy(), np.nan)
+    values["mAP"] = retrieval.average_precision.cpu()[has_label].numpy()
     return values
 
 
@@ -202,8 +203,13 @@ def _linear_hits(checkpoint: _EvaluatedCheckpoint, *, epochs: int, seed: int) ->
         head = nn.Linear(gallery.features.shape[1], int(checkpoint.splits.labels.max()) + 1)
         nn.init.normal_(head.weight, std=0.01)
         nn.init.zeros_(head.bias)
-    test = queries.features[has_label]
+    test = queries.features[has_label].to(gallery.features.device)
     predictions = sgd_probe(
-        gallery.features, gallery.labels, test, head=head, epochs=epochs, seed=seed
+        gallery.features,
+        gallery.labels,
+        test,
+        head=head.to(test.device),
+        epochs=epochs,
+        seed=seed,
     )
     return (predictions == queries.labels[has_label]).numpy()

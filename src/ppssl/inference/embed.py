@@ -193,7 +193,7 @@ def _embed_part(
     embedded = embed_loader(encoder, data.eval_loader(split, items), data, description=progress)
     numbers = (embedded.index - data.offset(split)).tolist()
     labels = embedded.labels.tolist()
-    values = pa.array(embedded.features.numpy().ravel())
+    values = pa.array(embedded.features.cpu().numpy().ravel())
     columns: dict[str, Any] = {
         "split": pa.array([split] * len(numbers), pa.string()),
         "path": pa.array([source.name(i) for i in numbers], pa.string()),

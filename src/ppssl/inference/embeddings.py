@@ -28,6 +28,8 @@ __all__ = [
 
 Feature = Literal["gap", "branch"]
 """``"gap"``: p, the encoder's pooled embedding; ``"branch"``: its feature map pooled with IADM's map A, as in LCR."""
+BYTES_PER_VALUE = 40
+"""GPU memory of an evaluation, per value of the features: float32, joined, and float64 for the metrics."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,10 @@ class Embeddings:
     """Embeddings, labels and indices of images: one row per image, in ascending order of index, without duplicates.
 
     Attributes:
-        features: ``(N, D)`` float32, on the CPU, not normalised.
-        labels: ``(N,)`` int64, -1 where unknown.
-        index: ``(N,)`` int64, the image's number in the full data set.
+        features: ``(N, D)`` float32, not normalised; on the encoder's device if that is a GPU with room for them, else
+            on the CPU.
+        labels: ``(N,)`` int64, on the CPU, -1 where unknown.
+        index: ``(N,)`` int64, on the CPU, the image's number in the full data set.
     """
 
     features: Tensor
@@ -53,7 +56,7 @@ def embed_loader(
     *,
     description: str = "Embedding",
 ) -> Embeddings:
-    """Embed the images of an evaluation loader.
+    """Embed the images of an evaluation loader; on a GPU the host does not wait for any batch.
 
     Args:
         model: ``(B, 3, H, W) -> (B, D)``; used in evaluation mode, on the device of its parameters.
@@ -62,18 +65,29 @@ def embed_loader(
         description: Label of the progress bar.
     """
     device = next(model.parameters()).device
-    features, labels, index = [], [], []
+    features: list[Tensor] = []
+    labels, index = [], []
     with evaluation_mode(model):
         for raw in track(loader, description=description, transient=True):
             batch = data.on_before_batch_transfer(raw, 0)
-            images = data.normalise(batch["image"].to(device))
-            features.append(model(images).float().cpu())
+            output = model(data.normalise(batch["image"].to(device, non_blocking=True)))
+            storage = features[0].device if features else _storage_device(output, loader)
+            features.append(output.to(storage, torch.float32))
             labels.append(batch["label"])
             index.append(batch["index"])
     all_index = torch.cat(index)
     # Sorted and unique: where a broken image was replaced, the substitute occurs twice.
     _, rows = np.unique(all_index, return_index=True)
     return Embeddings(torch.cat(features)[rows], torch.cat(labels)[rows], all_index[rows])
+
+
+def _storage_device(output: Tensor, loader: DataLoader[Any]) -> torch.device:
+    """The device that keeps the features ``(N, D)`` of a loader, by its first batch of outputs ``(B, D)``."""
+    if output.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(output.device)
+        if BYTES_PER_VALUE * len(loader.dataset) * output.shape[1] <= free:  # type: ignore[arg-type]  # it has a length
+            return output.device
+    return torch.device("cpu")
 
 
 class AttentionPooledEncoder(nn.Module):

@@ -46,15 +46,15 @@ def knn_predict(
 
     Args:
         gallery: ``(N, D)`` floating point, of any length; normalised here.
-        gallery_labels: ``(N,)`` integer; images with a negative (unknown) label do not vote.
-        queries: ``(Q, D)`` floating point.
+        gallery_labels: ``(N,)`` integer, on any device; images with a negative (unknown) label do not vote.
+        queries: ``(Q, D)`` floating point, on the device of ``gallery``.
         k: Neighbours that vote, at most the number of labelled gallery images.
         weighting: "softmax" for votes of exp(similarity / temperature), "uniform" for equal ones.
         temperature: > 0; not used by "uniform".
         chunk_size: Queries compared at once; None keeps the similarities of a chunk within 32 MiB.
 
     Returns:
-        Labels, ``(Q,)`` int64.
+        Labels, ``(Q,)`` int64, on the device of ``gallery``.
     """
     similarity, labels = knn_neighbours(
         gallery, gallery_labels, queries, k=k, chunk_size=chunk_size
@@ -76,6 +76,7 @@ def knn_neighbours(
     Returns:
         Cosine similarities ``(Q, k)`` float64, and labels ``(Q, k)`` int64.
     """
+    gallery_labels = gallery_labels.to(gallery.device)
     order = _gallery_order(gallery, gallery_labels, queries, k)
     points, labels = unit_rows(gallery[order]), gallery_labels[order].long()
     probes = unit_rows(queries)

@@ -55,7 +55,7 @@ _STATE_DTYPES = (torch.float32, torch.int64)
 
 @dataclass(frozen=True)
 class RetrievalPerQuery:
-    """Retrieval results of each query, in the order of the images.
+    """Retrieval results of each query, in the order of the images and on their device.
 
     Attributes:
         average_precision: ``(N,)`` float64 in (0, 1]; NaN for invalid queries.
@@ -86,7 +86,7 @@ def retrieval_metrics(
 
     Args:
         embeddings: ``(N, D)`` floating point, need not be normalised.
-        labels: ``(N,)`` integer; images with a negative (unknown) label are neither queries nor retrieved.
+        labels: ``(N,)`` integer, on any device; images with a negative (unknown) label are not used.
         chunk_size: Number of queries compared at once; None limits the similarities of a chunk to 32 MiB.
 
     Returns:
@@ -104,6 +104,7 @@ def per_query_retrieval(
     Takes O(N^2 (D + log N)) time and O(N D) memory.
     """
     check_embeddings(embeddings, labels=labels)
+    labels = labels.to(embeddings.device)
     labelled = (labels >= 0).nonzero()[:, 0]
     points = unit_rows(embeddings[labelled])
     classes = labels[labelled].unique(return_inverse=True)[1]
@@ -112,8 +113,9 @@ def per_query_retrieval(
     size = classes.bincount() if len(classes) else classes
     queries = (size[classes] > 1).nonzero()[:, 0]
     members = classes.argsort(stable=True)
+    step = torch.arange(int(size.max()) if len(size) else 0, device=size.device)
     for rows, similarity in _similarity_chunks(points, queries, chunk_size):
-        relevant = _relevant_columns(classes[rows], size, members)
+        relevant = _relevant_columns(classes[rows], size, members, step)
         rank, ap = _rank_and_precision(-similarity, relevant)
         precision[labelled[rows]], first_rank[labelled[rows]] = ap, rank
     return RetrievalPerQuery(precision, first_rank, first_rank > 0)
@@ -131,10 +133,9 @@ def _similarity_chunks(
         yield rows, similarity
 
 
-def _relevant_columns(query_class: Tensor, size: Tensor, members: Tensor) -> Tensor:
-    """The images of each query's class, ``(c, size of the largest class)``, padded with -1."""
+def _relevant_columns(query_class: Tensor, size: Tensor, members: Tensor, step: Tensor) -> Tensor:
+    """The images of each query's class, ``(c, size of the largest class)``, padded with -1; ``step`` counts them."""
     start = size.cumsum(0) - size
-    step = torch.arange(int(size[query_class].max()), device=size.device)
     inside = step < size[query_class, None]
     return members[(start[query_class, None] + step).where(inside, 0)].where(inside, -1)
 
@@ -296,5 +297,4 @@ class RetrievalMetrics(EmbeddingMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """Return the means over all valid queries."""
-        embeddings, labels, _ = self._rows()
-        return self._result(retrieval_metrics(embeddings, labels))
+        return self._result(retrieval_metrics(*self._rows()[:2]))
