@@ -1,5 +1,6 @@
 """Image files: a source of them with annotations."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ppssl.data.images import read_frame, read_image, turn_upright
-from ppssl.data.source import ImageSource, digest
+from ppssl.data.images import deep_range, read_frame, read_image, turn_upright
+from ppssl.data.source import UNREADABLE, ImageSource, digest
+from ppssl.utils.errors import UserError
 
 __all__ = ["FileSource"]
+
+_SAMPLE = 16
+"""Number of files whose range of values is checked."""
 
 
 class FileSource(ImageSource):
@@ -25,6 +30,7 @@ class FileSource(ImageSource):
         classes: Class names.
         boxes: ``(N, 4)``: left, top, right, bottom of the object in pixels of the stored image, as pixel edges (0 is
             the left edge of the first pixel); NaN without annotation.
+        bit_depth: See :func:`~ppssl.data.images.read_image`.
         points: ``(N, P, 2)``: x and y of each part in the same coordinates; NaN for an invisible part.
     """
 
@@ -37,28 +43,53 @@ class FileSource(ImageSource):
         *,
         boxes: np.ndarray | None = None,
         points: np.ndarray | None = None,
+        bit_depth: int | None = None,
     ) -> None:
         self.root, self.paths = root, list(paths)
         self.labels, self.classes = labels, classes
         self.boxes, self.points = boxes, points
+        self.bit_depth = bit_depth
 
     def load(self, i: int) -> Image.Image:
         """Load image ``i`` by :func:`~ppssl.data.images.read_image`."""
-        return read_image(self.paths[i])
+        return read_image(self.paths[i], bit_depth=self.bit_depth)
 
     def load_reduced(self, i: int, short_side: int) -> Image.Image:
         """Load image ``i``; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is large enough."""
-        return read_image(self.paths[i], short_side=short_side)
+        return read_image(self.paths[i], short_side=short_side, bit_depth=self.bit_depth)
 
     def name(self, i: int) -> str:
         """Path of image ``i``; bytes that are not UTF-8 are escaped."""
         return os.fsencode(self.paths[i]).decode("utf-8", "backslashreplace")
 
     def fingerprint(self) -> str:
-        """Hash of relative paths and file sizes: unchanged if the folder is moved, and no image is read."""
-        return digest(
-            f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}" for path in self.paths
-        )
+        """Hash of relative paths, file sizes and bit depth: unchanged if the folder is moved, and no image is read."""
+        depth = [] if self.bit_depth is None else [f"{self.bit_depth} bits"]
+        files = (f"{p.relative_to(self.root).as_posix()} {p.stat().st_size}" for p in self.paths)
+        return digest([*files, *depth])
+
+    def check_bit_depth(self) -> None:
+        """Check a sample of the files with more than 8 bits per channel: their values must not be nearly black.
+
+        Raises:
+            UserError: ``bit_depth`` is not set, and all values lie in the lower quarter of 16 bits.
+        """
+        if self.bit_depth is not None:
+            return
+        numbers = np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).round().astype(int)
+        values: dict[Path, int] = {}
+        for path in (self.paths[i] for i in numbers):
+            with contextlib.suppress(*UNREADABLE):  # loading reports it
+                value = deep_range(path)
+                values |= {} if value is None else {path: value}
+        if values and 0 < max(values.values()) < 2**14:
+            brightest = max(values, key=lambda path: values[path])
+            largest = values[brightest]
+            raise UserError(
+                f"{brightest} has more than 8 bits, and {largest} is its largest value, and that of {len(values)} such "
+                f"images: nearly black. Set `data.bit_depth={max(largest.bit_length(), 8)}` for its range, or 16 if "
+                "they are so dark."
+            )
 
     def annotations(self, i: int) -> dict[str, Tensor]:
         """Box and part points of image ``i``, in the upright image.

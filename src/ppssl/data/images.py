@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["read_frame", "read_image", "turn_upright"]
+__all__ = ["deep_range", "read_frame", "read_image", "turn_upright"]
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -45,13 +45,16 @@ _DAMAGED = (
 """Exceptions besides ``OSError`` and ``ValueError`` that Pillow's decoders raise for damaged files."""
 
 
-def read_image(file: Path | bytes, *, short_side: int | None = None) -> Image.Image:
+def read_image(
+    file: Path | bytes, *, short_side: int | None = None, bit_depth: int | None = None
+) -> Image.Image:
     """Read an image, upright and in mode RGB.
 
     Args:
         file: Path, or the bytes of an image file.
         short_side: Pixels that the short side needs at least: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size,
             which is faster; ``None``: full size.
+        bit_depth: Bits that the values of a file with 16 or 32 bits have, 8 to 16; ``None``: 16.
 
     Raises:
         OSError: The file cannot be read, or is truncated.
@@ -59,10 +62,14 @@ def read_image(file: Path | bytes, *, short_side: int | None = None) -> Image.Im
     """
     try:
         with _open(file) as image:
+            if bit_depth is not None and bit_depth < 16 and _is_deep_colour(image):
+                raise ValueError(
+                    f"16-bit colour of {bit_depth} bits cannot be scaled; save it with 8 bits"
+                )
             turn = _TURNS.get(_orientation(image))
             if short_side is not None:
                 image.draft(None, (short_side, short_side))  # only JPEG has it
-            rgb = _rgb(image)
+            rgb = _rgb(image, 16 if bit_depth is None else bit_depth)
             return rgb if turn is None else rgb.transpose(turn)
     except UnidentifiedImageError:
         size = len(file) if isinstance(file, bytes) else file.stat().st_size
@@ -76,6 +83,18 @@ def read_frame(file: Path | bytes) -> tuple[int, int, int]:
     """Read width and height of the stored image in pixels, and its EXIF orientation (1 to 8), without decoding."""
     with _open(file) as image:
         return (*image.size, _orientation(image))
+
+
+def deep_range(file: Path) -> int | None:
+    """Largest value of an image with more than 8 bits per channel, of 65,535; ``None`` for other images."""
+    with _open(file) as image:
+        if image.mode.startswith("I"):
+            return int(np.asarray(image).max())
+        if not _is_deep_colour(image):
+            return None
+        return (
+            int(np.asarray(image.convert("RGB")).max()) * 257
+        )  # Pillow keeps the upper eight bits
 
 
 def turn_upright(points: np.ndarray, orientation: int) -> np.ndarray:
@@ -108,14 +127,21 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _TURNS else 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _is_deep_colour(image: Image.Image) -> bool:
+    """Whether a colour image that is not decoded yet has 16 bits per channel."""
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))
+    return deep and not image.mode.startswith("I")
+
+
+def _rgb(image: Image.Image, bit_depth: int) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # Pillow clips these to 8 bits: nearly all would be white
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise ValueError("32-bit pixels have no defined range; save it with 8 or 16 bits")
-        return Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGB")
+        levels = (levels >> (bit_depth - 8)).clip(0, 255)
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

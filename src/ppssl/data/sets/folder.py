@@ -74,24 +74,32 @@ class FolderDataModule(FineGrainedDataModule):
 
     Args:
         root: Folder of the images.
+        bit_depth: Bits that the values of files with 16 or 32 bits have, 8 to 16: 10 or 12 for many cameras, 8 for
+            8-bit values. ``None``: 16; refused if a sample of the images would be nearly black.
         kwargs: Arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
-    def __init__(self, root: str, **kwargs: Any) -> None:
+    def __init__(self, root: str, bit_depth: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if bit_depth is not None and not 8 <= bit_depth <= 16:
+            raise ValueError(f"`bit_depth` must be 8 to 16 or None, got {bit_depth}.")
         self.root = root
+        self.bit_depth = bit_depth
 
     def load_sources(self) -> dict[str, ImageSource]:
         """Find the images of each split; validation and test images have the classes of the training images."""
         root = existing_folder(self.root)
         layout = find_layout(root)
         train = FolderSource(layout.splits.get("train", layout.home))
-        sources: dict[str, ImageSource] = {"train": train}
+        sources = {"train": train}
         for split, folder in layout.splits.items():
             if split != "train":
                 sources[split] = FolderSource(folder, train.classes)
         warn_of_classes(layout, train)
-        return sources
+        for source in sources.values():
+            source.bit_depth = self.bit_depth
+            source.check_bit_depth()
+        return dict(sources)
 
 
 def existing_folder(root: str) -> Path:
