@@ -1,4 +1,4 @@
-"""The encoder: a timm model as a feature map and the embedding that is pooled from it.
+"""The encoder: a timm model as a feature map and a pooled embedding, with its batch-norm policy.
 
 The embedding p is timm's pooled pre-logits, the output of a model with ``num_classes=0``. All metrics, exported files
 and :func:`load_encoder` use it (:ref:`F5 <f5>`).

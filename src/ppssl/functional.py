@@ -1,4 +1,4 @@
-"""Losses and saliency maps as pure functions of tensors, with one value for each sample and no reduction."""
+"""InfoNCE, distillation and saliency maps as pure functions of tensors, one value for each sample, no reduction."""
 
 from collections.abc import Callable
 from typing import Literal

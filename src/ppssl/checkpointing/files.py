@@ -61,10 +61,7 @@ def _load(path: Path, kind: str) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types on damaged or foreign files
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"{path} cannot be read as {kind} ({type(error).__name__}: {reason})."
-        ) from error
+        raise UserError(f"{path} cannot be read as {kind}: it is damaged, or another file.") from error
 
 
 def check_schema(checkpoint: dict[str, Any]) -> None:

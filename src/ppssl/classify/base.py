@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.checkpointing.module import TrainingModule
 from ppssl.data.transforms import LabelledAugmentation
-from ppssl.encoder import Encoder, evaluation_mode
+from ppssl.encoder import BatchNormPolicy, Encoder, evaluation_mode
 from ppssl.metrics.classification import check_same_classes
 from ppssl.utils.checks import check_range
 from ppssl.utils.errors import UserError
@@ -52,6 +52,8 @@ class Classifier(TrainingModule):
         label_smoothing: Fraction of each target that is spread evenly over all classes, in [0, 1).
         class_weights: Weight of each class in the loss: numbers, or ``"balanced"`` for N / (K N_k), which gives all
             classes the same total weight; ``None``: 1.
+        batch_norm: Statistics of batch norm in training: of the ``"batch"``, the running ones (``"frozen"``), or ``"auto"``:
+            frozen for pretrained weights (:class:`~ppssl.encoder.Encoder`).
         init_seed: Seed of all random initial weights; ``None``: the run's seed.
         seed: Seed of the random numbers in training steps; ``None``: that of ``seed_everything``, or 0.
     """
@@ -68,6 +70,7 @@ class Classifier(TrainingModule):
         augmentation: LabelledAugmentation | None = None,
         label_smoothing: float = 0.0,
         class_weights: ClassWeights = None,
+        batch_norm: BatchNormPolicy = "batch",
         init_seed: int | None = None,
         seed: int | None = None,
     ) -> None:
@@ -92,7 +95,9 @@ class Classifier(TrainingModule):
         self.seed = seed
         self.classes: list[str] = []
         with initial_weights(init_seed, "encoder"):
-            self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs)
+            self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs, batch_norm)
+        # "auto" resolved: a checkpoint is loaded without `pretrained`
+        self.batch_norm: BatchNormPolicy = self.encoder.batch_norm
         if num_classes is not None:
             self.build([f"class {k}" for k in range(num_classes)])
 
