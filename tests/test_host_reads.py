@@ -119,6 +119,46 @@ def test_a_value_that_is_read_is_noticed(image_folder: Path, tmp_path: Path) -> 
     assert watch.counts["_local_scalar_dense"] == watch.steps
 
 
+def _transfer(images: Path, device: str) -> FolderDataModule:
+    """A data module that has finished a batch on the device before, and so has its constants there."""
+    data = FolderDataModule(
+        str(images), image_size=32, batch_size=8, num_workers=0, augment_on="device"
+    )
+    data.setup()
+    _finish(data, _moved(data, device))
+    return data
+
+
+def _moved(data: FolderDataModule, device: str) -> Any:
+    batch = data.on_before_batch_transfer(next(iter(data.train_dataloader(epoch=0))), 0)
+    return data.transfer_batch_to_device(batch, torch.device(device), 0)
+
+
+def _finish(data: FolderDataModule, batch: Any) -> None:
+    assert data.on_after_batch_transfer(batch, 0)["views"][0].dtype == torch.float32
+
+
+def test_no_value_is_read_by_the_augmentation_on_the_device(image_folder: Path) -> None:
+    data = _transfer(image_folder, "cpu")
+    batch = _moved(data, "cpu")
+    with Operations() as operations:
+        _finish(data, batch)
+    assert operations.counts["convolution"] == 4  # rows and columns of two views
+    assert {name: operations.counts[name] for name in HOST_READS if operations.counts[name]} == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_synchronisation_by_the_augmentation_on_a_gpu(image_folder: Path) -> None:
+    data = _transfer(image_folder, "cuda")
+    batch = _moved(data, "cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        _finish(data, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

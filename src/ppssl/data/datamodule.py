@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ppssl.data.dataset import ImageDataset, LabelledDataset, Request, ViewDataset
+from ppssl.data.device_augmentation import augment_views
 from ppssl.data.label_splits import select_held_out, select_labelled
 from ppssl.data.loader import EpochSampler, check_batch_size, default_workers, make_loader
 from ppssl.data.report import report
@@ -47,12 +48,13 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         batch_size: Per-device batch size.
         num_workers: Worker processes per data loader; ``None``: the CPU cores but one, divided among the training
             processes of the machine, at most 16.
-        prefetch_factor: Batches that each worker makes in advance; ``None``: 2. More bridge longer waits, as for a
-            slow disk, and take memory.
+        prefetch_factor: Batches that each worker makes in advance; ``None``: 2.
         val_fraction: Fraction of each class whose labels are held out for the online monitors, if the data set has no
             validation split.
         label_fraction: Fraction of each class whose labels may be used; smaller fractions are subsets of larger ones.
         augmentation: Augmentation that draws the two views; ``None``: MoCo v2's.
+        augment_on: Where views are flipped, recoloured and blurred: in the ``"workers"``, or batched on the training
+            ``"device"``, for machines with few cores per GPU; the views are equal to 2 of 255 levels.
         eval_crop: The centre crop for evaluation, as a fraction of the short side.
         on_error: What happens for an unreadable image: ``"raise"`` an error with its path, or ``"skip"`` it with one
             warning; the next readable image takes its place.
@@ -68,6 +70,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         val_fraction: float = 0.1,
         label_fraction: float = 1.0,
         augmentation: MoCoV2Augmentation | None = None,
+        augment_on: Literal["workers", "device"] = "workers",
         eval_crop: float = 0.875,
         on_error: Literal["raise", "skip"] = "raise",
         seed: int | None = None,
@@ -79,6 +82,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         check_range("in (0, 1]", label_fraction=label_fraction, eval_crop=eval_crop)
         check_range("in [0, 1)", val_fraction=val_fraction)
         check_choice(("raise", "skip"), on_error=on_error)
+        check_choice(("workers", "device"), augment_on=augment_on)
         self.image_size = image_size
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -86,6 +90,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         self.val_fraction = val_fraction
         self.label_fraction = label_fraction
         self.augmentation = augmentation
+        self.augment_on = augment_on
         self.eval_crop = eval_crop
         self.on_error = on_error
         self.seed = seed
@@ -130,6 +135,10 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
     def num_train(self) -> int:
         """Number of training images."""
         return len(self.sources["train"])
+
+    def has_labels(self) -> bool:
+        """Whether any training image has a known label."""
+        return bool((self.sources["train"].labels != UNKNOWN).any())
 
     def offset(self, split: str) -> int:
         """Index of a split's first image in the full data set."""
@@ -186,8 +195,9 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         options["seed"] = resolve_seed(self.seed)
         if labelled is not None:
             return LabelledDataset(source, items=self.train_fit, augmentation=labelled, **options)
-        augmentation = self.augmentation or MoCoV2Augmentation()
-        return ViewDataset(source, augmentation=augmentation, requests=self._requests, **options)
+        options |= {"augmentation": self.augmentation or MoCoV2Augmentation()}
+        options |= {"requests": self._requests, "on_device": self.augment_on == "device"}
+        return ViewDataset(source, **options)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Gallery and query loaders of the validation split; none if no label is known."""
@@ -240,13 +250,8 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
     ) -> DataLoader[Any]:
         processes = 1 if self.trainer is None else self.trainer.num_devices
         workers = default_workers(processes) if self.num_workers is None else self.num_workers
-        return make_loader(
-            dataset,
-            batch_size=self.batch_size,
-            workers=workers,
-            prefetch_factor=self.prefetch_factor,
-            sampler=sampler,
-        )
+        options: dict[str, Any] = {"workers": workers, "prefetch_factor": self.prefetch_factor}
+        return make_loader(dataset, batch_size=self.batch_size, sampler=sampler, **options)
 
     def _world(self) -> tuple[int, int]:
         trainer = self.trainer
@@ -277,7 +282,10 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Normalise the images on the device of the encoder; they are transferred as uint8."""
+        """Finish and normalise the images on the device of the encoder; they are transferred as uint8."""
+        if "augmentation" in batch:
+            parameters = batch.pop("augmentation")
+            batch["views"] = augment_views(batch["views"], batch["geometry"], parameters)
         if "views" in batch:
             batch["views"] = [self.normalise(view) for view in batch["views"]]
         if "image" in batch:
@@ -285,11 +293,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         return batch
 
     def normalise(self, image: Tensor) -> Tensor:
-        """Normalise ``(B, 3, H, W)`` uint8 to float32 with the encoder's mean and standard deviation."""
+        """Normalise ``(B, 3, H, W)`` in [0, 255] to float32 with the encoder's mean and standard deviation."""
         if self._mean.device != image.device:  # once, not in each step
             self._mean, self._std = self._mean.to(image.device), self._std.to(image.device)
         return (image.float() / 255 - self._mean) / self._std
-
-    def has_labels(self) -> bool:
-        """Whether any training image has a known label."""
-        return bool((self.sources["train"].labels != UNKNOWN).any())

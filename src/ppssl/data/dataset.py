@@ -9,8 +9,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ppssl.data.device_augmentation import largest_kernel, parameter_tensors
 from ppssl.data.source import UNREADABLE, ImageSource
-from ppssl.data.transforms import LabelledAugmentation, MoCoV2Augmentation, apply_view
+from ppssl.data.transforms import (
+    LabelledAugmentation,
+    MoCoV2Augmentation,
+    ViewParameters,
+    apply_view,
+    crop_view,
+)
 from ppssl.utils.errors import UserError
 
 __all__ = [
@@ -27,7 +34,11 @@ Request = Callable[[Image.Image], Tensor]
 
 
 class ViewDataset(Dataset[dict[str, Any]]):
-    """Two augmented views of each training image, accessed by ``(epoch, number)``."""
+    """Two augmented views of each training image, accessed by ``(epoch, number)``.
+
+    With ``on_device`` the views are crops only, and ``augmentation`` holds what the training device does with them
+    (:mod:`ppssl.data.device_augmentation`).
+    """
 
     def __init__(
         self,
@@ -38,9 +49,11 @@ class ViewDataset(Dataset[dict[str, Any]]):
         size: int,
         seed: int,
         requests: Mapping[str, Request],
+        on_device: bool = False,
     ) -> None:
         self.source, self.offset, self.augmentation = source, offset, augmentation
         self.size, self.seed, self.requests = size, seed, requests
+        self.kernel = largest_kernel(augmentation, size) if on_device else None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -57,12 +70,19 @@ class ViewDataset(Dataset[dict[str, Any]]):
             for view in (0, 1)
         ]
         item = {
-            "views": [apply_view(pixels, p, self.size) for p in parameters],
+            "views": [self._view(pixels, p) for p in parameters],
             "geometry": torch.stack([p.geometry() for p in parameters]),
             **item_numbers(self.source, i, index),
             "broken": broken,
         }
+        if self.kernel is not None:
+            item["augmentation"] = parameter_tensors(parameters, self.kernel)
         return item | {name: make(image) for name, make in self.requests.items()}
+
+    def _view(self, pixels: np.ndarray, parameters: ViewParameters) -> Tensor:
+        if self.kernel is None:
+            return apply_view(pixels, parameters, self.size)
+        return torch.from_numpy(crop_view(pixels, parameters, self.size)).permute(2, 0, 1)
 
 
 class LabelledDataset(Dataset[dict[str, Any]]):

@@ -2,7 +2,8 @@
 
 MoCo v2's augmentation (Chen et al., arXiv 2003.04297; :ref:`F7 <f7>`), an augmentation for classifiers with RandAugment
 (Cubuk et al., arXiv 1909.13719), and the centre crop for evaluation. Random parameters are a function of
-(seed, epoch, index, view) alone; :func:`apply_view` applies them to one image, in the workers.
+(seed, epoch, index, view) alone; :func:`apply_view` applies them to one image, in the workers, and
+:mod:`ppssl.data.device_augmentation` to a batch of crops, on the training device.
 """
 
 import math
@@ -26,7 +27,9 @@ __all__ = [
     "ViewParameters",
     "apply_view",
     "center_view",
+    "color_matrices",
     "color_matrix",
+    "crop_view",
 ]
 
 _RGB_TO_YIQ = np.array(
@@ -221,9 +224,19 @@ class LabelledAugmentation(Configurable):
 
 
 def apply_view(image: Image.Image | np.ndarray, parameters: ViewParameters, size: int) -> Tensor:
-    """Apply the parameters of a view to one image, by OpenCV.
+    """The view of one image, by OpenCV: ``(3, size, size)`` uint8, by pixels in memory. See :func:`crop_view`."""
+    view = crop_view(image, parameters, size)
+    if parameters.flip:
+        view = cv2.flip(view, 1)
+    if parameters.jitter is not None or parameters.grey:
+        view = cv2.transform(view, color_matrix(parameters, np.array(cv2.mean(view)[:3])))
+    if parameters.blur_sigma > 0:
+        view = cv2.GaussianBlur(view, (0, 0), parameters.blur_sigma)
+    return torch.from_numpy(view).permute(2, 0, 1)
 
-    The crop is rounded to whole pixels. A smaller crop is enlarged bilinearly, a larger one averaged over areas.
+
+def crop_view(image: Image.Image | np.ndarray, parameters: ViewParameters, size: int) -> np.ndarray:
+    """Crop a view, rounded to whole pixels; a smaller crop is enlarged bilinearly, a larger one averaged over areas.
 
     Args:
         image: An RGB image, or its pixels ``(H, W, 3)`` uint8.
@@ -231,7 +244,7 @@ def apply_view(image: Image.Image | np.ndarray, parameters: ViewParameters, size
         size: Height and width of the view in pixels.
 
     Returns:
-        ``(3, size, size)`` uint8, in memory as ``(size, size, 3)``.
+        ``(size, size, 3)`` uint8.
     """
     pixels = np.asarray(image)
     height, width = pixels.shape[:2]
@@ -240,14 +253,7 @@ def apply_view(image: Image.Image | np.ndarray, parameters: ViewParameters, size
     y, bottom = _whole_pixels(top * height, (top + h) * height, height)
     shrinks = right - x > size or bottom - y > size
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    view = cv2.resize(pixels[y:bottom, x:right], (size, size), interpolation=method)
-    if parameters.flip:
-        view = cv2.flip(view, 1)
-    if parameters.jitter is not None or parameters.grey:
-        view = cv2.transform(view, color_matrix(parameters, np.array(cv2.mean(view)[:3])))
-    if parameters.blur_sigma > 0:
-        view = cv2.GaussianBlur(view, (0, 0), parameters.blur_sigma)
-    return torch.from_numpy(view).permute(2, 0, 1)
+    return cv2.resize(pixels[y:bottom, x:right], (size, size), interpolation=method)
 
 
 def _whole_pixels(start: float, end: float, length: int) -> tuple[int, int]:
@@ -259,24 +265,31 @@ def _whole_pixels(start: float, end: float, length: int) -> tuple[int, int]:
 def color_matrix(parameters: ViewParameters, mean: np.ndarray) -> np.ndarray:
     """Colour jitter and greyscale as one affine map of RGB: ``(3, 4)``, the last column is the offset.
 
-    DEVIATION from torchvision's chain of operations: the hue is rotated in YIQ, which is linear, and no intermediate
-    result is clipped or rounded, as in NVIDIA DALI's ColorTwist. The four adjustments therefore commute, and one matrix
-    costs a twentieth of the chain.
-
     Args:
         parameters: The view's parameters.
         mean: ``(3,)`` mean colour of the cropped view; the contrast is scaled about its luma.
     """
-    matrix, offset = np.eye(3), np.zeros(3)
+    pixel, of_mean = color_matrices(parameters)
+    return np.concatenate([pixel, (of_mean @ mean)[:, None]], axis=1)
+
+
+def color_matrices(parameters: ViewParameters) -> tuple[np.ndarray, np.ndarray]:
+    """Colour jitter and greyscale as two matrices ``(3, 3)``, of a pixel and of the view's mean colour, to be added up.
+
+    DEVIATION from torchvision's chain of operations: the hue is rotated in YIQ, which is linear, and no intermediate
+    result is clipped or rounded, as in NVIDIA DALI's ColorTwist. The four adjustments therefore commute, and one matrix
+    costs a twentieth of the chain.
+    """
+    pixel, of_mean = np.eye(3), np.zeros((3, 3))
     if parameters.jitter is not None:
         brightness, contrast, saturation, hue = parameters.jitter
         cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
         turn = _YIQ_TO_RGB @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _RGB_TO_YIQ
-        matrix = brightness * contrast * (saturation * turn + (1 - saturation) * _GREY)
-        offset += brightness * (1 - contrast) * float(_LUMA @ mean)
+        pixel = brightness * contrast * (saturation * turn + (1 - saturation) * _GREY)
+        of_mean = brightness * (1 - contrast) * _GREY
     if parameters.grey:
-        matrix, offset = _GREY @ matrix, _GREY @ offset
-    return np.concatenate([matrix, offset[:, None]], axis=1)
+        pixel, of_mean = _GREY @ pixel, _GREY @ of_mean
+    return pixel, of_mean
 
 
 def center_view(image: Image.Image, size: int, crop_fraction: float) -> Tensor:

@@ -28,7 +28,7 @@ __all__ = [
     "training_step",
 ]
 
-_TAKEN = ("views", "index", "label", "geometry", "broken")
+_TAKEN = ("views", "index", "label", "geometry", "augmentation", "broken")
 
 
 @dataclass(frozen=True)
