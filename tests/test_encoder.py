@@ -234,6 +234,10 @@ def test_automatic_batch_norm_is_frozen_for_pretrained_weights(tmp_path: Path) -
     path = tmp_path / "model.safetensors"
     save_file(timm.create_model("resnet18", num_classes=0).state_dict(), path)
     assert Encoder("resnet18", pretrained=str(path)).batch_norm == "frozen"
+    encoder = Encoder("resnet18", pretrained=path)  # type: ignore[arg-type]  # a path is taken too
+    assert encoder.model.conv1.weight.equal(
+        Encoder("resnet18", pretrained=str(path)).model.conv1.weight
+    )
     assert Encoder("resnet18").batch_norm == "batch"
     assert Encoder("resnet18", pretrained=str(path), batch_norm="batch").batch_norm == "batch"
     with pytest.raises(ValueError, match=r"`batch_norm` must be one of .* got 'half'"):

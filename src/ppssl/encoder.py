@@ -24,6 +24,7 @@ from ppssl.checkpointing.encoder_weights import (
 )
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.utils.compiler import compiled_version
+from ppssl.utils.paths import expand
 
 __all__ = [
     "BatchNormPolicy",
@@ -123,8 +124,9 @@ class Encoder(nn.Module):
             torch.channels_last if _is_convolutional(self.model) else torch.contiguous_format
         )
         self.model.to(memory_format=self._format)
-        if isinstance(pretrained, str):
-            load_strictly(self.model, read_encoder_weights(Path(pretrained)), pretrained)
+        if not isinstance(pretrained, bool):
+            path = expand(pretrained)
+            load_strictly(self.model, read_encoder_weights(path), str(path))
         self.train()
 
     @property

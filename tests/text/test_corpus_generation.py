@@ -97,7 +97,7 @@ def test_an_interrupted_write_leaves_the_file_whole(
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(UserError, match="Cannot write .*the disk is gone"):
+    with pytest.raises(UserError, match=r"Cannot write .*the disk is gone"):
         generate_corpus(writer, CLASSES, out, **SMALL)
     assert out.read_text() == before
 

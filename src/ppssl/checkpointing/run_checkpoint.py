@@ -169,7 +169,8 @@ class RunCheckpoint(PublicModelCheckpoint):
 
         Lightning's own would write one after a trial (``fast_dev_run``), and none where any other was written.
         """
-        trained = trainer.global_step > 0 and not trainer.fast_dev_run
+        trial = trainer.fast_dev_run  # type: ignore[attr-defined]  # its constructor sets it
+        trained = trainer.global_step > 0 and not trial
         if self.save_last and trained and self._last_step != trainer.global_step:
             self.write_last(trainer)
 

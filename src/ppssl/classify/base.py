@@ -52,8 +52,8 @@ class Classifier(TrainingModule):
         label_smoothing: Fraction of each target that is spread evenly over all classes, in [0, 1).
         class_weights: Weight of each class in the loss: numbers, or ``"balanced"`` for N / (K N_k), which gives all
             classes the same total weight; ``None``: 1.
-        batch_norm: Statistics of batch norm in training: of the ``"batch"``, the running ones (``"frozen"``), or ``"auto"``:
-            frozen for pretrained weights (:class:`~ppssl.encoder.Encoder`).
+        batch_norm: Statistics of batch norm in training: of the ``"batch"``, the running ones (``"frozen"``), or
+            ``"auto"``: frozen for pretrained weights (:class:`~ppssl.encoder.Encoder`).
         init_seed: Seed of all random initial weights; ``None``: the run's seed.
         seed: Seed of the random numbers in training steps; ``None``: that of ``seed_everything``, or 0.
     """

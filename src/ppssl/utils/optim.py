@@ -1,7 +1,7 @@
 """Optimizer, schedule and clipping: what is trained, how fast, and how far at most."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -72,7 +72,7 @@ def warmup_cosine(optimizer: Optimizer, *, warmup_fraction: float, steps: int) -
         steps: Number of optimizer steps.
     """
     warmup = round(warmup_fraction * steps)
-    factors = [
+    factors: list[Callable[[int], float]] = [
         partial(_factor, start=round(group.get("start", 0.0) * steps), warmup=warmup, steps=steps)
         for group in optimizer.param_groups
     ]
