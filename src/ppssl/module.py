@@ -26,8 +26,10 @@ from ppssl.utils.lightning_internals import load_training_data
 from ppssl.utils.optim import (
     OptimizerName,
     clip_gradient_norm,
+    delay_groups,
     loss_scale,
     make_optimizer,
+    scale_learning_rate,
     warmup_cosine,
     weight_decay_groups,
 )
@@ -108,7 +110,7 @@ class PPSSL(TrainingModule):
             check_range("in [0, 1)", encoder_start=encoder_start)
         else:
             encoder_start = 0.1 if pretrained else 0.0
-        self.encoder_start: float | Literal["auto"] = encoder_start  # resolved, as `batch_norm` is
+        self.encoder_start: Any = encoder_start  # resolved, as `batch_norm` is
         self.seed = seed
         with initial_weights(init_seed, "encoder"):
             self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs, batch_norm)
@@ -273,42 +275,21 @@ class PPSSL(TrainingModule):
         return min(1.0, self.global_step / self._total_steps)
 
     def _learning_rate(self) -> float:
-        """Learning rate, of the global batch size unless ``lr`` is given; logged in one line.
-
-        Raises:
-            UserError: It follows the batch size, and the data has none.
-        """
-        trainer, source = self.trainer, self._data_module() or self.trainer.train_dataloader
-        per_device = getattr(source, "batch_size", None)
-        if self.lr is None and per_device is None:
-            raise UserError(
-                f"The learning rate follows the batch size, and `{type(source).__name__}` has no `batch_size`: set "
-                "that attribute, or the rate itself (`lr`)."
-            )
-        batch = (per_device or 0) * trainer.world_size * trainer.accumulate_grad_batches
-        lr = self.base_lr * batch / 128 if self.lr is None else self.lr
-        size = f"global batch {batch}, " if batch else ""
+        """Learning rate of the run; logged in one line."""
+        trainer = self.trainer
+        source = self._data_module() or trainer.train_dataloader
+        devices = trainer.world_size * trainer.accumulate_grad_batches
+        lr = scale_learning_rate(self.lr, self.base_lr, source, devices)
+        batch = getattr(source, "batch_size", None)
+        size = f"global batch {batch * devices}, " if batch else ""
         rank_zero_info(f"Learning rate {lr:.3g}, {size}{self._total_steps} steps.")
         return lr
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups: with and without weight decay, those of the encoder apart if it waits."""
-        groups = weight_decay_groups(self, self.weight_decay)
-        if self.encoder_start == 0:
-            return groups
-        encoder = set(self.encoder.parameters())
-        parts = []
-        for group in groups:
-            waiting = [p for p in group["params"] if p in encoder]
-            others = [p for p in group["params"] if p not in encoder]
-            parts.append(group | {"params": waiting, "start": self.encoder_start})
-            parts.append(group | {"params": others})
-        return [part for part in parts if part["params"]]
-
     def configure_optimizers(self) -> Any:
         """Optimizer over all trained parameters, with warm-up and cosine decay by step."""
+        groups = weight_decay_groups(self, self.weight_decay)
         optimizer = make_optimizer(
-            self._parameter_groups(),
+            delay_groups(groups, self.encoder, self.encoder_start),
             self.optimizer,
             lr=self._learning_rate(),
             sgd_momentum=self.sgd_momentum,

@@ -12,11 +12,15 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ppssl.utils.errors import UserError
+
 __all__ = [
     "OptimizerName",
     "clip_gradient_norm",
+    "delay_groups",
     "loss_scale",
     "make_optimizer",
+    "scale_learning_rate",
     "warmup_cosine",
     "weight_decay_groups",
 ]
@@ -37,6 +41,51 @@ def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str,
         for name in getattr(part, "no_weight_decay", set)()
     }
     return param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
+
+
+def delay_groups(
+    groups: list[dict[str, Any]], module: nn.Module, start: float
+) -> list[dict[str, Any]]:
+    """Split parameter groups so that a module's parameters wait; see :func:`warmup_cosine`.
+
+    Args:
+        groups: Parameter groups.
+        module: The module that waits.
+        start: Fraction of the steps until its training begins; 0: the groups are returned unchanged.
+    """
+    if start == 0:
+        return groups
+    waiting = set(module.parameters())
+    parts = []
+    for group in groups:
+        parts.append(
+            group | {"params": [p for p in group["params"] if p in waiting], "start": start}
+        )
+        parts.append(group | {"params": [p for p in group["params"] if p not in waiting]})
+    return [part for part in parts if part["params"]]
+
+
+def scale_learning_rate(lr: float | None, base_lr: float, source: Any, devices: int) -> float:
+    """Learning rate of a run: ``lr`` if it is given, else ``base_lr`` times the global batch size over 128.
+
+    Args:
+        lr: Learning rate, or ``None``.
+        base_lr: Learning rate for a global batch of 128.
+        source: Data module or data loader, whose ``batch_size`` is the per-device batch size.
+        devices: Number of per-device batches in an optimizer step.
+
+    Raises:
+        UserError: The rate follows the batch size, and ``source`` has none.
+    """
+    if lr is not None:
+        return lr
+    batch_size = getattr(source, "batch_size", None)
+    if batch_size is None:
+        raise UserError(
+            f"The learning rate follows the batch size, and `{type(source).__name__}` has no `batch_size`: set that "
+            "attribute, or the rate itself (`lr`)."
+        )
+    return base_lr * batch_size * devices / 128
 
 
 def make_optimizer(
