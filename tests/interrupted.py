@@ -26,6 +26,12 @@ MODEL = {
 }
 """Recipes, and what they need beside the common options."""
 
+EVERY_EPOCH = {
+    "class_path": "ppssl.callbacks.monitor.RepresentationMonitor",
+    "init_args": {"every_n_epochs": 1},
+}
+"""A validation in each epoch, which may be interrupted, too."""
+
 TIMES = ("train/images_per_second", "train/data_wait")
 
 
@@ -40,6 +46,7 @@ def fit_options(
     """`ppssl fit` of a tiny run that is saved after each step, as its command line."""
     callbacks: list[Any] = [{"class_path": "faults.EpochMeans"}]
     callbacks += [{"class_path": "faults.Fault", "init_args": fault}] if fault else []
+    callbacks += [EVERY_EPOCH] if recipe == "pretrain" else []
     written = {"class_path": "faults.FaultyLogger", "init_args": {"save_dir": str(out)} | logger}
     overlay = {"trainer": {"callbacks": callbacks, "logger": written}}
     beside = out.with_name(f"{out.name}-overlay.yaml")

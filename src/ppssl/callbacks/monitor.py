@@ -1,5 +1,7 @@
 """Online monitor of the embedding: kNN, retrieval and RankMe on the validation images."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,9 +12,28 @@ from ppssl.metrics.knn import KNNClassifier
 from ppssl.metrics.rankme import RankMe
 from ppssl.metrics.retrieval import RetrievalMetrics
 
-__all__ = ["RepresentationMonitor"]
+__all__ = ["RepresentationMonitor", "validation_interval"]
 
 GALLERY, QUERIES = 0, 1
+SHARE = 0.05
+"""Time of the validations relative to that of the training, at most."""
+COST = 0.25
+"""Time of a validated image relative to an image of a training step.
+
+MoCo: one forward pass, where a training image has that of the query, its backward pass (as long as two) and that of the
+key. The loader's share is about the same: decoding and a crop, where a training image has two augmented views. Other
+objectives and the plugins take longer for an image, so that the validations take less than ``SHARE``.
+"""
+
+
+def validation_interval(train_images: float, val_images: float) -> int:
+    """Return the smallest number of epochs between two validations that keeps them within ``SHARE`` of the time.
+
+    Args:
+        train_images: Training images of an epoch.
+        val_images: Images of a validation, gallery and queries.
+    """
+    return max(1, math.ceil(COST * val_images / (SHARE * train_images) - 1e-9))
 
 
 class RepresentationMonitor(Callback):
@@ -21,14 +42,25 @@ class RepresentationMonitor(Callback):
     kNN classifies the queries by the gallery; retrieval ranks the queries among each other. ``ppssl test`` logs the
     same under ``test/``. Without labels the monitor is off, with one line that says so.
 
+    A validation embeds all labelled images. The monitor lets the Trainer validate in every n-th epoch, and in the last
+    one that is trained to its end; in the others ``trainer.limit_val_batches`` is 0.
+
     Args:
         k: Number of neighbours that vote, at most the size of the gallery.
+        every_n_epochs: n. ``None``: :func:`validation_interval`, at most 5 % of the time of a long run; but 1 if another
+            callback monitors a value under ``val/``, or the Trainer has an interval of its own
+            (``check_val_every_n_epoch`` or ``val_check_interval``).
     """
 
-    def __init__(self, k: int = 5) -> None:
+    def __init__(self, k: int = 5, every_n_epochs: int | None = None) -> None:
         if k < 1:
             raise ValueError(f"`k` must be >= 1, got {k}.")
+        if every_n_epochs is not None and every_n_epochs < 1:
+            raise ValueError(f"`every_n_epochs` must be >= 1, got {every_n_epochs}.")
         self.k = k
+        self.every_n_epochs = every_n_epochs
+        self._interval = 1
+        self._limit_val_batches: int | float | None = None
         self._embeddings: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -36,6 +68,49 @@ class RepresentationMonitor(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "has_labels") and not data.has_labels():
             rank_zero_info("No labels: kNN and retrieval are not monitored.")
+
+    # -- when -----------------------------------------------------------------------------------------------------
+
+    def should_validate(self, epoch: int, interval: int, epochs: int | None) -> bool:
+        """Return whether an epoch ends with a validation.
+
+        Args:
+            epoch: The epoch, from 0.
+            interval: Epochs between two validations.
+            epochs: Number of epochs that are trained to their end; ``None``: unknown.
+        """
+        return (epoch + 1) % interval == 0 or epoch + 1 == epochs
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the interval; a run that is resumed within an epoch does not start an epoch."""
+        self._limit_val_batches = trainer.limit_val_batches
+        self._interval = self.every_n_epochs or _automatic_interval(trainer)
+        if self._interval > 1:
+            rank_zero_info(
+                f"Validation in every {self._interval} epochs and the last one: change it by `every_n_epochs` of "
+                "RepresentationMonitor."
+            )
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Turn validation on or off for this epoch."""
+        if self._interval > 1 and self._limit_val_batches is not None:
+            due = self.should_validate(trainer.current_epoch, self._interval, _epochs(trainer))
+            trainer.limit_val_batches = self._limit_val_batches if due else 0
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Turn validation on."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Turn validation on."""
+        if self._limit_val_batches is not None:
+            trainer.limit_val_batches = self._limit_val_batches
+        self._limit_val_batches = None
+
+    # -- what -----------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the embeddings of the previous validation."""
@@ -101,3 +176,31 @@ class RepresentationMonitor(Callback):
                 batch_size=1,
             )
         self._embeddings = {}
+
+
+def _automatic_interval(trainer: Trainer) -> int:
+    """The interval by the sizes of a run, 1 where somebody else needs each validation or chooses them."""
+    monitored = [str(getattr(callback, "monitor", None)) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    chosen = trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval != 1.0
+    if chosen or any(name.startswith("val/") for name in monitored):
+        return 1
+    train = _images([trainer.train_dataloader], [trainer.num_training_batches])
+    loaders = trainer.val_dataloaders
+    loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+    return validation_interval(train, _images(loaders, trainer.num_val_batches))
+
+
+def _images(loaders: Sequence[Any], batches: Sequence[float]) -> float:
+    """Images in the batches of one process."""
+    sizes = [getattr(loader, "batch_size", None) or 1 for loader in loaders]
+    return sum(size * number for size, number in zip(sizes, batches, strict=False))
+
+
+def _epochs(trainer: Trainer) -> int | None:
+    """Number of epochs that a run trains to their end; ``None``: unknown."""
+    limits = [] if trainer.max_epochs in (None, -1) else [trainer.max_epochs]
+    batches = trainer.num_training_batches
+    if trainer.max_steps != -1 and batches < math.inf:
+        steps = math.ceil(batches / trainer.accumulate_grad_batches)
+        limits.append(trainer.max_steps // steps)
+    return min(limits, default=None)
