@@ -13,7 +13,6 @@ from sklearn.utils.class_weight import compute_class_weight
 from timm.optim import param_groups_layer_decay
 
 from ppssl import PPSSL, FineTune, FolderDataModule, LinearProbe, UserError, load_encoder
-from ppssl.classify.averaging import moving_average
 from ppssl.classify.finetune import layer_decay_groups
 
 SMALL = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
@@ -224,12 +223,6 @@ def test_moving_average_is_what_is_validated_and_saved(image_folder: Path, tmp_p
     torch.testing.assert_close(weights.validated[0], average)
     torch.testing.assert_close(model.head.weight, average)
     assert not torch.allclose(average, weights.after[-1])
-
-
-def test_the_average_settles_at_its_decay() -> None:
-    one, zero = torch.ones(()), torch.zeros(())
-    assert float(moving_average(one, zero, 1, decay=0.9)) == pytest.approx(2 / 11)
-    assert float(moving_average(one, zero, 10_000, decay=0.9)) == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import LambdaCallback, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins import TorchSyncBatchNorm
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -387,6 +387,19 @@ def test_an_error_before_writing_prevents_the_checkpoint(step: int, tmp_path: Pa
     with pytest.raises(ValueError, match="broken"):
         _fit(tmp_path, Every(tmp_path, steps=(1,), broken=step))
     assert [p.name for p in tmp_path.glob("*.ckpt")] == (["last.ckpt"] if step > 1 else [])
+
+
+def test_averaged_model(tmp_path: Path) -> None:
+    callback, models = WeightAveraging(), []
+
+    def remember(trainer: Trainer, *_: Any) -> None:
+        models.append((internals.averaged_model(callback), trainer.lightning_module))
+
+    _fit(tmp_path, callback, LambdaCallback(on_train_epoch_end=remember))
+    average, model = models[0]
+    assert type(average) is type(model)
+    assert average is not model
+    assert models[0][1].layer.weight.equal(average.layer.weight)  # taken over at the end
 
 
 def test_request_termination(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ class RepresentationMonitor(Callback):
 
     Args:
         k: Number of neighbours that vote, at most the size of the gallery.
-        every_n_epochs: n. ``None``: :func:`validation_interval`, at most 5 % of the time of a long run; but 1 if another
-            callback monitors a value under ``val/``, or the Trainer has an interval of its own
+        every_n_epochs: n. ``None``: :func:`validation_interval`, at most 5 % of the time of a long run; but 1 if
+            another callback monitors a value under ``val/``, or the Trainer has an interval of its own
             (``check_val_every_n_epoch`` or ``val_check_interval``).
     """
 

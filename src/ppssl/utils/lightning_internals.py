@@ -13,17 +13,18 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import TorchSyncBatchNorm
 from lightning.pytorch.strategies import Strategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 __all__ = [
     "LoopPosition",
     "PublicModelCheckpoint",
     "add_to_epoch_sum",
+    "averaged_model",
     "batches_begun",
     "begin_next_epoch",
     "complete_epoch",
@@ -75,8 +76,7 @@ def loop_position(trainer: Trainer) -> LoopPosition:
 def batches_begun(trainer: Trainer) -> int:
     """How many batches of the current epoch this process has begun (``batch_progress.current.ready``).
 
-    Public counters count optimizer steps over all epochs. Without it a run resumed in mid-epoch would train on the
-    epoch's first images again.
+    Public counters count optimizer steps. Without it a run resumed in mid-epoch trains on its first images again.
     """
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
@@ -137,9 +137,8 @@ def next_log_line(trainer: Trainer) -> dict[str, Any] | None:
     end, all epoch means.
     """
     connector, position = trainer._logger_connector, loop_position(trainer)
-    if not position.after_batch and not position.after_epoch:
-        return None
-    if position.after_batch and (is_accumulating(trainer) or not connector.should_update_logs):
+    logs = position.after_batch and connector.should_update_logs and not is_accumulating(trainer)
+    if not logs and not position.after_epoch:
         return None
     metrics = {name: value.item() for name, value in connector.metrics["log"].items()}
     step = trainer.fit_loop.epoch_loop._batches_that_stepped - (0 if position.after_batch else 1)
@@ -234,9 +233,8 @@ def set_csv_writer(logger: CSVLogger, make: Callable[[], Any]) -> None:
 class PublicModelCheckpoint(ModelCheckpoint):
     """``ModelCheckpoint`` with public names for what a subclass needs that saves at moments of its own choice.
 
-    Lightning has no hooks for that, and a callback beside it would write a second ``last.ckpt``. Without
-    ``_save_checkpoint`` a model that is not finite would be saved; without the others there are no checkpoints between
-    two epochs' ends that share ``last.ckpt`` with those of the epochs.
+    Lightning has no hooks for that, and a callback beside it would write a second ``last.ckpt``. Without them there are
+    no checkpoints between two epochs' ends, and without ``_save_checkpoint`` those of models that are not finite.
     """
 
     def before_write(self, trainer: Trainer) -> None:
@@ -266,6 +264,11 @@ class PublicModelCheckpoint(ModelCheckpoint):
         self.before_write(trainer)
         super()._save_checkpoint(trainer, filepath)
         self.after_write(trainer, filepath)
+
+
+def averaged_model(callback: WeightAveraging) -> nn.Module:
+    """The copy with a callback's average (``_average_model``); without it the host waits in Lightning's updates."""
+    return callback._average_model.module  # type: ignore[union-attr]  # None outside of training
 
 
 def request_termination(trainer: Trainer) -> None:
