@@ -179,16 +179,16 @@ def test_other_encoders(name: str, graphs: list[int]) -> None:
     assert len(graphs) == 1
 
 
-def test_many_models_in_one_process(graphs: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_models_in_one_process(graphs: list[int]) -> None:
     """torch keeps a number of versions of a function; a new run begins with none."""
-    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 4)  # 8, unless timm.optim is there
     images = torch.randn(2, 3, 32, 32)
-    for width in range(4, 7):
-        compiler.prepare_compiler("x", torch.device("cpu"))
-        encoder = Encoder("resnet_small", kwargs={"width": width}, compiled=True)
-        encoder(images)
-        with torch.no_grad():
+    with torch._dynamo.config.patch(recompile_limit=4):  # 8, unless timm.optim is there
+        for width in range(4, 7):
+            compiler.prepare_compiler("x", torch.device("cpu"))
+            encoder = Encoder("resnet_small", kwargs={"width": width}, compiled=True)
             encoder(images)
+            with torch.no_grad():
+                encoder(images)
     assert len(graphs) == 6
 
 

@@ -1,6 +1,7 @@
 """The field's data sets, each in every layout it lies on disks in: labels, sizes, and all that is done with data."""
 
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,15 @@ def test_damaged_lists_of_torchvisions_sets_never_give_a_wrong_label(
     for source in module.sources.values():
         groups = {(layouts.class_of(source.load(i)), int(k)) for i, k in enumerate(source.labels)}
         assert len({colour for colour, _ in groups}) == len({k for _, k in groups}) == len(groups)
+
+
+@pytest.mark.parametrize("content", ['"churros/1"', "[]", "3", "null", '{"churros": 1}', "{"])
+def test_a_list_of_another_kind_is_refused(tmp_path: Path, content: str) -> None:
+    lay_out, place, splits = LISTS["Food101"]
+    lay_out(tmp_path)
+    (tmp_path / place.format(splits[0])).write_text(content)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
+        TorchvisionDataModule("Food101", str(tmp_path), **OPEN).setup()
 
 
 def test_a_label_that_another_breed_has_is_named(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ _CLASS_OF_PATH: dict[str, Callable[[Path], str]] = {
 }
 """Function from an image's path to its class name, for the data sets whose paths have it."""
 
+_DAMAGED = (RuntimeError, OSError, ValueError, LookupError, AttributeError, TypeError)
+"""Exceptions of torchvision's readers for damaged lists."""
+
 
 class TorchvisionDataModule(PublishedDataModule):
     """Data module of a torchvision data set, with torchvision's splits and class names.
@@ -131,7 +134,7 @@ class TorchvisionDataModule(PublishedDataModule):
     def _dataset(self, root: Path, split: str, download: bool = False) -> Any:
         try:
             return getattr(torchvision.datasets, self.name)(root, split, download=download)
-        except (RuntimeError, OSError, ValueError, LookupError) as error:
+        except _DAMAGED as error:
             raise UserError(
                 f"torchvision cannot read {self.name} in {root}: {error}. Remove it, and fetch it again with "
                 "`download: true`."
