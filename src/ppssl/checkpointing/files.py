@@ -61,7 +61,9 @@ def _load(path: Path, kind: str) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types on damaged or foreign files
-        raise UserError(f"{path} cannot be read as {kind}: it is damaged, or another file.") from error
+        raise UserError(
+            f"{path} cannot be read as {kind}: it is damaged, or another file."
+        ) from error
 
 
 def check_schema(checkpoint: dict[str, Any]) -> None:
