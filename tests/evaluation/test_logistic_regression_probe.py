@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ppssl.data.label_splits import select_held_out as choose
+from ppssl.evaluation import probes
 from ppssl.evaluation.probes import logistic_regression_probe
 
 
@@ -130,6 +131,25 @@ def test_constant_features_and_bfloat16_and_label_gaps_are_fine() -> None:
         x.bfloat16(), y * 10, x.bfloat16(), held_out=held_out_mask(y), c_grid=(0.1,)
     )
     assert result.predictions.equal(y * 10)
+
+
+def test_each_fit_starts_near_its_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer evaluations of the loss than from the fit before, and far fewer than from zero."""
+    x, y = blobs(400, 30, 6, spread=2)
+    calls: list[int] = []
+    step = torch.optim.LBFGS.step
+    monkeypatch.setattr(
+        torch.optim.LBFGS, "step", lambda self, f: step(self, lambda: (calls.append(1), f())[1])
+    )
+    logistic_regression_probe(x, y, x, held_out=held_out_mask(y))
+    from_both = len(calls)
+    monkeypatch.setattr(probes, "_extrapolate", lambda found: found[-1] if found else None)
+    logistic_regression_probe(x, y, x, held_out=held_out_mask(y))
+    from_last = len(calls) - from_both
+    monkeypatch.setattr(probes, "_extrapolate", lambda found: None)
+    logistic_regression_probe(x, y, x, held_out=held_out_mask(y))
+    from_zero = len(calls) - from_both - from_last
+    assert from_both < from_last < from_zero
 
 
 def test_gradients_and_inference_mode_do_not_matter() -> None:

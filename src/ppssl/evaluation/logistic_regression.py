@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 __all__ = ["LinearClassifier", "LogisticRegression"]
 
-TOLERANCE = 1e-5
+TOLERANCE = 2e-5
 """Largest absolute component of dF/dV at which the optimum is found."""
 MIN_DECREASE = 1e-9
 """Smallest decrease of F in a step; below it the optimum is found."""

@@ -8,13 +8,13 @@
    and predict the test images.
 
 The problem is convex and is solved to convergence, so it has no seed, schedule or number of epochs. Each fit starts
-from the one before it. It runs on the device of the features.
+from the ones before it. It runs on the device of the features.
 
 **Nuisances** (scene, light, pose). An encoder for look-alike classes should ignore them, so lower is better.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -116,11 +116,20 @@ def logistic_regression_probe(
     classifiers: list[LinearClassifier] = []
     accuracies = {}
     for c in grid:
-        classifiers.append(part.fit(c, classifiers[-1] if classifiers else None))
+        classifiers.append(part.fit(c, _extrapolate(classifiers)))
         accuracies[c] = float((classifiers[-1].predict(x[val]) == y[val]).double().mean())
     best = max(accuracies, key=lambda c: (accuracies[c], -c))
     final = LogisticRegression(x, y).fit(best, classifiers[grid.index(best)])
     return LogisticRegressionResult(best, accuracies[best], accuracies, final.predict(test))
+
+
+def _extrapolate(classifiers: Sequence[LinearClassifier]) -> LinearClassifier | None:
+    """Where the classifier of the next C probably is, the weights being about linear in log C; a third fewer steps."""
+    if len(classifiers) < 2:
+        return classifiers[-1] if classifiers else None
+    before, last = classifiers[-2:]
+    weight, bias = 2 * last.weight - before.weight, 2 * last.bias - before.bias
+    return replace(last, weight=weight, bias=bias)
 
 
 def nuisance_probe(
