@@ -23,6 +23,7 @@ from ppssl.checkpointing.encoder_weights import (
     read_encoder_weights,
 )
 from ppssl.checkpointing.files import read_checkpoint
+from ppssl.utils.checks import check_choice
 from ppssl.utils.compiler import compiled_version
 from ppssl.utils.paths import expand
 
@@ -106,10 +107,7 @@ class Encoder(nn.Module):
         compiled: bool = False,
     ) -> None:
         super().__init__()
-        if batch_norm not in get_args(BatchNormPolicy):
-            raise ValueError(
-                f"`batch_norm` must be one of {get_args(BatchNormPolicy)}, got {batch_norm!r}."
-            )
+        check_choice(get_args(BatchNormPolicy), batch_norm=batch_norm)
         if batch_norm == "auto":
             batch_norm = "frozen" if pretrained else "batch"
         self.batch_norm: Literal["frozen", "batch"] = batch_norm
