@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.evaluation.evaluate import evaluate as evaluate
     from ppssl.evaluation.rows import evaluate_rows as evaluate_rows
     from ppssl.inference.embed import embed as embed
+    from ppssl.inference.embeddings import embed_loader as embed_loader
     from ppssl.inference.explain import explain as explain
     from ppssl.inference.export import export as export
     from ppssl.inference.neighbours import neighbours as neighbours
@@ -70,6 +71,7 @@ PUBLIC = {
     "evaluate": "ppssl.evaluation.evaluate",
     "evaluate_rows": "ppssl.evaluation.rows",
     "embed": "ppssl.inference.embed",
+    "embed_loader": "ppssl.inference.embeddings",
     "neighbours": "ppssl.inference.neighbours",
     "explain": "ppssl.inference.explain",
     "export": "ppssl.inference.export",
