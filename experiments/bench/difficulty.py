@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ppssl.data.synthetic.birds import SyntheticBirds
 from ppssl.data.transforms import MoCoV2Augmentation, apply_view
 from ppssl.evaluation.evaluate import evaluate
-from ppssl.studies.recipes import build_recipe
+from ppssl.studies.lightning_cli import build_recipe
 from ppssl.utils.resnet_small import resnet_small
 from ppssl.utils.results import provenance, write_json
 

@@ -15,8 +15,8 @@ from torchvision.ops import roi_align
 
 from ppssl.data.synthetic.birds import SyntheticBirds
 from ppssl.functional import saliency_target
-from ppssl.losses.base import TrainingStep
 from ppssl.losses.iadm.plugin import IADM
+from ppssl.losses.loss_plugin import TrainingStep
 from ppssl.studies.bench_saliency.attributions import contrast_map
 
 TRAIN_SIZE = 4000

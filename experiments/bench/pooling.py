@@ -17,7 +17,7 @@ from ppssl.checkpointing.files import restore
 from ppssl.evaluation.evaluate import evaluate_splits
 from ppssl.evaluation.splits import embed_splits
 from ppssl.functional import attend
-from ppssl.studies.recipes import build_recipe
+from ppssl.studies.lightning_cli import build_recipe
 from ppssl.utils.results import provenance, show_table, write_json
 
 METRICS = ("knn-1", "knn-5", "linear", "rank-1", "mAP")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ppssl.evaluation.evaluate import evaluate
-from ppssl.studies.recipes import build_recipe
+from ppssl.studies.lightning_cli import build_recipe
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.load import load_teacher, teacher_fingerprint
 from ppssl.utils.results import write_json

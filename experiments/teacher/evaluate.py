@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ppssl.data.synthetic.birds import ATTRIBUTES, NUISANCES, SyntheticBirds
 from ppssl.data.synthetic.classes import MAX_CLASSES
-from ppssl.evaluation.probes import logistic_regression_probe
+from ppssl.evaluation.logistic_regression_probe import logistic_regression_probe
 from ppssl.text.teachers.synthetic_clip import SyntheticCLIP
 from ppssl.utils.results import write_json
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.encoder import EncoderInfo as EncoderInfo
     from ppssl.encoder import load_encoder as load_encoder
     from ppssl.evaluation.evaluate import evaluate as evaluate
-    from ppssl.evaluation.rows import evaluate_rows as evaluate_rows
+    from ppssl.evaluation.evaluate_rows import evaluate_rows as evaluate_rows
     from ppssl.inference.embed import embed as embed
     from ppssl.inference.embeddings import embed_loader as embed_loader
     from ppssl.inference.explain import explain as explain
@@ -30,13 +30,13 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.inference.neighbours import neighbours as neighbours
     from ppssl.losses.ais.plugin import AIS as AIS
     from ppssl.losses.anchor import Anchor as Anchor
-    from ppssl.losses.base import LossPlugin as LossPlugin
-    from ppssl.losses.base import LossTerm as LossTerm
-    from ppssl.losses.base import TrainingStep as TrainingStep
-    from ppssl.losses.contrastive.base import ContrastiveObjective as ContrastiveObjective
-    from ppssl.losses.contrastive.base import ContrastiveResult as ContrastiveResult
     from ppssl.losses.contrastive.moco import MoCo as MoCo
+    from ppssl.losses.contrastive.objective import ContrastiveObjective as ContrastiveObjective
+    from ppssl.losses.contrastive.objective import ContrastiveResult as ContrastiveResult
     from ppssl.losses.iadm.plugin import IADM as IADM
+    from ppssl.losses.loss_plugin import LossPlugin as LossPlugin
+    from ppssl.losses.loss_plugin import LossTerm as LossTerm
+    from ppssl.losses.loss_plugin import TrainingStep as TrainingStep
     from ppssl.metrics.knn import KNNClassifier as KNNClassifier
     from ppssl.metrics.rankme import RankMe as RankMe
     from ppssl.metrics.retrieval import RetrievalMetrics as RetrievalMetrics
@@ -69,7 +69,7 @@ PUBLIC = {
     # using an encoder
     "load_encoder": "ppssl.encoder",
     "evaluate": "ppssl.evaluation.evaluate",
-    "evaluate_rows": "ppssl.evaluation.rows",
+    "evaluate_rows": "ppssl.evaluation.evaluate_rows",
     "embed": "ppssl.inference.embed",
     "embed_loader": "ppssl.inference.embeddings",
     "neighbours": "ppssl.inference.neighbours",
@@ -79,11 +79,11 @@ PUBLIC = {
     "KNNClassifier": "ppssl.metrics.knn",
     "RankMe": "ppssl.metrics.rankme",
     # writing your own
-    "LossPlugin": "ppssl.losses.base",
-    "LossTerm": "ppssl.losses.base",
-    "TrainingStep": "ppssl.losses.base",
-    "ContrastiveObjective": "ppssl.losses.contrastive.base",
-    "ContrastiveResult": "ppssl.losses.contrastive.base",
+    "LossPlugin": "ppssl.losses.loss_plugin",
+    "LossTerm": "ppssl.losses.loss_plugin",
+    "TrainingStep": "ppssl.losses.loss_plugin",
+    "ContrastiveObjective": "ppssl.losses.contrastive.objective",
+    "ContrastiveResult": "ppssl.losses.contrastive.objective",
     "EncoderInfo": "ppssl.encoder",
     "FineGrainedDataModule": "ppssl.data.datamodule",
     "ImageSource": "ppssl.data.source",

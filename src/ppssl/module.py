@@ -16,9 +16,9 @@ from ppssl.checkpointing.module import TrainingModule
 from ppssl.checkpointing.resume import ResumeState
 from ppssl.encoder import BatchNormPolicy, Encoder
 from ppssl.losses.ais.plugin import AIS
-from ppssl.losses.base import LossPlugin, LossTerm, merge_requests, training_step
 from ppssl.losses.contrastive import ContrastiveObjective, ContrastiveResult, KeyQueue, MoCo
 from ppssl.losses.contrastive.prefill import fill
+from ppssl.losses.loss_plugin import LossPlugin, LossTerm, merge_requests, training_step
 from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.compiler import prepare_compiler
 from ppssl.utils.errors import UserError

@@ -22,8 +22,8 @@ from ppssl.data import (
     SyntheticDataModule,
 )
 from ppssl.evaluation.evaluate import evaluate
+from ppssl.evaluation.evaluate_rows import evaluate_rows
 from ppssl.evaluation.lcr_protocol import checkpoints_of
-from ppssl.evaluation.rows import evaluate_rows
 from ppssl.inference.embed import embed, read_description
 from ppssl.inference.explain import Explanation, View, explain, image_files
 from ppssl.inference.export import export
@@ -31,7 +31,7 @@ from ppssl.inference.neighbours import neighbours
 from ppssl.module import PPSSL
 from ppssl.studies.ablate import Study, ablate, load_study
 from ppssl.studies.demo import demo
-from ppssl.studies.recipes import build_recipe
+from ppssl.studies.lightning_cli import build_recipe
 from ppssl.text.bank import bank_folder
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.corpus_generation import generate_corpus

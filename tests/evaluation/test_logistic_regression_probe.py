@@ -9,8 +9,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ppssl.data.label_splits import select_held_out as choose
-from ppssl.evaluation import probes
-from ppssl.evaluation.probes import logistic_regression_probe
+from ppssl.evaluation import logistic_regression_probe as probe_module
+from ppssl.evaluation.logistic_regression_probe import logistic_regression_probe
 
 
 def blobs(
@@ -143,10 +143,10 @@ def test_each_fit_starts_near_its_optimum(monkeypatch: pytest.MonkeyPatch) -> No
     )
     logistic_regression_probe(x, y, x, held_out=held_out_mask(y))
     from_both = len(calls)
-    monkeypatch.setattr(probes, "_extrapolate", lambda found: found[-1] if found else None)
+    monkeypatch.setattr(probe_module, "_extrapolate", lambda found: found[-1] if found else None)
     logistic_regression_probe(x, y, x, held_out=held_out_mask(y))
     from_last = len(calls) - from_both
-    monkeypatch.setattr(probes, "_extrapolate", lambda found: None)
+    monkeypatch.setattr(probe_module, "_extrapolate", lambda found: None)
     logistic_regression_probe(x, y, x, held_out=held_out_mask(y))
     from_zero = len(calls) - from_both - from_last
     assert from_both < from_last < from_zero

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppssl.evaluation.probes import nuisance_probe
+from ppssl.evaluation.nuisance_probe import nuisance_probe
 
 NAMES = ("hue", "tilt", "noise", "odd")
 

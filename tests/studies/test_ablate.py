@@ -14,7 +14,7 @@ from ppssl import load_encoder
 from ppssl.inference.embed import fingerprint
 from ppssl.studies.ablate import Study, ablate, load_study
 from ppssl.studies.compare import summarise
-from ppssl.studies.recipes import build_recipe
+from ppssl.studies.lightning_cli import build_recipe
 from ppssl.studies.single_run import QUIET, execute_run
 from ppssl.utils.errors import UserError
 from ppssl.utils.results import unpack_bits

@@ -7,7 +7,7 @@ import torch
 
 from command_line import error_line
 from ppssl.cli.main import main
-from ppssl.evaluation.probes import linear_probe_predictions
+from ppssl.evaluation.logistic_regression_probe import linear_probe_predictions
 from ppssl.studies.bench_evaluate import (
     EmbeddingSizes,
     RandomEmbeddings,

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from ppssl.callbacks.figures import log_figure
+from ppssl.callbacks.figure_logging import log_figure
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.metrics.classification import (
     ClassificationMetrics,

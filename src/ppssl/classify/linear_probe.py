@@ -1,7 +1,7 @@
 """Linear probe of the literature: a linear classifier on a frozen encoder, trained by SGD on augmented images.
 
 The linear probe of :func:`ppssl.evaluate` is another one: logistic regression on fixed embeddings
-(:mod:`ppssl.evaluation.probes`).
+(:mod:`ppssl.evaluation.logistic_regression_probe`).
 """
 
 from __future__ import annotations

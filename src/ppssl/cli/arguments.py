@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and their preprocessing."""
+"""Arguments that several commands share, and their preprocessing; recipes are read by :mod:`ppssl.utils.recipes`."""
 
 import json
 import re
@@ -9,10 +9,11 @@ from jsonargparse import ArgumentParser, Namespace
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.inference.embeddings import Feature
-from ppssl.studies.recipes import read_yaml, recipe_path, replace_values
+from ppssl.studies.lightning_cli import replace_values
 from ppssl.utils.config import instantiate
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import expand_config
+from ppssl.utils.recipes import read_yaml, recipe_path
 
 __all__ = [
     "add_checkpoint",

@@ -13,7 +13,8 @@ from torch import nn
 
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.evaluation.bootstrap import image_intervals
-from ppssl.evaluation.probes import linear_probe_predictions, nuisance_probe
+from ppssl.evaluation.logistic_regression_probe import linear_probe_predictions
+from ppssl.evaluation.nuisance_probe import nuisance_probe
 from ppssl.evaluation.splits import Splits, embed_splits, read_splits, source_config
 from ppssl.inference.embeddings import Embeddings, Feature, feature_encoder
 from ppssl.metrics.knn import knn_neighbours, knn_vote
@@ -74,7 +75,8 @@ def evaluate(
     Returns:
         ``knn-1``, ``knn-5``, ``knn-10``, ``knn-20``, ``linear`` (top-1), ``rank-1``, ``rank-5`` and ``mAP`` in [0, 1],
         with bootstrap intervals over the test images; ``rankme``; and if the data set records nuisances, the skill
-        ``nuisance-<name>`` for each and their mean ``nuisance`` (:func:`~ppssl.evaluation.probes.nuisance_probe`).
+        ``nuisance-<name>`` for each and their mean ``nuisance``
+        (:mod:`~ppssl.evaluation.nuisance_probe`).
 
     Raises:
         UserError: There are no labels, the checkpoint cannot be read, or it lacks the feature.

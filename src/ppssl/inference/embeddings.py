@@ -13,7 +13,7 @@ from ppssl.checkpointing.files import restore
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.encoder import Encoder, evaluation_mode, load_encoder
 from ppssl.functional import attend
-from ppssl.losses.base import LossPlugin
+from ppssl.losses.loss_plugin import LossPlugin
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import PATH_TYPES, AnyPath, expand
 

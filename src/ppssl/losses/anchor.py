@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 import torch.nn.functional as F
 
-from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep
+from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep
 from ppssl.utils.checks import check_range
 from ppssl.utils.errors import UserError
 

@@ -27,9 +27,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ppssl.studies.recipes import read_yaml
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, writable_file, writable_folder
+from ppssl.utils.recipes import read_yaml
 
 __all__ = ["FROM_COMMAND_LINE", "Study", "ablate", "load_study"]
 

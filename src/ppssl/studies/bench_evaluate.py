@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ppssl.data.label_splits import select_held_out
 from ppssl.evaluation.evaluate import NEIGHBOURS
-from ppssl.evaluation.probes import C_GRID, linear_probe_predictions
+from ppssl.evaluation.logistic_regression_probe import C_GRID, linear_probe_predictions
 from ppssl.metrics.knn import knn_neighbours, knn_vote
 from ppssl.metrics.retrieval import retrieval_metrics
 from ppssl.studies.timing import median_ratios, spread, synchronize, time_rounds
@@ -173,8 +173,9 @@ def _scikit_learn(e: RandomEmbeddings) -> float:
 def scikit_learn_probe(train: Tensor, train_labels: Tensor, test: Tensor) -> Tensor:
     """Predict ``test`` by scikit-learn's logistic regression in float64; the problem is that of the linear probe.
 
-    C is selected on the same held-out fifth as in :func:`~ppssl.evaluation.probes.linear_probe_predictions`, and each
-    fit starts from the previous one.
+    C is selected on the same held-out fifth as by
+    :func:`~ppssl.evaluation.logistic_regression_probe.linear_probe_predictions`, and each fit starts from the previous
+    one.
 
     Args:
         train: ``(N, D)`` floating point.

@@ -6,7 +6,7 @@ from typing import Any
 from ppssl.encoder import evaluation_mode
 from ppssl.evaluation.evaluate import evaluate
 from ppssl.losses.iadm.callback import draw_panel
-from ppssl.studies.recipes import build_recipe
+from ppssl.studies.lightning_cli import build_recipe
 from ppssl.utils.paths import AnyPath, writable_figure, writable_file, writable_folder, writing
 from ppssl.utils.results import write_json
 

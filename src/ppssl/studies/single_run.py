@@ -17,7 +17,7 @@ from ppssl.losses.iadm.callback import measure_health
 from ppssl.losses.iadm.plugin import IADM
 from ppssl.studies.ablate import FROM_COMMAND_LINE
 from ppssl.studies.compare import BRANCH
-from ppssl.studies.recipes import PPSSLCLI, build_recipe
+from ppssl.studies.lightning_cli import PPSSLCLI, build_recipe
 from ppssl.utils.results import Results, without_local, write_json
 
 __all__ = ["execute_run", "main"]

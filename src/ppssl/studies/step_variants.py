@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ppssl.encoder import BatchNormPolicy
 from ppssl.losses.ais.plugin import AIS
-from ppssl.losses.base import LossPlugin
 from ppssl.losses.contrastive import MoCo
 from ppssl.losses.iadm.plugin import IADM
+from ppssl.losses.loss_plugin import LossPlugin
 from ppssl.module import PPSSL
 from ppssl.studies.peers import PEERS
 from ppssl.text.bank import TextBank

@@ -1,7 +1,8 @@
 """Configurations: objects as plain data in checkpoints, instead of pickles.
 
 As in scikit-learn, an object keeps each constructor argument unchanged in an attribute of the same name. Its
-configuration is ``{"class_path": ..., "init_args": {...}}``, the form that LightningCLI reads.
+configuration is ``{"class_path": ..., "init_args": {...}}``, the form that LightningCLI reads. YAML configurations
+of a whole run are recipes (:mod:`ppssl.utils.recipes`).
 """
 
 import importlib

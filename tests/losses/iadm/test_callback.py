@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from ppssl import IADM, PPSSL, SyntheticDataModule
-from ppssl.callbacks.probes import probe_batch
+from ppssl.callbacks.example_images import example_batch
 from ppssl.functional import image_gradcam
 from ppssl.losses.contrastive import MoCo
 from ppssl.losses.iadm.callback import IADMCallback, probe_maps
@@ -84,7 +84,7 @@ def test_maps_of_probes(tmp_path: Path) -> None:
     trainer = _fit(tmp_path, model)
     data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
     model.eval()
-    batch = probe_batch(data, 3)
+    batch = example_batch(data, 3)
     assert batch["index"].tolist() == [0, 20, 39]
     maps = probe_maps(model, model.plugins["iadm"], data, batch)
     assert {name: tuple(m.shape) for name, m in maps.items()} == {

@@ -15,9 +15,9 @@ from ppssl.cli.arguments import (
     expand_data_recipe,
     load_data,
 )
-from ppssl.evaluation import evaluate as clean
-from ppssl.evaluation import lcr_protocol as lcr
-from ppssl.evaluation.rows import Row, evaluate_rows
+from ppssl.evaluation import lcr_protocol
+from ppssl.evaluation.evaluate import PROTOCOL, evaluate
+from ppssl.evaluation.evaluate_rows import Row, evaluate_rows
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import writable_file
 from ppssl.utils.results import Results, show_table, write_json
@@ -38,14 +38,14 @@ def main(argv: list[str]) -> int:
     seed_everything(args.seed, verbose=False)
     options = {"feature": args.feature, "device": args.device}
     several_rows = args.label_fraction or args.random or args.imagenet
-    if args.protocol == lcr.PROTOCOL:
+    if args.protocol == lcr_protocol.PROTOCOL:
         if several_rows:
             raise UserError(
-                f"`{lcr.PROTOCOL}` has one row: remove `--label-fraction`, `--random` and `--imagenet`."
+                f"`{lcr_protocol.PROTOCOL}` has one row: remove `--label-fraction`, `--random` and `--imagenet`."
             )
-        paths = lcr.checkpoints_of(args.checkpoint)
+        paths = lcr_protocol.checkpoints_of(args.checkpoint)
         data = load_data(parser, args, str(paths[-1]))
-        _show(lcr.evaluate_lcr(paths, data, **options), args)
+        _show(lcr_protocol.evaluate_lcr(paths, data, **options), args)
     elif several_rows:
         rows = evaluate_rows(
             args.checkpoint,
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         )
         _show_rows(rows, args)
     else:
-        _show(clean.evaluate(args.checkpoint, _data(parser, args), **options), args)
+        _show(evaluate(args.checkpoint, _data(parser, args), **options), args)
     return 0
 
 
@@ -94,7 +94,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--protocol",
         type=Protocol,
-        default=clean.PROTOCOL,
+        default=PROTOCOL,
         help="`lcr-2023`: the protocol of LCR, which selects on the test images (marked in the table).",
     )
     parser.add_argument(
@@ -138,7 +138,7 @@ def _show_rows(rows: list[Row], args: Namespace) -> None:
         + [f"{100 * row.results.metrics[name]:.1f}" for name in COLUMNS]
         for row in rows
     ]
-    title = f"{clean.PROTOCOL}, percent" + (", feature branch" if args.feature == "branch" else "")
+    title = f"{PROTOCOL}, percent" + (", feature branch" if args.feature == "branch" else "")
     show_table(title, ["encoder", "labels", *COLUMNS], cells, caption=args.checkpoint)
     if args.json is not None:
         write_json(args.json, {"rows": [row.to_dict() for row in rows]})

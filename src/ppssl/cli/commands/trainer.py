@@ -4,7 +4,7 @@ import threading
 from typing import Any
 
 from ppssl.checkpointing.atomic import is_full
-from ppssl.studies.recipes import PPSSLCLI
+from ppssl.studies.lightning_cli import PPSSLCLI
 
 __all__ = ["main"]
 

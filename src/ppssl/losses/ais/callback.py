@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from ppssl.callbacks.figures import FigureCallback, log_figure
-from ppssl.callbacks.probes import probe_batch
+from ppssl.callbacks.example_images import example_batch
+from ppssl.callbacks.figure_logging import FigureCallback, log_figure
 from ppssl.encoder import evaluation_mode
 from ppssl.text.bank import ranked
 from ppssl.utils.errors import UserError
@@ -87,7 +87,7 @@ class AISCallback(FigureCallback):
 
     def _draw(self, trainer: Trainer, pl_module: Any, name: str, plugin: AIS) -> None:
         data: FineGrainedDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
-        batch = probe_batch(data, self.num_images)
+        batch = example_batch(data, self.num_images)
         targets = plugin.targets
         with evaluation_mode(pl_module), torch.no_grad():
             embeddings = pl_module(data.normalise(batch["image"].to(pl_module.device)))

@@ -16,7 +16,7 @@ from ppssl.functional import student_log_probabilities
 from ppssl.losses.ais.callback import AISCallback
 from ppssl.losses.ais.head import TAU_BOUNDS, StudentHead
 from ppssl.losses.ais.targets import Control, Targets, make_targets
-from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep
+from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep
 from ppssl.text.bank import TextBank, open_bank, ranked
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.teachers.load import load_teacher

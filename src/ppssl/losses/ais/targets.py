@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ppssl.functional import teacher_probabilities
-from ppssl.losses.base import TrainingStep
+from ppssl.losses.loss_plugin import TrainingStep
 from ppssl.text.bank import TextBank
 from ppssl.text.teachers.base import Teacher
 from ppssl.utils.errors import UserError

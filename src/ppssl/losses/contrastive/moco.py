@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ppssl import functional
 from ppssl.encoder import Encoder
-from ppssl.losses.contrastive.base import ContrastiveObjective, ContrastiveResult
+from ppssl.losses.contrastive.objective import ContrastiveObjective, ContrastiveResult
 from ppssl.losses.contrastive.queue import KeyQueue
 from ppssl.utils.distributed import gather_equal, rank
 from ppssl.utils.randomness import torch_seed

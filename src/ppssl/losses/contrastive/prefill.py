@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ppssl.losses.contrastive.base import ContrastiveObjective
+from ppssl.losses.contrastive.objective import ContrastiveObjective
 from ppssl.utils.randomness import torch_seed
 
 __all__ = ["fill"]

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from ppssl.callbacks.figures import FigureCallback, log_figure
-from ppssl.callbacks.probes import probe_batch, probe_masks
+from ppssl.callbacks.example_images import example_batch, example_masks
+from ppssl.callbacks.figure_logging import FigureCallback, log_figure
 from ppssl.encoder import evaluation_mode
 from ppssl.functional import image_gradcam
-from ppssl.losses.base import training_step
 from ppssl.losses.iadm.health import saliency_health
 from ppssl.losses.iadm.output_gradcam import output_gradcam
+from ppssl.losses.loss_plugin import training_step
 from ppssl.utils.plots.saliency import saliency_panel
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class IADMCallback(FigureCallback):
 
 def draw_panel(module: Any, plugin: IADM, data: FineGrainedDataModule, count: int) -> Figure:
     """Panel of un-augmented training images with their :func:`probe_maps`; ``module`` in evaluation mode."""
-    batch = probe_batch(data, count)
+    batch = example_batch(data, count)
     return saliency_panel(batch["image"], probe_maps(module, plugin, data, batch))
 
 
@@ -74,9 +74,9 @@ def measure_health(
     module: Any, plugin: IADM, data: FineGrainedDataModule, count: int
 ) -> dict[str, float]:
     """Quality measures of the maps of un-augmented training images."""
-    batch = probe_batch(data, count)
+    batch = example_batch(data, count)
     maps = probe_maps(module, plugin, data, batch)
-    objects, parts = probe_masks(data, batch["index"])
+    objects, parts = example_masks(data, batch["index"])
     return saliency_health(maps["A*"].cpu(), maps["branch"].cpu(), objects, parts)
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ppssl.functional import Reference, attend, image_gradcam, saliency_kl, saliency_target
-from ppssl.losses.base import LossPlugin, LossTerm, TrainingStep
 from ppssl.losses.iadm.branch import SaliencyBranch
 from ppssl.losses.iadm.callback import IADMCallback
+from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep
 from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.distributed import gather_equal
 from ppssl.utils.errors import UserError

@@ -14,10 +14,10 @@ from ppssl.data.loader import collate
 if TYPE_CHECKING:
     from ppssl.data.datamodule import FineGrainedDataModule
 
-__all__ = ["probe_batch", "probe_masks"]
+__all__ = ["example_batch", "example_masks"]
 
 
-def probe_batch(data: FineGrainedDataModule, count: int) -> dict[str, Any]:
+def example_batch(data: FineGrainedDataModule, count: int) -> dict[str, Any]:
     """A fixed batch of un-augmented training images, evenly spaced.
 
     Args:
@@ -31,18 +31,20 @@ def probe_batch(data: FineGrainedDataModule, count: int) -> dict[str, Any]:
         UserError: An image is broken and ``on_error`` is ``"raise"``, or all images are broken.
     """
     items = np.linspace(0, data.num_train - 1, min(count, data.num_train)).round().astype(int)
-    probes = data.eval_dataset("train", items)
-    batch = data.on_before_batch_transfer(collate([probes[i] for i in range(len(probes))]), 0)
-    _, once = np.unique(batch["index"], return_index=True)  # another probe in a broken one's place
+    images = data.eval_dataset("train", items)
+    batch = data.on_before_batch_transfer(collate([images[i] for i in range(len(images))]), 0)
+    _, once = np.unique(batch["index"], return_index=True)  # another image in a broken one's place
     return {name: values[once] for name, values in batch.items()}
 
 
-def probe_masks(data: FineGrainedDataModule, index: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def example_masks(
+    data: FineGrainedDataModule, index: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
     """Masks of the objects and of their parts in the centre views of training images.
 
     Args:
         data: The data module, after its ``setup``.
-        index: The images' numbers ``(n,)``, as :func:`probe_batch` gives them.
+        index: The images' numbers ``(n,)``, as :func:`example_batch` gives them.
 
     Returns:
         Two masks ``(n, S, S)`` float32 in [0, 1]; ``None`` if an image has no such annotation.

@@ -9,7 +9,8 @@ from lightning.pytorch.plugins import AsyncCheckpointIO
 import layouts
 from ppssl.checkpointing.atomic import AtomicCheckpointIO
 from ppssl.studies.ablate import FROM_COMMAND_LINE, load_study
-from ppssl.studies.recipes import add_plugins, build_recipe, recipe_path
+from ppssl.studies.lightning_cli import add_plugins, build_recipe
+from ppssl.utils.recipes import recipe_path
 from tiny import tiny_clip
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

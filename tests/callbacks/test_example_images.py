@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from ppssl import IADM, PPSSL, FolderDataModule, UserError
-from ppssl.callbacks.probes import probe_batch
+from ppssl.callbacks.example_images import example_batch
 from ppssl.data.transforms import center_view
 from ppssl.losses.contrastive import MoCo
 from ppssl.losses.iadm.callback import IADMCallback
@@ -37,24 +37,24 @@ def _data(root: Path, **kwargs: Any) -> FolderDataModule:
     return data
 
 
-def test_probes_are_evenly_spaced_training_images(photographs: Path) -> None:
+def test_example_images_are_evenly_spaced_training_images(photographs: Path) -> None:
     data = _data(photographs)
-    batch = probe_batch(data, 4)
+    batch = example_batch(data, 4)
     assert batch["index"].tolist() == [0, 3, 6, 9]
     assert batch["label"].tolist() == [0, 0, 1, 1]
     images = [center_view(data.sources["train"].load(i), 32, data.eval_crop) for i in (0, 3, 6, 9)]
     assert batch["image"].equal(torch.stack(images))
-    assert probe_batch(data, 99)["index"].tolist() == list(range(10))
+    assert example_batch(data, 99)["index"].tolist() == list(range(10))
 
 
 @pytest.mark.parametrize(("torn", "left"), [("a/3", [0, 6, 9]), ("b/4", [0, 3, 6])])
-def test_a_broken_probe_is_skipped_with_its_warning(
+def test_a_broken_example_image_is_skipped_with_its_warning(
     torn: str, left: list[int], photographs: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     _truncate(photographs / f"{torn}.jpg")
     data = _data(photographs, on_error="skip")
     for _ in range(2):
-        batch = probe_batch(data, 4)
+        batch = example_batch(data, 4)
         assert batch["index"].tolist() == left
         assert len(batch["image"]) == len(batch["label"]) == 3
     said = [str(w.message) for w in recwarn if "Skipped" in str(w.message)]
@@ -62,13 +62,15 @@ def test_a_broken_probe_is_skipped_with_its_warning(
     assert f"{torn}.jpg: " in said[0]
 
 
-def test_a_broken_probe_is_named_where_nothing_is_skipped(photographs: Path) -> None:
+def test_a_broken_example_image_is_named_where_nothing_is_skipped(photographs: Path) -> None:
     _truncate(photographs / "a" / "3.jpg")
     with pytest.raises(UserError, match=r"Cannot read .*a/3\.jpg: .* or set `on_error: skip`"):
-        probe_batch(_data(photographs), 4)
+        example_batch(_data(photographs), 4)
 
 
-def test_a_run_with_a_broken_probe_is_watched_to_its_end(photographs: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_broken_example_image_is_watched_to_its_end(
+    photographs: Path, tmp_path: Path
+) -> None:
     _truncate(photographs / "a" / "3.jpg")
     small = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
     model = PPSSL(**small, contrastive=MoCo(dim=8), plugins={"iadm": IADM(start=0.0, full=0.0)})

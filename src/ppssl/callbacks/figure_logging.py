@@ -1,4 +1,4 @@
-"""Figures during training: the base of callbacks that draw, and the logging of figures."""
+"""Logging of figures during training, to TensorBoard or as PNG, and the base class of callbacks that draw."""
 
 from __future__ import annotations
 

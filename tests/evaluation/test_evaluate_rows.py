@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from ppssl import PPSSL, FolderDataModule, UserError, embed, evaluate
 from ppssl.encoder import Encoder
-from ppssl.evaluation.rows import evaluate_rows
+from ppssl.evaluation.evaluate_rows import evaluate_rows
 from ppssl.utils.randomness import initial_weights
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}

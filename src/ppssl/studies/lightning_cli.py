@@ -1,19 +1,13 @@
-"""Recipes: YAML configurations of LightningCLI for model, data set and Trainer.
-
-``ppssl:folder/pretrain`` is a recipe in the package, ``experiments/folder/pretrain.yaml``. The recipe ``ppssl:base``
-holds the defaults; other recipes state only their differences.
-"""
+"""LightningCLI of ppssl: Trainer, model and data module from a recipe (:mod:`ppssl.utils.recipes`) and overrides."""
 
 import itertools
 import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -25,24 +19,21 @@ from ppssl.checkpointing.atomic import AtomicCheckpointIO, newest_checkpoint
 from ppssl.checkpointing.metrics_csv import keep_metrics
 from ppssl.checkpointing.run_checkpoint import RunCheckpoint
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.utils.errors import UserError, did_you_mean, similar_path
-from ppssl.utils.paths import AnyPath, expand, expand_config, expand_text, writable_folder
+from ppssl.utils.errors import UserError
+from ppssl.utils.paths import AnyPath, expand, expand_config, writable_folder
+from ppssl.utils.recipes import BASE_RECIPE, read_yaml, recipe_path
 
 __all__ = [
     "PLUGINS",
     "PPSSLCLI",
     "add_plugins",
     "build_recipe",
-    "read_yaml",
-    "recipe_path",
     "replace_values",
 ]
 
 PLUGINS = {"ais": "ppssl.AIS", "iadm": "ppssl.IADM"}
 """Class paths of the package's plugins, by the name of their command line options (``--model.plugins.<name>``)."""
 
-_PREFIX = "ppssl:"
-_BASE = "ppssl:base"
 _PLUGIN_OPTION = re.compile(
     rf"(?P<plugins>--model\.(init_args\.)?plugins\.)(?P<name>{'|'.join(PLUGINS)})(?P<rest>[.=].*|$)"
 )
@@ -62,7 +53,7 @@ class PPSSLCLI(LightningCLI):
     def __init__(self, args: Sequence[str], examples: dict[str, str] | None = None) -> None:
         base: dict[str, Any] = {
             "exit_on_error": False,
-            "default_config_files": [recipe_path(_BASE)],
+            "default_config_files": [recipe_path(BASE_RECIPE)],
         }
         commands = {
             name: base | {"description": f"Example: {text}"}
@@ -171,29 +162,6 @@ def build_recipe(recipe: AnyPath, overrides: Sequence[str] = ()) -> PPSSLCLI:
     return PPSSLCLI(["--config", os.fspath(recipe), *overrides])
 
 
-def recipe_path(name: AnyPath) -> str:
-    """Return the path of a recipe; names without the prefix ``ppssl:`` are paths, of which ``~`` is expanded.
-
-    Raises:
-        UserError: The recipe or file does not exist; the message suggests a similar name.
-    """
-    name = expand_text(name)
-    if not name.startswith(_PREFIX):
-        if not Path(name).is_file():
-            raise UserError(f"No such config: {name}{similar_path(Path(name), '*.yaml')}.")
-        return name
-    root = Path(str(files("ppssl.experiments")))
-    path = root / f"{name.removeprefix(_PREFIX)}.yaml"
-    if not path.is_file():
-        recipes = sorted(
-            f"{_PREFIX}{p.relative_to(root).with_suffix('')}" for p in root.rglob("*.yaml")
-        )
-        raise UserError(
-            f"No such recipe: {name}{did_you_mean(name, recipes)}. Choose one of {', '.join(recipes)}."
-        )
-    return str(path)
-
-
 def _launcher_defaults() -> dict[str, Any]:
     """Trainer defaults from the environment variables that ``torchrun`` and ``fabric run`` set."""
     defaults: dict[str, Any] = {}
@@ -252,16 +220,3 @@ def _plugins_of(config: Any) -> list[str]:
     init_args = model.get("init_args", model) if isinstance(model, dict) else {}
     plugins = init_args.get("plugins") if isinstance(init_args, dict) else None
     return list(plugins) if isinstance(plugins, dict) else []
-
-
-def read_yaml(name: AnyPath) -> Any:
-    """Read a recipe or another YAML file.
-
-    Raises:
-        UserError: The file does not exist, or is not YAML.
-    """
-    path = recipe_path(name)
-    try:
-        return yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
