@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppssl.utils.errors import ArgumentError
 from ppssl.utils.half_precision import input_gradient
 
 __all__ = [
@@ -47,7 +48,7 @@ def info_nce_logits(
             f"{tuple(queue.shape)}."
         )
     if temperature <= 0:
-        raise ValueError(f"`temperature` must be > 0, got {temperature}.")
+        raise ArgumentError(f"`temperature` must be > 0, got {temperature}.")
     with torch.autocast(query.device.type, enabled=False):  # bf16 rounds a cosine near 1 by 0.002
         positive = torch.einsum("bd,bd->b", query.float(), key.float())  # (B,)
         negative = torch.einsum("bd,nd->bn", query.float(), queue.float())  # (B, N)
@@ -98,7 +99,7 @@ def teacher_probabilities(
     """
     _check_bank(teacher, texts, temperature, "teacher")
     if top_k is not None and not 1 <= top_k <= len(texts):
-        raise ValueError(f"`top_k` must be in [1, {len(texts)}] or None, got {top_k}.")
+        raise ArgumentError(f"`top_k` must be in [1, {len(texts)}] or None, got {top_k}.")
     with torch.no_grad():
         logits = _similarities(teacher, texts)
         if hubs is not None:
@@ -206,7 +207,7 @@ def image_gradcam(
             r = F.avg_pool2d(r, (h, w), 1, (h // 2, w // 2), count_include_pad=False)
         x = x - r
     elif reference != "zero":
-        raise ValueError(f"`reference` must be 'zero', 'blur' or 'gradient', got {reference!r}.")
+        raise ArgumentError(f"`reference` must be 'zero', 'blur' or 'gradient', got {reference!r}.")
     product = (x * g).sum(dim=1)
     return product.relu() if rectify else product
 
@@ -233,9 +234,9 @@ def saliency_target(
         factor of the attribution changes nothing.
     """
     if sharpen < 1:
-        raise ValueError(f"`sharpen` must be >= 1, got {sharpen}.")
+        raise ArgumentError(f"`sharpen` must be >= 1, got {sharpen}.")
     if order not in ("pool_relu", "relu_pool"):
-        raise ValueError(f"`order` must be 'pool_relu' or 'relu_pool', got {order!r}.")
+        raise ArgumentError(f"`order` must be 'pool_relu' or 'relu_pool', got {order!r}.")
     a = attribution.detach()
     a = a.relu() if order == "relu_pool" else a
     cells = F.adaptive_avg_pool2d(a[:, None], grid)[:, 0].relu().flatten(1)
@@ -295,4 +296,4 @@ def _check_bank(embeddings: Tensor, texts: Tensor, temperature: float, name: str
             f"`{name}` must be (B, e) and `texts` (M, e), got {tuple(embeddings.shape)} and {tuple(texts.shape)}."
         )
     if temperature <= 0:
-        raise ValueError(f"`{name}`'s temperature must be > 0, got {temperature}.")
+        raise ArgumentError(f"`{name}`'s temperature must be > 0, got {temperature}.")

@@ -15,6 +15,7 @@ from ppssl.metrics.classification import (
     confused_pairs,
     confusion_matrix,
 )
+from ppssl.utils.errors import ArgumentError
 from ppssl.utils.plots.confusion import ConfusedPair, confusion_panel
 
 __all__ = ["ClassificationMonitor", "confused_examples"]
@@ -31,9 +32,9 @@ class ClassificationMonitor(Callback):
 
     def __init__(self, pairs: int = 6, every_n_epochs: int = 10) -> None:
         if pairs < 0:
-            raise ValueError(f"`pairs` must be >= 0, got {pairs}.")
+            raise ArgumentError(f"`pairs` must be >= 0, got {pairs}.")
         if every_n_epochs < 1:
-            raise ValueError(f"`every_n_epochs` must be >= 1, got {every_n_epochs}.")
+            raise ArgumentError(f"`every_n_epochs` must be >= 1, got {every_n_epochs}.")
         self.pairs = pairs
         self.every_n_epochs = every_n_epochs
         self._metrics: ClassificationMetrics | None = None

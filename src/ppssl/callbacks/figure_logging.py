@@ -8,6 +8,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from ppssl.utils.errors import ArgumentError
 from ppssl.utils.paths import expand
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ class FigureCallback(Callback):
 
     def __init__(self, every_n_epochs: int, num_images: int) -> None:
         if every_n_epochs < 0:
-            raise ValueError(f"`every_n_epochs` must be >= 0, got {every_n_epochs}.")
+            raise ArgumentError(f"`every_n_epochs` must be >= 0, got {every_n_epochs}.")
         if num_images < 1:
-            raise ValueError(f"`num_images` must be >= 1, got {num_images}.")
+            raise ArgumentError(f"`num_images` must be >= 1, got {num_images}.")
         self.every_n_epochs = every_n_epochs
         self.num_images = num_images
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ppssl.metrics.knn import KNNClassifier
 from ppssl.metrics.rankme import RankMe
 from ppssl.metrics.retrieval import RetrievalMetrics
+from ppssl.utils.errors import ArgumentError
 
 __all__ = ["RepresentationMonitor", "validation_interval"]
 
@@ -54,9 +55,9 @@ class RepresentationMonitor(Callback):
 
     def __init__(self, k: int = 5, every_n_epochs: int | None = None) -> None:
         if k < 1:
-            raise ValueError(f"`k` must be >= 1, got {k}.")
+            raise ArgumentError(f"`k` must be >= 1, got {k}.")
         if every_n_epochs is not None and every_n_epochs < 1:
-            raise ValueError(f"`every_n_epochs` must be >= 1, got {every_n_epochs}.")
+            raise ArgumentError(f"`every_n_epochs` must be >= 1, got {every_n_epochs}.")
         self.k = k
         self.every_n_epochs = every_n_epochs
         self._interval = 1

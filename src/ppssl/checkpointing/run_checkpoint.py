@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from ppssl.utils.errors import ArgumentError
 from ppssl.utils.finite import check_parameters
 from ppssl.utils.lightning_internals import (
     PublicModelCheckpoint,
@@ -64,7 +65,7 @@ class RunCheckpoint(PublicModelCheckpoint):
         **kwargs: Any,
     ) -> None:
         if every_n_train_steps is not None and every_n_train_steps < 1:
-            raise ValueError(f"`every_n_train_steps` must be >= 1, got {every_n_train_steps}.")
+            raise ArgumentError(f"`every_n_train_steps` must be >= 1, got {every_n_train_steps}.")
         super().__init__(
             every_n_epochs=every_n_epochs,
             filename=filename,

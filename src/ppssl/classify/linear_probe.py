@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ppssl.classify.base import Classifier
 from ppssl.data.transforms import LabelledAugmentation
 from ppssl.utils.checks import check_range
+from ppssl.utils.errors import ArgumentError
 
 __all__ = ["LinearProbe"]
 
@@ -48,7 +49,7 @@ class LinearProbe(Classifier):
     ) -> None:
         check_range("> 0", lr=lr)
         if not all(0 < part < 1 for part in milestones):
-            raise ValueError(f"`milestones` must be in (0, 1), got {milestones}.")
+            raise ArgumentError(f"`milestones` must be in (0, 1), got {milestones}.")
         super().__init__(backbone, **kwargs)
         self.lr = lr
         self.sgd_momentum = sgd_momentum

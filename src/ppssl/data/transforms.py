@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as tv
 from ppssl.utils import randomness
 from ppssl.utils.checks import check_range
 from ppssl.utils.config import Configurable
+from ppssl.utils.errors import ArgumentError
 
 __all__ = [
     "LabelledAugmentation",
@@ -90,15 +91,15 @@ class MoCoV2Augmentation(Configurable):
         flip_probability: float = 0.5,
     ) -> None:
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-            raise ValueError(f"`crop_scale` must be 0 < low <= high <= 1, got {crop_scale}.")
+            raise ArgumentError(f"`crop_scale` must be 0 < low <= high <= 1, got {crop_scale}.")
         if not 0 < crop_ratio[0] <= crop_ratio[1]:
-            raise ValueError(f"`crop_ratio` must be 0 < low <= high, got {crop_ratio}.")
+            raise ArgumentError(f"`crop_ratio` must be 0 < low <= high, got {crop_ratio}.")
         if not (all(0 <= s <= 1 for s in jitter[:3]) and 0 <= jitter[3] <= 0.5):
-            raise ValueError(
+            raise ArgumentError(
                 f"`jitter` must be three numbers in [0, 1] and the hue in [0, 0.5], got {jitter}."
             )
         if not 0 <= blur_sigma[0] <= blur_sigma[1]:
-            raise ValueError(f"`blur_sigma` must be 0 <= low <= high, got {blur_sigma}.")
+            raise ArgumentError(f"`blur_sigma` must be 0 <= low <= high, got {blur_sigma}.")
         check_range(
             "in [0, 1]",
             jitter_probability=jitter_probability,
@@ -185,7 +186,7 @@ class LabelledAugmentation(Configurable):
     ) -> None:
         check_range(">= 0", rand_augment_ops=rand_augment_ops)
         if not 0 <= rand_augment_magnitude <= 30:
-            raise ValueError(
+            raise ArgumentError(
                 f"`rand_augment_magnitude` must be in [0, 30], got {rand_augment_magnitude}."
             )
         self.crop_scale = crop_scale

@@ -27,7 +27,7 @@ from ppssl.evaluation.bootstrap import image_intervals
 from ppssl.evaluation.splits import Splits, embed_splits
 from ppssl.inference.embeddings import Feature, feature_encoder
 from ppssl.metrics.retrieval import RANKS, RetrievalPerQuery, per_query_retrieval
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, expand
 from ppssl.utils.randomness import generator, initial_weights, resolve_seed
 from ppssl.utils.results import Results, pack_bits
@@ -103,7 +103,7 @@ def evaluate_lcr(
         UserError: There are no labels, or a checkpoint cannot be read or lacks the feature.
     """
     if not checkpoints:
-        raise ValueError("`checkpoints` must contain at least one checkpoint.")
+        raise ArgumentError("`checkpoints` must contain at least one checkpoint.")
     best = last = _evaluate_checkpoint(checkpoints[0], data, feature, device)
     for path in checkpoints[1:]:
         last = _evaluate_checkpoint(path, data, feature, device)

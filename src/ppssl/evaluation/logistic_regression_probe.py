@@ -21,6 +21,7 @@ from torch import Tensor
 from ppssl.data.label_splits import select_held_out
 from ppssl.evaluation.logistic_regression import LinearClassifier, LogisticRegression
 from ppssl.metrics.retrieval import check_embeddings
+from ppssl.utils.errors import ArgumentError
 
 __all__ = [
     "C_GRID",
@@ -137,7 +138,7 @@ def _check_arguments(
             f"got {tuple(held_out.shape)} {held_out.dtype}."
         )
     if not c_grid or not all(c > 0 for c in c_grid):
-        raise ValueError(f"`c_grid` must be one or more numbers > 0, got {tuple(c_grid)}.")
+        raise ArgumentError(f"`c_grid` must be one or more numbers > 0, got {tuple(c_grid)}.")
     return sorted({float(c) for c in c_grid})
 
 

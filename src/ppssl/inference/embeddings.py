@@ -14,7 +14,7 @@ from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.encoder import Encoder, evaluation_mode, load_encoder
 from ppssl.functional import attend
 from ppssl.losses.loss_plugin import LossPlugin
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import PATH_TYPES, AnyPath, expand
 
 __all__ = [
@@ -112,7 +112,7 @@ class AttentionPooledEncoder(nn.Module):
         feature_map = self.encoder.features(images).map
         attention = self.plugin.attention(feature_map)
         if attention is None:
-            raise ValueError(f"`{type(self.plugin).__name__}` returned no attention map.")
+            raise ArgumentError(f"`{type(self.plugin).__name__}` returned no attention map.")
         return attend(feature_map, attention)
 
 
@@ -128,7 +128,7 @@ def feature_encoder(model: nn.Module | AnyPath, feature: Feature = "gap") -> Any
         UserError: The checkpoint cannot be read, or no plugin has an attention map.
     """
     if feature not in ("gap", "branch"):
-        raise ValueError(f"`feature` must be 'gap' or 'branch', got {feature!r}.")
+        raise ArgumentError(f"`feature` must be 'gap' or 'branch', got {feature!r}.")
     if feature == "gap":
         if isinstance(model, PATH_TYPES):
             return load_encoder(expand(model))

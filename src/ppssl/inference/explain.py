@@ -23,7 +23,7 @@ from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.functional import Reference, image_gradcam, saliency_target
 from ppssl.losses.iadm.output_gradcam import find_timm_model, output_gradcam
 from ppssl.utils.device import on_device
-from ppssl.utils.errors import UserError, similar_path
+from ppssl.utils.errors import ArgumentError, UserError, similar_path
 from ppssl.utils.paths import PATH_TYPES, AnyPath, expand, writing
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def explain(
         UserError: A file does not exist or cannot be read, or there are no images.
     """
     if objective is not None and class_index is not None:
-        raise ValueError(
+        raise ArgumentError(
             "`objective` and `class_index` exclude each other: they define different scores."
         )
     source = image_files([images] if isinstance(images, PATH_TYPES) else images)
@@ -193,7 +193,7 @@ def _score(
 def _logit(model: nn.Module, class_index: int, images: Tensor) -> Tensor:
     logits = model(images)
     if logits.ndim != 2 or not 0 <= class_index < logits.shape[1]:
-        raise ValueError(
+        raise ArgumentError(
             f"`class_index` must be in [0, classes) of the model's output (B, classes) = {tuple(logits.shape)}, "
             f"got {class_index}."
         )

@@ -24,7 +24,7 @@ from torch import nn
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.encoder import load_encoder
 from ppssl.inference.model_card import READERS, Preprocessing, model_card
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, expand, writable_folder, writing
 from ppssl.utils.results import provenance
 
@@ -65,7 +65,7 @@ def export(checkpoint: AnyPath, to: Format, out: AnyPath) -> float:
             package is not installed, or the folder is not empty.
     """
     if to not in get_args(Format):
-        raise ValueError(f"`to` must be one of {', '.join(get_args(Format))}, got {to!r}.")
+        raise ArgumentError(f"`to` must be one of {', '.join(get_args(Format))}, got {to!r}.")
     out = writable_folder(out).resolve()  # the verification runs in another working directory
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty: choose a new folder.")

@@ -16,7 +16,7 @@ from ppssl.encoder import evaluation_mode
 from ppssl.inference.embed import fingerprint, read_description, read_embeddings
 from ppssl.inference.embeddings import feature_encoder
 from ppssl.metrics.retrieval import cosine_similarity, unit_rows
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, expand, writable_figure, writing
 from ppssl.utils.plots.neighbours import neighbour_panel
 
@@ -72,7 +72,7 @@ def neighbours(
         UserError: The image cannot be read, the embeddings are from another encoder, or a neighbour cannot be drawn.
     """
     if k < 1:
-        raise ValueError(f"`k` must be >= 1, got {k}.")
+        raise ArgumentError(f"`k` must be >= 1, got {k}.")
     if out is not None:
         writable_figure(out)
     query = _read(expand(image))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from ppssl.utils.config import Configurable
+from ppssl.utils.errors import ArgumentError
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -156,7 +157,7 @@ def merge_requests(
         wanted = plugin.data_requests()
         for name in wanted:
             if name in merged or name in _TAKEN:
-                raise ValueError(
+                raise ArgumentError(
                     f"`plugins.{owner}` requests `{name}` from the data, which is taken: choose another name."
                 )
         merged |= wanted

@@ -25,6 +25,7 @@ from ppssl.metrics.retrieval import (
     unit_rows,
 )
 from ppssl.utils.checks import check_choice, check_range
+from ppssl.utils.errors import ArgumentError
 
 __all__ = ["KNNClassifier", "Weighting", "knn_neighbours", "knn_predict", "knn_vote"]
 
@@ -137,7 +138,7 @@ class KNNClassifier(EmbeddingMetric):
         """Options as for `knn_predict`; ``kwargs`` go to `torchmetrics.Metric`."""
         super().__init__("gallery_", "query_", **kwargs)
         if not k or min(k) < 1:
-            raise ValueError(f"`k` must be one or more integers >= 1, got {tuple(k)}.")
+            raise ArgumentError(f"`k` must be one or more integers >= 1, got {tuple(k)}.")
         _check_vote(weighting, temperature)
         self.k = tuple(k)
         self.weighting: Weighting = weighting
@@ -179,7 +180,7 @@ def _gallery_order(gallery: Tensor, labels: Tensor, queries: Tensor, k: int) -> 
     order = labels.argsort(stable=True)
     order = order[labels[order] >= 0]
     if not 1 <= k <= len(order):
-        raise ValueError(
+        raise ArgumentError(
             f"`k` must be between 1 and the number of labelled gallery images, {len(order)}, got {k}."
         )
     if len(order) > MAX_GALLERY:

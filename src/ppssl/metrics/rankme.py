@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ppssl.metrics.retrieval import EmbeddingMetric, check_embeddings
+from ppssl.utils.errors import ArgumentError
 
 __all__ = ["RankMe", "rankme"]
 
@@ -29,7 +30,7 @@ def rankme(embeddings: Tensor) -> Tensor:
     if not embeddings.numel():
         raise ValueError(f"`embeddings` must not be empty, got {tuple(embeddings.shape)}.")
     if not embeddings.isfinite().all():
-        raise ValueError("`embeddings` must be finite, got NaN or infinity.")
+        raise ArgumentError("`embeddings` must be finite, got NaN or infinity.")
     x = embeddings.double()
     gram = x.T @ x if len(x) > x.shape[1] else x @ x.T
     sigma = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()

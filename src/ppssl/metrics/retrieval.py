@@ -29,6 +29,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from ppssl.utils.checks import check_range
+from ppssl.utils.errors import ArgumentError
 
 __all__ = [
     "EmbeddingMetric",
@@ -171,7 +172,7 @@ def unit_rows(embeddings: Tensor) -> Tensor:
     """
     finite = embeddings.isfinite().all(dim=1)
     if not finite.all():
-        raise ValueError(
+        raise ArgumentError(
             f"`embeddings` must be finite, got NaN or infinity in {(~finite).sum()} of {len(finite)} rows."
         )
     rows = embeddings.to(torch.float64, copy=True)

@@ -27,7 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, writable_file, writable_folder
 from ppssl.utils.recipes import read_yaml
 
@@ -176,7 +176,7 @@ def ablate(
             line must give is missing, or a run failed; the results of the other runs are kept.
     """
     if jobs < 1:
-        raise ValueError(f"`jobs` must be >= 1, got {jobs}.")
+        raise ArgumentError(f"`jobs` must be >= 1, got {jobs}.")
     out, runs = writable_folder(out), study.runs()
     work = writable_folder(Path("runs/ablate") / out.name if work is None else work)
     pending = [run for run in runs if not _is_done(run, out)]

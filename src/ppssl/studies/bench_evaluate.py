@@ -23,6 +23,7 @@ from ppssl.metrics.retrieval import retrieval_metrics
 from ppssl.studies.timing import median_ratios, spread, synchronize, time_rounds
 from ppssl.utils.checks import check_range
 from ppssl.utils.device import resolve_device
+from ppssl.utils.errors import ArgumentError
 from ppssl.utils.results import provenance
 
 __all__ = ["EmbeddingSizes", "RandomEmbeddings", "bench_evaluate", "scikit_learn_probe"]
@@ -141,7 +142,7 @@ def _check_sizes(sizes: EmbeddingSizes) -> None:
     check_range(">= 2", classes=sizes.classes)
     check_range(">= 1", test=sizes.test, dim=sizes.dim)
     if sizes.train < 2 * sizes.classes:
-        raise ValueError(
+        raise ArgumentError(
             f"`train` must be two images per class or more, >= {2 * sizes.classes}, got {sizes.train}."
         )
 

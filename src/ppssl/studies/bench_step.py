@@ -28,6 +28,7 @@ from ppssl.studies.step_variants import (
 from ppssl.studies.timing import median_ratios, spread, synchronize, time_rounds
 from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.device import resolve_device
+from ppssl.utils.errors import ArgumentError
 from ppssl.utils.results import provenance
 
 __all__ = ["bench_step"]
@@ -114,7 +115,7 @@ def _our_variants(variants: Sequence[str] | None) -> list[str]:
     for name in variants or ():
         if name not in VARIANTS:
             choices = ", ".join(VARIANTS)
-            raise ValueError(f"`variants` must be one or more of {choices}, got {name!r}.")
+            raise ArgumentError(f"`variants` must be one or more of {choices}, got {name!r}.")
     wanted = (*(DEFAULT_VARIANTS if variants is None else variants), BASELINE)
     return [name for name in VARIANTS if name in wanted]
 

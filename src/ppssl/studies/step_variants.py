@@ -20,7 +20,7 @@ from ppssl.studies.peers import PEERS
 from ppssl.text.bank import TextBank
 from ppssl.text.corpus import TextCorpus
 from ppssl.utils.device import resolve_device
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.optim import make_optimizer, weight_decay_groups
 from ppssl.utils.randomness import seed_step, torch_seed
 
@@ -148,7 +148,7 @@ def peer_variants(peers: Sequence[str], *, channels_last: bool) -> list[str]:
     """
     for name in peers:
         if name not in PEERS:
-            raise ValueError(f"`peer` must be one or more of {', '.join(PEERS)}, got {name!r}.")
+            raise ArgumentError(f"`peer` must be one or more of {', '.join(PEERS)}, got {name!r}.")
     if "lightly" in peers and not installed_peers():
         raise UserError("`--peer lightly` needs the package lightly: pip install lightly.")
     endings = ("", CHANNELS_LAST) if channels_last else ("",)

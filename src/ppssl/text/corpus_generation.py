@@ -16,7 +16,7 @@ from rich.progress import Progress
 from ppssl.text.language_model import LanguageModel
 from ppssl.text.sentence_cleaning import clean_sentences
 from ppssl.text.teachers.base import hash_folder, local_folder
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, expand, expand_text, writable_file, writing
 from ppssl.utils.randomness import torch_seed
 from ppssl.utils.results import provenance, write_json
@@ -65,9 +65,9 @@ def generate_corpus(
             process, or the model writes no usable sentence for any class.
     """
     if per_class < 1:
-        raise ValueError(f"`per_class` must be >= 1, got {per_class}.")
+        raise ArgumentError(f"`per_class` must be >= 1, got {per_class}.")
     if not temperature > 0:
-        raise ValueError(f"`temperature` must be > 0, got {temperature}.")
+        raise ArgumentError(f"`temperature` must be > 0, got {temperature}.")
     path = expand(out)
     if path.suffix != ".jsonl":
         raise UserError(f"`out` must be a .jsonl file, got {path}.")

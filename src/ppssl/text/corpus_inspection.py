@@ -23,7 +23,7 @@ from ppssl.text.bank import embed_corpus, ranked
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.load import load_teacher
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, expand, writable_figure, writing
 from ppssl.utils.plots.descriptions import Ranked, description_panel
 
@@ -160,7 +160,7 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.95) -> list[tuple
         threshold: Smallest similarity of a pair, exclusive, in [0, 1).
     """
     if not 0 <= threshold < 1:
-        raise ValueError(f"`threshold` must be in [0, 1), got {threshold}.")
+        raise ArgumentError(f"`threshold` must be in [0, 1), got {threshold}.")
     counts = CountVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit_transform(texts)
     rows = normalize(counts.astype(np.float32))
     pairs: list[tuple[float, str, str]] = []

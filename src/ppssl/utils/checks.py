@@ -5,6 +5,8 @@ The restricted types of jsonargparse (``PositiveInt``) check on the command line
 
 from collections.abc import Callable, Collection
 
+from ppssl.utils.errors import ArgumentError
+
 __all__ = ["check_choice", "check_range"]
 
 _RANGES: dict[str, Callable[[float], bool]] = {
@@ -31,7 +33,7 @@ def check_range(range_: str, /, **values: float | None) -> None:
     """
     for name, value in values.items():
         if value is not None and not _RANGES[range_](value):
-            raise ValueError(f"`{name}` must be {range_}, got {value}.")
+            raise ArgumentError(f"`{name}` must be {range_}, got {value}.")
 
 
 def check_choice(choices: Collection[str], /, **values: str) -> None:
@@ -46,4 +48,4 @@ def check_choice(choices: Collection[str], /, **values: str) -> None:
     """
     for name, value in values.items():
         if value not in choices:
-            raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
+            raise ArgumentError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")

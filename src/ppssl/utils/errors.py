@@ -4,13 +4,20 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["UserError", "did_you_mean", "similar_path"]
+__all__ = ["ArgumentError", "UserError", "did_you_mean", "similar_path"]
 
 
 class UserError(Exception):
     """Invalid input by the user: the command line prints only the message and exits with code 2.
 
     The message is one line: what is wrong, the value, what to do.
+    """
+
+
+class ArgumentError(ValueError):
+    """An argument outside of what a function or class takes; the command line reports it like a :class:`UserError`.
+
+    Other errors of this type, such as those of libraries, are faults of the program: they keep their traceback.
     """
 
 

@@ -12,6 +12,7 @@ from ppssl.data.sets.download import Archive
 from ppssl.data.sets.published import PublishedDataModule, Sizes, check_files
 from ppssl.data.sets.tables import Row, raise_file_error, read_rows
 from ppssl.data.source import ImageSource, digest
+from ppssl.utils.errors import ArgumentError
 
 __all__ = ["AircraftDataModule", "BottomCut", "read_aircraft"]
 
@@ -67,9 +68,9 @@ class AircraftDataModule(PublishedDataModule):
     ) -> None:
         super().__init__(root, **kwargs)
         if level not in _LISTS:
-            raise ValueError(f"`level` must be one of {', '.join(_LISTS)}, got {level!r}.")
+            raise ArgumentError(f"`level` must be one of {', '.join(_LISTS)}, got {level!r}.")
         if banner < 0:
-            raise ValueError(f"`banner` must be >= 0, got {banner}.")
+            raise ArgumentError(f"`banner` must be >= 0, got {banner}.")
         self.level = level
         self.banner = banner
 

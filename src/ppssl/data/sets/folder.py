@@ -11,7 +11,7 @@ from ppssl.data.files import FileSource
 from ppssl.data.scan import scan_images
 from ppssl.data.sets.layout import find_layout, warn_of_classes
 from ppssl.data.source import UNKNOWN, ImageSource, PassedOver
-from ppssl.utils.errors import UserError, similar_path
+from ppssl.utils.errors import ArgumentError, UserError, similar_path
 
 __all__ = ["FolderDataModule", "FolderSource", "existing_folder"]
 
@@ -82,7 +82,7 @@ class FolderDataModule(FineGrainedDataModule):
     def __init__(self, root: str, bit_depth: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if bit_depth is not None and not 8 <= bit_depth <= 16:
-            raise ValueError(f"`bit_depth` must be 8 to 16 or None, got {bit_depth}.")
+            raise ArgumentError(f"`bit_depth` must be 8 to 16 or None, got {bit_depth}.")
         self.root = root
         self.bit_depth = bit_depth
 

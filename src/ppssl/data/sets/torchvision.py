@@ -10,7 +10,7 @@ import torchvision.datasets
 from ppssl.data.files import FileSource
 from ppssl.data.sets.published import PublishedDataModule, Sizes, check_files
 from ppssl.data.source import ImageSource
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 
 __all__ = ["TorchvisionDataModule"]
 
@@ -76,7 +76,7 @@ class TorchvisionDataModule(PublishedDataModule):
     ) -> None:
         super().__init__(root, download, check_counts, **kwargs)
         if name not in _SIZES:
-            raise ValueError(f"`name` must be one of {', '.join(_SIZES)}, got {name!r}.")
+            raise ArgumentError(f"`name` must be one of {', '.join(_SIZES)}, got {name!r}.")
         self.name = name
         self.title = name
         self.guidance = (

@@ -30,6 +30,7 @@ from ppssl.data.synthetic.scene import (
     render_image,
     render_masks,
 )
+from ppssl.utils.errors import ArgumentError
 from ppssl.utils.randomness import generator
 
 __all__ = [
@@ -75,13 +76,13 @@ class SyntheticBirds(ImageSource):
         split: str = "train",
     ) -> None:
         if size < 1:
-            raise ValueError(f"`size` must be at least 1, got {size}.")
+            raise ArgumentError(f"`size` must be at least 1, got {size}.")
         if image_size < 32:
-            raise ValueError(
+            raise ArgumentError(
                 f"`image_size` must be at least 32, got {image_size}: parts are invisible in smaller images."
             )
         if split not in _SPLITS:
-            raise ValueError(f"`split` must be one of {_SPLITS}, got {split!r}.")
+            raise ArgumentError(f"`split` must be one of {_SPLITS}, got {split!r}.")
         self.birds = bird_classes(num_classes)
         self.classes = [bird.name(k) for k, bird in enumerate(self.birds)]
         self.image_size = image_size

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ppssl.utils.errors import ArgumentError
 from ppssl.utils.randomness import generator
 
 __all__ = [
@@ -102,7 +103,7 @@ def bird_classes(n: int) -> list[BirdClass]:
         n: Number of classes, from 2 to :data:`MAX_CLASSES`.
     """
     if not 2 <= n <= MAX_CLASSES:
-        raise ValueError(f"`num_classes` must be between 2 and {MAX_CLASSES}, got {n}.")
+        raise ArgumentError(f"`num_classes` must be between 2 and {MAX_CLASSES}, got {n}.")
     codes = _pairs()[:n]
     if n % 2:
         codes = np.concatenate([codes[:-1], _third(codes[:-1])[None]])

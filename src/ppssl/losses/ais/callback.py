@@ -12,7 +12,7 @@ from ppssl.callbacks.example_images import example_batch
 from ppssl.callbacks.figure_logging import FigureCallback, log_figure
 from ppssl.encoder import evaluation_mode
 from ppssl.text.bank import ranked
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.plots.descriptions import description_panel
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class AISCallback(FigureCallback):
     def __init__(self, every_n_epochs: int = 5, num_images: int = 8, top: int = 3) -> None:
         super().__init__(every_n_epochs, num_images)
         if top < 1:
-            raise ValueError(f"`top` must be >= 1, got {top}.")
+            raise ArgumentError(f"`top` must be >= 1, got {top}.")
         self.top = top
         self._used: dict[str, Tensor] = {}
 

@@ -20,7 +20,7 @@ from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep
 from ppssl.text.bank import TextBank, open_bank, ranked
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.teachers.load import load_teacher
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 
 if TYPE_CHECKING:
     from ppssl.data.datamodule import FineGrainedDataModule
@@ -104,23 +104,23 @@ class AIS(LossPlugin):
 
     def _check(self) -> None:
         if self.loss_weight < 0:
-            raise ValueError(f"`loss_weight` must be >= 0, got {self.loss_weight}.")
+            raise ArgumentError(f"`loss_weight` must be >= 0, got {self.loss_weight}.")
         if not 0 <= self.warmup_fraction <= 1:
-            raise ValueError(f"`warmup_fraction` must be in [0, 1], got {self.warmup_fraction}.")
+            raise ArgumentError(f"`warmup_fraction` must be in [0, 1], got {self.warmup_fraction}.")
         if not 0 < self.perplexity < 1:
-            raise ValueError(f"`perplexity` must be in (0, 1), got {self.perplexity}.")
+            raise ArgumentError(f"`perplexity` must be in (0, 1), got {self.perplexity}.")
         tau = self.teacher_temperature
         if not (tau in ("auto", "own") if isinstance(tau, str) else tau > 0):
-            raise ValueError(f"`teacher_temperature` must be > 0, 'auto' or 'own', got {tau!r}.")
+            raise ArgumentError(f"`teacher_temperature` must be > 0, 'auto' or 'own', got {tau!r}.")
         if self.head not in ("linear", "mlp"):
-            raise ValueError(f"`head` must be 'linear' or 'mlp', got {self.head!r}.")
+            raise ArgumentError(f"`head` must be 'linear' or 'mlp', got {self.head!r}.")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"`top_k` must be >= 1 or None, got {self.top_k}.")
+            raise ArgumentError(f"`top_k` must be >= 1 or None, got {self.top_k}.")
         if self.teacher_views < 1:
-            raise ValueError(f"`teacher_views` must be >= 1, got {self.teacher_views}.")
+            raise ArgumentError(f"`teacher_views` must be >= 1, got {self.teacher_views}.")
         controls = ("none", "embedding", "random_texts", "shuffled_images")
         if self.control not in controls:
-            raise ValueError(
+            raise ArgumentError(
                 f"`control` must be one of {', '.join(controls)}, got {self.control!r}."
             )
 

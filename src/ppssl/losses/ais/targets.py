@@ -14,7 +14,7 @@ from ppssl.functional import teacher_probabilities
 from ppssl.losses.loss_plugin import TrainingStep
 from ppssl.text.bank import TextBank
 from ppssl.text.teachers.base import Teacher
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.randomness import generator, torch_seed
 
 __all__ = ["Control", "Targets", "make_targets"]
@@ -160,7 +160,7 @@ def perplexity_temperature(logits: Tensor, perplexity: float) -> float:
         tau in [1e-5, 1e3]; a bound of this range if no temperature in it reaches the perplexity (rows with ties).
     """
     if logits.ndim not in (2, 3) or not 1 < perplexity < logits.shape[-1]:
-        raise ValueError(
+        raise ArgumentError(
             f"`perplexity` must lie between 1 and the columns of {tuple(logits.shape)}, got {perplexity}."
         )
     values = logits.double()

@@ -16,6 +16,7 @@ from ppssl.encoder import Encoder
 from ppssl.losses.contrastive.objective import ContrastiveObjective, ContrastiveResult
 from ppssl.losses.contrastive.queue import KeyQueue
 from ppssl.utils.distributed import gather_equal, rank
+from ppssl.utils.errors import ArgumentError
 from ppssl.utils.randomness import torch_seed
 
 __all__ = ["MoCo"]
@@ -51,14 +52,14 @@ class MoCo(ContrastiveObjective):
     ) -> None:
         super().__init__()
         if temperature <= 0:
-            raise ValueError(f"`temperature` must be > 0, got {temperature}.")
+            raise ArgumentError(f"`temperature` must be > 0, got {temperature}.")
         if momentum != "auto" and not 0 <= momentum <= 1:
-            raise ValueError(f"`momentum` must be in [0, 1] or 'auto', got {momentum}.")
+            raise ArgumentError(f"`momentum` must be in [0, 1] or 'auto', got {momentum}.")
         for name, count in (("queue_size", queue_size), ("key_bn_groups", key_bn_groups)):
             if count != "auto" and count < 1:
-                raise ValueError(f"`{name}` must be >= 1 or 'auto', got {count}.")
+                raise ArgumentError(f"`{name}` must be >= 1 or 'auto', got {count}.")
         if prefill not in ("keys", "random"):
-            raise ValueError(f"`prefill` must be 'keys' or 'random', got {prefill!r}.")
+            raise ArgumentError(f"`prefill` must be 'keys' or 'random', got {prefill!r}.")
         self.dim = dim
         self.hidden_dim = hidden_dim
         self.temperature = temperature

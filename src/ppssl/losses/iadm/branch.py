@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from ppssl.utils.errors import ArgumentError
+
 __all__ = ["SaliencyBranch"]
 
 
@@ -21,7 +23,7 @@ class SaliencyBranch(nn.Module):
     def __init__(self, channels: int, hidden: int = 32, upscale: int = 1) -> None:
         super().__init__()
         if hidden < 1 or upscale < 1:
-            raise ValueError(f"`hidden` and `upscale` must be >= 1, got {hidden} and {upscale}.")
+            raise ArgumentError(f"`hidden` and `upscale` must be >= 1, got {hidden} and {upscale}.")
         self.conv = nn.Conv2d(channels, hidden * upscale**2, 1)
         self.shuffle = nn.PixelShuffle(upscale)
         self.norm = nn.GroupNorm(1, hidden)

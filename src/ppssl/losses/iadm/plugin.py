@@ -15,7 +15,7 @@ from ppssl.losses.iadm.callback import IADMCallback
 from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep
 from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.distributed import gather_equal
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 
 if TYPE_CHECKING:
     from ppssl.encoder import EncoderInfo
@@ -76,7 +76,7 @@ class IADM(LossPlugin):
         check_range(">= 0", loss_weight=loss_weight)
         check_range(">= 1", sharpen=sharpen, upscale=upscale, every=every, hidden=hidden)
         if not 0 <= start <= full <= 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"`start` and `full` must be 0 <= start <= full <= 1, got {start}, {full}."
             )
         check_choice(("image", "output"), source=source)

@@ -38,7 +38,7 @@ from ppssl.studies.bench_saliency.scores import (
 )
 from ppssl.utils.config import instantiate
 from ppssl.utils.device import resolve_device
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.randomness import initial_weights, resolve_seed
 from ppssl.utils.results import provenance
 
@@ -90,9 +90,9 @@ def bench_saliency(
         UserError: A checkpoint does not exist, or the first one names no data set.
     """
     if images < 2:
-        raise ValueError(f"`images` must be >= 2, got {images}.")
+        raise ArgumentError(f"`images` must be >= 2, got {images}.")
     if not checkpoints:
-        raise ValueError("`checkpoints` must contain at least one checkpoint.")
+        raise ArgumentError("`checkpoints` must contain at least one checkpoint.")
     contents = [read_checkpoint(path) for path in checkpoints]
     data = instantiate(contents[0]["ppssl"]["data"]) if data is None else data
     if data is None:
