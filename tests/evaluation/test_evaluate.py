@@ -80,6 +80,27 @@ def test_images_that_are_alone_in_their_class_count_in_no_interval_of_retrieval(
     assert not found.hits["rank-1"][3]
 
 
+def _random(*labels: int, seed: int = 0) -> Embeddings:
+    rng = torch.Generator().manual_seed(seed)
+    index = torch.arange(len(labels))
+    return Embeddings(torch.randn(len(labels), 4, generator=rng), torch.tensor(labels), index)
+
+
+def test_a_k_above_the_size_of_the_gallery_is_left_out_with_a_line() -> None:
+    gallery = _random(*[0, 1] * 6)
+    with pytest.warns(UserWarning, match=r"^knn-20: left out, the gallery has 12 images.$"):
+        found = compute_metrics(gallery, _random(0, 0, 1, 1, seed=1), seed=0)
+    assert {name for name in found.metrics if "knn" in name} == {"knn-1", "knn-5", "knn-10"}
+    assert not any("knn-20" in values for values in (found.hits, found.per_image))
+
+
+def test_that_retrieval_is_not_defined_is_said() -> None:
+    queries = _random(0, 1, -1, seed=1)
+    with pytest.warns(UserWarning, match="mAP are not defined: no two queries have the same"):
+        found = compute_metrics(_random(*[0, 1] * 10), queries, seed=0)
+    assert np.isnan([found.metrics[name] for name in ("rank-1", "rank-5", "mAP")]).all()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same(image_folder: Path) -> None:
@@ -123,9 +144,19 @@ def test_the_model_is_left_as_it_was(image_folder: Path) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_without_a_test_split_the_held_out_part_queries(image_folder: Path) -> None:
+def test_what_are_gallery_and_queries_is_said(image_folder: Path, caplog: Any) -> None:
+    with caplog.at_level("INFO"):
+        evaluate(_model(), _data(image_folder, label_fraction=0.5))
+    line = "Gallery: 12 labelled training images. Queries: 12 images of the test split."
+    assert line in caplog.messages
+
+
+def test_without_a_test_split_the_held_out_part_queries(image_folder: Path, caplog: Any) -> None:
     data = _data(image_folder / "train", val_fraction=0.25)
-    results = evaluate(_model(), data)
+    with caplog.at_level("INFO"):
+        results = evaluate(_model(), data)
+    assert "18 labelled training images. Queries: 6 held-out training images" in caplog.text
+    assert "may have been pretrained on" in caplog.text
     assert len(unpack_bits(results.per_image["knn-1"])) == len(data.train_val) == 6
 
 

@@ -236,3 +236,15 @@ def test_the_table_is_markdown_in_percent():
         "| base | 3 | 50.0 ± 1.2 | 10.0 |\n"
         "| new | 2 | 62.5 ± 2.0 (+12.5 [-1.0, +25.0]) | 20.0 ± 0.3 |\n"
     )
+
+
+def test_a_metric_that_is_not_defined_in_a_run_is_left_out():
+    """JSON has null for it."""
+    base, variant = [_result(seed=s, mAP=0.5) for s in range(2)], []
+    for s in range(2):
+        variant.append(_result("other", seed=s, mAP=0.7))
+    base[1]["metrics"]["mAP"] = None
+    found = summarise(base + variant, metrics=["mAP"])
+    assert found["base"] == {}
+    assert found["other"]["mAP"]["difference"].seeds == 1
+    assert found["other"]["mAP"]["difference"].mean == pytest.approx(0.2)

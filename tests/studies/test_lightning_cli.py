@@ -145,13 +145,6 @@ def test_every_study_names_a_recipe_and_known_options(
         build_recipe(study.recipe, [*overrides, *local, "--trainer.logger=false"])
 
 
-def test_names_resolve_inside_the_package() -> None:
-    assert (
-        Path(recipe_path("ppssl:folder/pretrain")).read_text()
-        == (EXPERIMENTS / "folder" / "pretrain.yaml").read_text()
-    )
-
-
 def test_the_launchers_settings_become_the_trainers_defaults(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -47,6 +47,13 @@ def test_json_is_written_with_its_folder(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["b.json"]
 
 
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    path = tmp_path / "r.json"
+    content = {"a": float("nan"), "b": [1.5, np.float64("inf")], "c": {"d": (-float("inf"), 2)}}
+    write_json(path, content)
+    assert json.loads(path.read_text()) == {"a": None, "b": [1.5, None], "c": {"d": [None, 2]}}
+
+
 def test_content_that_is_no_json_leaves_the_old_file(tmp_path):
     path = tmp_path / "r.json"
     write_json(path, {"old": 1})

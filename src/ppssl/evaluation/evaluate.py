@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from ppssl.data.datamodule import FineGrainedDataModule
@@ -73,8 +74,9 @@ def evaluate(
         device: Device of the encoder; ``"auto"``: a GPU if there is one.
 
     Returns:
-        ``knn-1``, ``knn-5``, ``knn-10``, ``knn-20``, ``linear`` (top-1), ``rank-1``, ``rank-5`` and ``mAP`` in [0, 1],
-        with bootstrap intervals over the test images; ``rankme``; and if the data set records nuisances, the skill
+        ``knn-1``, ``knn-5``, ``knn-10``, ``knn-20`` (of k larger than the gallery: none), ``linear`` (top-1),
+        ``rank-1``, ``rank-5`` and ``mAP`` (NaN if no two queries have the same label) in [0, 1], with bootstrap
+        intervals over the test images; ``rankme``; and if the data set records nuisances, the skill
         ``nuisance-<name>`` for each and their mean ``nuisance``
         (:mod:`~ppssl.evaluation.nuisance_probe`).
 
@@ -84,9 +86,11 @@ def evaluate(
     if data is None:
         seed = resolve_seed(None)
         splits = read_splits(model, feature, seed=seed)
+        rank_zero_info(splits.summary())
         return evaluate_splits(splits, seed=seed, config=source_config(model))
     encoder = feature_encoder(model, feature)
     splits = embed_splits(encoder, data, device=device)
+    rank_zero_info(splits.summary())
     config = source_config(model, data, feature)
     return evaluate_splits(splits, seed=resolve_seed(data.seed), config=config, data=data)
 
@@ -139,9 +143,11 @@ def compute_metrics(gallery: Embeddings, queries: Embeddings, *, seed: int) -> M
     if not len(labels):
         raise UserError("Nothing to evaluate: no query image has a label.")
     predictions = {}
-    k_max = min(max(NEIGHBOURS), len(gallery.labels))
-    similarity, neighbours = knn_neighbours(gallery.features, gallery.labels, features, k=k_max)
-    for k in NEIGHBOURS:
+    counts = _neighbour_counts(len(gallery.labels))
+    similarity, neighbours = knn_neighbours(
+        gallery.features, gallery.labels, features, k=max(counts)
+    )
+    for k in counts:
         predictions[f"knn-{k}"] = knn_vote(similarity[:, :k], neighbours[:, :k])
     predictions["linear"] = linear_probe_predictions(
         gallery.features, gallery.labels, features, seed=seed
@@ -153,10 +159,22 @@ def compute_metrics(gallery: Embeddings, queries: Embeddings, *, seed: int) -> M
     hits = {name: values.numpy() for name, values in correct.items()}
     per_image = dict(hits)
     valid = retrieval.valid.cpu().numpy()
+    if not valid.any():
+        rank_zero_warn(
+            "rank-1, rank-5 and mAP are not defined: no two queries have the same label."
+        )
     for k in RANKS:
         per_image[f"rank-{k}"] = np.where(valid, retrieval.hits(k).cpu().numpy(), np.nan)
     per_image["mAP"] = retrieval.average_precision.cpu().numpy()
     return MetricValues(metrics, hits | {"rank-1": retrieval.hits(1).cpu().numpy()}, per_image)
+
+
+def _neighbour_counts(gallery: int) -> tuple[int, ...]:
+    """The values of k that do not exceed the size of the gallery; the others are named in a warning."""
+    left_out = [f"knn-{k}" for k in NEIGHBOURS if k > gallery]
+    if left_out:
+        rank_zero_warn(f"{', '.join(left_out)}: left out, the gallery has {gallery} images.")
+    return tuple(k for k in NEIGHBOURS if k <= gallery)
 
 
 def _nuisance_metrics(splits: Splits, data: FineGrainedDataModule) -> dict[str, float]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from ppssl.checkpointing.files import read_checkpoint
@@ -79,8 +80,10 @@ def evaluate_rows(
                 f"`label_fraction` must be in (0, {largest:g}], at most the data set's {largest:g}, got {fraction:g}."
             )
     seed = resolve_seed(None if data is None else data.seed)
-    rows = []
+    rows: list[Row] = []
     for name, splits, config in _encoders(model, data, random, imagenet, feature, device, seed):
+        if not rows:
+            rank_zero_info(splits.summary())
         for fraction in label_fractions:
             part = splits.with_labels(fraction, seed)
             row_config = _with_fraction(config, fraction)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import track
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -108,6 +109,7 @@ def evaluate_lcr(
     for path in checkpoints[1:]:
         last = _evaluate_checkpoint(path, data, feature, device)
         best = max(best, last, key=lambda checkpoint: checkpoint.retrieval.means()[CRITERION])
+    rank_zero_info(last.splits.summary())
     seed = resolve_seed(data.seed)
     hits = _linear_hits(last, epochs=epochs, seed=seed)
     best_hits = hits if best is last else _linear_hits(best, epochs=epochs, seed=seed)

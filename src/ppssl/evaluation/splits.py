@@ -41,6 +41,16 @@ class Splits:
     labels: np.ndarray
     offset: int
 
+    def summary(self) -> str:
+        """Return one line: which images are the gallery, and which the queries."""
+        queries = f"{len(self.queries.index):,} images of the {self.query_split} split"
+        if self.query_split == "train":
+            queries = (
+                f"{len(self.queries.index):,} held-out training images (there is no test or val split), which the "
+                "encoder may have been pretrained on"
+            )
+        return f"Gallery: {len(self.gallery.index):,} labelled training images. Queries: {queries}."
+
     def with_labels(self, fraction: float, seed: int) -> "Splits":
         """Return the same queries, with the gallery that a data module's ``label_fraction`` selects."""
         index = select_labelled(self.labels, fraction, seed) + self.offset

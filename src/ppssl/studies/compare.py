@@ -55,9 +55,13 @@ def paired_difference(
         metric: Name of the metric.
 
     Returns:
-        The difference; ``None`` without a common seed.
+        The difference; ``None`` without a common seed in which the baseline has the metric.
     """
-    seeds = sorted(variant.keys() & baseline.keys())
+    seeds = [
+        seed
+        for seed in sorted(variant.keys() & baseline.keys())
+        if baseline[seed]["metrics"].get(_base_metric(metric, baseline[seed])) is not None
+    ]
     if not seeds:
         return None
     rows = [_difference(variant[s], baseline[s], metric) for s in seeds]
@@ -72,9 +76,14 @@ def paired_difference(
     return Difference(float(differences.mean()), float(low), float(high), len(seeds))
 
 
+def _base_metric(metric: str, baseline: Mapping[str, Any]) -> str:
+    """Name of the baseline's metric that a metric is compared with."""
+    return metric if metric in baseline["metrics"] else metric.removeprefix(BRANCH)
+
+
 def _difference(variant: Mapping[str, Any], baseline: Mapping[str, Any], metric: str) -> np.ndarray:
     """Differences of one seed: per image, ``(Q,)``, or of the means, ``(1,)``."""
-    base_metric = metric if metric in baseline["metrics"] else metric.removeprefix(BRANCH)
+    base_metric = _base_metric(metric, baseline)
     if metric in variant["per_image"] and base_metric in baseline["per_image"]:
         hits = unpack_bits(variant["per_image"][metric])
         base_hits = unpack_bits(baseline["per_image"][base_metric])
@@ -91,7 +100,8 @@ def summarise(
     Args:
         results: Contents of the runs' JSON files.
         baseline: The variant that the others are compared with; ``None``: the first.
-        metrics: Names of the metrics; those that a run of a variant lacks are left out for that variant.
+        metrics: Names of the metrics; those that a run of a variant lacks, or that are not defined in it, are left out
+            for that variant.
 
     Returns:
         By variant and metric: ``mean``, ``std`` (over seeds, ddof 1; ``None`` for one seed), ``seeds``, and for all
@@ -110,7 +120,7 @@ def summarise(
     for name, runs in grouped.items():
         summary[name] = {}
         for metric in metrics:
-            if any(metric not in run["metrics"] for run in runs.values()):
+            if any(run["metrics"].get(metric) is None for run in runs.values()):
                 continue
             values = np.array([run["metrics"][metric] for run in runs.values()])
             entry: dict[str, Any] = {"mean": values.mean(), "seeds": len(values)}

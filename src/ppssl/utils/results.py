@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import os
 import platform
 import subprocess
@@ -101,13 +102,14 @@ def _commit() -> str | None:
 def write_json(path: AnyPath, content: Mapping[str, Any]) -> None:
     """Write JSON in one step: after an interruption the file is complete, either the old or the new one.
 
-    A pipe or device, such as ``/dev/stdout``, is written to and not replaced.
+    A pipe or device, such as ``/dev/stdout``, is written to and not replaced. Numbers that are not finite are written
+    as ``null``: JSON has no NaN.
 
     Raises:
         UserError: The file cannot be written.
     """
     path = expand(path)
-    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    text = json.dumps(_finite_or_null(content), indent=1, sort_keys=True, allow_nan=False) + "\n"
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing(path):
         if path.exists() and not path.is_file():
@@ -120,6 +122,15 @@ def write_json(path: AnyPath, content: Mapping[str, Any]) -> None:
         except OSError:
             part.unlink(missing_ok=True)
             raise
+
+
+def _finite_or_null(value: Any) -> Any:
+    """The value with ``None`` for each number in it that is not finite."""
+    if isinstance(value, Mapping):
+        return {name: _finite_or_null(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite_or_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def pack_bits(hits: np.ndarray) -> str:

@@ -46,6 +46,7 @@ def _show(args: Namespace, content: dict[str, Any]) -> None:
             f"{100 * (after[name] - before[name]):+.1f}",
         ]
         for name in HEADLINES
+        if name in before
     ]
     show_table(
         f"Synthetic birds, percent, seed {args.seed}",

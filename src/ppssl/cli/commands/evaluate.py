@@ -1,5 +1,6 @@
 """``ppssl evaluate CKPT``: kNN, retrieval and linear-probe metrics of a checkpoint or an embedding file."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,6 +126,8 @@ def _show(results: Results, args: Namespace) -> None:
 
 def _row(results: Results, name: str) -> list[str]:
     value, unit = results.metrics[name], results.units[name]
+    if math.isnan(value):
+        return [name, "-", ""]
     text = f"{100 * value:.1f} %" if unit == "fraction" else f"{value:.1f} {unit}"
     if name not in results.intervals:
         return [name, text, ""]
@@ -132,10 +135,15 @@ def _row(results: Results, name: str) -> list[str]:
     return [name, text, f"{100 * low:.1f} to {100 * high:.1f}"]
 
 
+def _percent(value: float | None) -> str:
+    """A cell in percent; a dash where the metric is left out or not defined."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
 def _show_rows(rows: list[Row], args: Namespace) -> None:
     cells = [
         [row.encoder, f"{100 * row.label_fraction:g} %"]
-        + [f"{100 * row.results.metrics[name]:.1f}" for name in COLUMNS]
+        + [_percent(row.results.metrics.get(name)) for name in COLUMNS]
         for row in rows
     ]
     title = f"{PROTOCOL}, percent" + (", feature branch" if args.feature == "branch" else "")
