@@ -59,7 +59,7 @@ def _input(folder: Path, size: int = 32) -> torch.Tensor:
 def test_maps_of_a_checkpoint(checkpoint: Path, image_folder: Path) -> None:
     folder = image_folder / "train" / "class0"
     found = explain(checkpoint, folder, view=VIEW)
-    assert found.names == [str(folder / f"{i}.png") for i in range(8)]
+    assert found.names == [str(i) for i in range(8)]
     assert {title: tuple(m.shape) for title, m in found.maps.items()} == {
         "image GradCAM": (8, 32, 32),
         "pooled": (8, 4, 4),
@@ -180,20 +180,20 @@ def test_no_output_overwrites_another(checkpoint: Path, image_folder: Path, caps
     """Files of one name in two folders, twice, into a folder that already holds such a name."""
     out = image_folder.parent / "out"
     out.mkdir()
-    (out / "0.png").write_text("mine")
+    (out / "class0-0.png").write_text("mine")
     files = [str(image_folder / "train" / f"class{k}" / "0.png") for k in range(2)]
     for _ in range(2):
         assert main(["explain", str(checkpoint), *files, files[0], "--out", str(out)]) == 0
         assert "2 images explained" in capsys.readouterr().out
-    assert (out / "0.png").read_text() == "mine"
+    assert (out / "class0-0.png").read_text() == "mine"
     assert sorted(p.name for p in out.iterdir()) == [
-        "0-2.png",
-        "0-3.png",
-        "0-4.png",
-        "0-5.png",
-        "0.png",
+        "class0-0-2.png",
+        "class0-0-3.png",
+        "class0-0.png",
+        "class1-0-2.png",
+        "class1-0.png",
     ]
-    width, height = Image.open(out / "0-2.png").size
+    width, height = Image.open(out / "class0-0-2.png").size
     assert width > 3 * height
 
 
@@ -253,5 +253,9 @@ def test_files_and_folders(image_folder: Path, tmp_path: Path) -> None:
     assert len(source) == 1 + 12
     assert source.name(0) == str(single)
     assert source.load(0).mode == "RGB"
+    assert source.picture_names()[:2] == ["photo", "images-test-class0-0"]
+    below = image_files([image_folder / "test"]).picture_names()
+    assert below == [f"class{k}-{i}" for k in range(3) for i in range(4)]
+    assert image_files([single]).picture_names() == ["photo"]
     with pytest.raises(UserError, match="No images: give image files"):
         image_files([])

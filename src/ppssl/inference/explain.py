@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,15 @@ from ppssl.utils.paths import PATH_TYPES, AnyPath, expand, writing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Explanation", "Objective", "View", "explain", "image_files"]
+__all__ = [
+    "Explanation",
+    "ImageFiles",
+    "Objective",
+    "View",
+    "explain",
+    "explain_in_batches",
+    "image_files",
+]
 
 Objective = Callable[[Tensor], Tensor]
 """A differentiable score of each normalised image: ``(B, 3, H, W) -> (B,)``."""
@@ -64,7 +73,7 @@ class Explanation:
     """Saliency maps of several images.
 
     Attributes:
-        names: Name of each image.
+        names: Name of each image, for its picture (:meth:`ImageFiles.picture_names`).
         images: The images after resizing and cropping, ``(n, 3, S, S)`` uint8.
         maps: Saliency maps by title, ``(n, h, w)`` float32 >= 0, of different resolutions.
     """
@@ -72,6 +81,16 @@ class Explanation:
     names: list[str]
     images: Tensor
     maps: dict[str, Tensor]
+
+    @classmethod
+    def join(cls, parts: Sequence[Explanation]) -> Explanation:
+        """Return the explanations of one or more batches as one."""
+        titles = parts[0].maps
+        return cls(
+            names=[name for part in parts for name in part.names],
+            images=torch.cat([part.images for part in parts]),
+            maps={title: torch.cat([part.maps[title] for part in parts]) for title in titles},
+        )
 
     def figure(self) -> Figure:
         """Draw one row per image: the image, and each map over it."""
@@ -92,7 +111,7 @@ class Explanation:
         for i, name in enumerate(self.names):
             maps = {title: values[i : i + 1] for title, values in self.maps.items()}
             single = Explanation([name], self.images[i : i + 1], maps)
-            path = _unused_path(folder, Path(name).stem)
+            path = _unused_path(folder, name)
             with writing(path):
                 single.figure().savefig(path, dpi=150)
             paths.append(path)
@@ -134,33 +153,75 @@ def explain(
     Raises:
         UserError: A file does not exist or cannot be read, or there are no images.
     """
-    if objective is not None and class_index is not None:
-        raise ArgumentError(
-            "`objective` and `class_index` exclude each other: they define different scores."
-        )
     source = image_files([images] if isinstance(images, PATH_TYPES) else images)
     if not isinstance(model, nn.Module):
         view = View.of(model) if view is None else view
         model = restore(nn.Module, model, {})
-    view = View() if view is None else view
-    batches, batch_maps = [], []
+    parts = list(
+        explain_in_batches(
+            model,
+            source,
+            view=View() if view is None else view,
+            objective=objective,
+            class_index=class_index,
+            layer=layer,
+            reference=reference,
+            device=device,
+        )
+    )
+    return Explanation.join(parts)
+
+
+def explain_in_batches(
+    model: nn.Module,
+    source: ImageFiles,
+    *,
+    view: View,
+    objective: Objective | None = None,
+    class_index: int | None = None,
+    layer: nn.Module | None = None,
+    reference: Reference = "blur",
+    device: str = "auto",
+) -> Iterator[Explanation]:
+    """Yield the explanations of :func:`explain` for ``BATCH`` images at a time.
+
+    Raises:
+        UserError: An image cannot be read.
+    """
+    if objective is not None and class_index is not None:
+        raise ArgumentError(
+            "`objective` and `class_index` exclude each other: they define different scores."
+        )
+    names = source.picture_names()
     with on_device(model, device) as run_device, evaluation_mode(model):
-        for rows in torch.arange(len(source)).split(BATCH):
-            views = [center_view(source.read(i), view.size, view.crop) for i in rows.tolist()]
+        for part in torch.arange(len(source)).split(BATCH):
+            rows = part.tolist()
+            views = [center_view(source.read(i), view.size, view.crop) for i in rows]
             batch = torch.stack(views)
             x = _normalise(batch.to(run_device), find_timm_model(model))
-            score = _score(model, x, objective, class_index)
-            maps = _maps(model, score, x, layer, reference)
-            batches.append(batch)
-            batch_maps.append({title: values.cpu() for title, values in maps.items()})
-    return Explanation(
-        names=[source.name(i) for i in range(len(source))],
-        images=torch.cat(batches),
-        maps={title: torch.cat([maps[title] for maps in batch_maps]) for title in batch_maps[0]},
-    )
+            maps = _maps(model, _score(model, x, objective, class_index), x, layer, reference)
+            on_cpu = {title: values.cpu() for title, values in maps.items()}
+            yield Explanation([names[i] for i in rows], batch, on_cpu)
 
 
-def image_files(paths: Sequence[AnyPath]) -> FileSource:
+class ImageFiles(FileSource):
+    """Image files without labels, from anywhere.
+
+    Args:
+        paths: The files.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        super().__init__(Path(), paths, np.full(len(paths), UNKNOWN), [])
+
+    def picture_names(self) -> list[str]:
+        """Names for pictures of the images: ``class0-1`` for class0/1.png below the folder that all images share."""
+        paths = [Path(os.path.abspath(path)) for path in self.paths]
+        shared = os.path.commonpath([path.parent for path in paths])
+        return ["-".join(path.relative_to(shared).with_suffix("").parts) for path in paths]
+
+
+def image_files(paths: Sequence[AnyPath]) -> ImageFiles:
     """Collect the image files among files and folders, in order and without duplicates.
 
     Raises:
@@ -173,8 +234,7 @@ def image_files(paths: Sequence[AnyPath]) -> FileSource:
         files += FolderSource(path).paths if path.is_dir() else [path]
     if not files:
         raise UserError("No images: give image files, or folders of image files.")
-    unique = list(dict.fromkeys(files))
-    return FileSource(Path(), unique, np.full(len(unique), UNKNOWN), [])
+    return ImageFiles(list(dict.fromkeys(files)))
 
 
 def _score(

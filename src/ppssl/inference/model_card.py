@@ -35,6 +35,15 @@ embed = lambda images: session.run(None, {{"images": images.numpy()}})[0]""",
 """By format, code that defines ``embed``, ``(B, 3, H, W) -> (B, D)``, when run in the folder of the export."""
 
 
+_FRONT_MATTER = """\
+---
+library_name: {tag}
+pipeline_tag: image-feature-extraction
+tags: [ppssl, self-supervised, fine-grained]
+---"""
+"""What model hubs read of a card."""
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """Preprocessing of images: resize the short side to ``image_size / crop``, centre crop, normalise.
@@ -109,11 +118,7 @@ def model_card(
     trained = without_paths({"model": model, "data": content["data"]})
     imports = "import torch\n" if "torch." in reader else ""
     return f"""\
----
-library_name: {tag}
-pipeline_tag: image-feature-extraction
-tags: [ppssl, self-supervised, fine-grained]
----
+{_FRONT_MATTER.format(tag=tag)}
 # {spec["backbone"]}, trained with ppssl
 
 An image encoder, `(B, 3, {size}, {size}) -> (B, D)`. To read it, run in this folder:

@@ -88,23 +88,36 @@ def bench_step(
     )
     whole_queue = max(1, queue_size // batch_size) * batch_size
     settings = StepSettings(backbone, batch_size, image_size, precision, whole_queue)
-    device, names = resolve_device("auto"), [*ours, *peer_names]
+    return _measure(settings, ours, peer_names, repeats=repeats, steps=steps, memory=memory)
+
+
+def _measure(
+    settings: StepSettings,
+    ours: Sequence[str],
+    peers: Sequence[str],
+    *,
+    repeats: int,
+    steps: int | None,
+    memory: bool,
+) -> dict[str, Any]:
+    """The results of :func:`bench_step` for variants of ours and peers."""
+    device, names = resolve_device("auto"), [*ours, *peers]
     if steps is None:
         steps = STEPS_ON_GPU if device.type == "cuda" else 1
     timed = {name: _timed_steps(make_step(name, settings), steps, device) for name in names}
     times = time_rounds(timed, repeats)
     del timed  # frees a GPU's memory for the processes below
     peaks = {n: _peak_memory(n, settings) for n in track(names, "Memory")} if memory else {}
-    arguments = asdict(settings) | {"repeats": repeats, "steps": steps}
+    seconds, arguments = spread(times), {"repeats": repeats, "steps": steps}
     return {
         "schema_version": 2,
         "device": _device_name(device),
-        "arguments": arguments | {"threads": torch.get_num_threads()},
+        "arguments": asdict(settings) | arguments | {"threads": torch.get_num_threads()},
         "units": {"seconds": "s", "images_per_second": "1/s", "ratios": "1"}
         | {name: "MiB" for peak in peaks.values() for name in peak},
-        "seconds": spread(times),
-        "images_per_second": {n: batch_size / t["median"] for n, t in spread(times).items()},
-        "ratios": _ratios(times, peer_names),
+        "seconds": seconds,
+        "images_per_second": {n: settings.batch_size / t["median"] for n, t in seconds.items()},
+        "ratios": _ratios(times, peers),
         **_by_kind(peaks),
         "provenance": provenance(),
     }

@@ -68,21 +68,13 @@ def generate_corpus(
         raise ArgumentError(f"`per_class` must be >= 1, got {per_class}.")
     if not temperature > 0:
         raise ArgumentError(f"`temperature` must be > 0, got {temperature}.")
-    path = expand(out)
-    if path.suffix != ".jsonl":
-        raise UserError(f"`out` must be a .jsonl file, got {path}.")
-    writable_file(path)
+    path = _output(out)
     model = expand_text(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
     settings = {"per_class": per_class, "kind": kind, "seed": seed, "temperature": temperature}
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:
         with lock.acquire(timeout=0):
-            done = _open(path, model, settings)
-            missing = [name for name in dict.fromkeys(classes) if name not in done]
-            if missing:
-                writer = LanguageModel(model, device)
-                done |= _write_all(writer, missing, path, settings)
+            done = _complete(path, model, classes, settings, device)
     except Timeout:
         raise UserError(f"Another process is writing {path}: wait until it has finished.") from None
     described = {name: done[name] for name in classes if done.get(name)}
@@ -91,6 +83,27 @@ def generate_corpus(
             f"`{model}` wrote no usable sentence for any class: use an instruction-tuned model."
         )
     return described
+
+
+def _output(out: AnyPath) -> Path:
+    """Path of the ``.jsonl`` file, which can be written and whose folder exists."""
+    path = expand(out)
+    if path.suffix != ".jsonl":
+        raise UserError(f"`out` must be a .jsonl file, got {path}.")
+    writable_file(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _complete(
+    path: Path, model: str, classes: Sequence[str], settings: dict[str, Any], device: str
+) -> dict[str, list[str]]:
+    """The sentences in the file by class, after those of missing classes have been written."""
+    done = _open(path, model, settings)
+    missing = [name for name in dict.fromkeys(classes) if name not in done]
+    if missing:
+        done |= _write_all(LanguageModel(model, device), missing, path, settings)
+    return done
 
 
 def prompt(name: str, *, kind: str = "object", per_class: int = 8) -> str:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import track
@@ -11,7 +10,7 @@ from torch import nn
 from ppssl.checkpointing.files import restore
 from ppssl.cli.arguments import add_checkpoint, add_device
 from ppssl.functional import Reference
-from ppssl.inference.explain import BATCH, View, explain, image_files
+from ppssl.inference.explain import BATCH, View, explain_in_batches, image_files
 from ppssl.metrics.classification import class_number
 from ppssl.utils.paths import writable_folder
 
@@ -25,16 +24,20 @@ def main(argv: list[str]) -> int:
     view = View.of(args.checkpoint)
     if args.image_size is not None:
         view = replace(view, size=args.image_size)
-    paths = image_files(args.images).paths
+    source = image_files(args.images)
     model = restore(nn.Module, args.checkpoint, {})
-    score = {
-        "reference": args.reference,
-        "class_index": None if args["class"] is None else class_number(model, args["class"]),
-    }
+    class_index = None if args["class"] is None else class_number(model, args["class"])
+    explanations = explain_in_batches(
+        model,
+        source,
+        view=view,
+        class_index=class_index,
+        reference=args.reference,
+        device=args.device,
+    )
     written = []
-    for rows in track(torch.arange(len(paths)).split(BATCH), "Explaining", transient=True):
-        batch = [paths[i] for i in rows.tolist()]
-        explanation = explain(model, batch, view=view, device=args.device, **score)
+    batches = -(-len(source) // BATCH)
+    for explanation in track(explanations, "Explaining", total=batches, transient=True):
         written += explanation.save(out)
     Console().print(f"{len(written)} images explained in {out}", soft_wrap=True)
     return 0
@@ -52,7 +55,10 @@ def _parser() -> ArgumentParser:
     add_checkpoint(parser)
     parser.add_argument("images", type=str, nargs="+", help="Image files, or folders of them.")
     parser.add_argument(
-        "--out", type=str, required=True, help="Folder for the PNG files; none is overwritten."
+        "--out",
+        type=str,
+        required=True,
+        help="Folder for the PNG files, named by their images; none is overwritten.",
     )
     parser.add_argument(
         "--image-size",

@@ -67,9 +67,6 @@ def bench_loader(
         pipelines = make_pipelines(data)
         tasks = {name: partial(_rate, make, numbers) for name, make in pipelines.items()}
         rates = time_rounds(tasks, repeats)
-    ratios = median_ratios(rates, BASELINE)
-    if "lightly" in rates:
-        ratios |= median_ratios({name: rates[name] for name in (OURS, "lightly")}, "lightly")
     workers = _num_cores() if workers is None else workers
     return {
         "schema_version": 1,
@@ -77,7 +74,7 @@ def bench_loader(
         "units": {"images_per_second": "1/s", "ratios": "1"},
         "original_size": np.median(np.array(sizes), axis=0).tolist(),
         "images_per_second": spread(rates),
-        "ratios": ratios,
+        "ratios": _ratios(rates),
         "all_cores": _all_cores(data, workers, batch_size, repeats) if workers else None,
         "provenance": provenance(),
     }
@@ -90,6 +87,14 @@ def with_moco_v2_views(data: FineGrainedDataModule, image_size: int) -> FineGrai
     data.augmentation = None
     data.image_size, data.batch_size, data.num_workers = image_size, 1, 0
     return data
+
+
+def _ratios(rates: dict[str, list[float]]) -> dict[str, float]:
+    """Ratios to torchvision's chain, and of ours to lightly's if it is installed."""
+    ratios = median_ratios(rates, BASELINE)
+    if "lightly" in rates:
+        ratios |= median_ratios({name: rates[name] for name in (OURS, "lightly")}, "lightly")
+    return ratios
 
 
 def _read_images(

@@ -94,11 +94,7 @@ def bench_saliency(
     if not checkpoints:
         raise ArgumentError("`checkpoints` must contain at least one checkpoint.")
     contents = [read_checkpoint(path) for path in checkpoints]
-    data = instantiate(contents[0]["ppssl"]["data"]) if data is None else data
-    if data is None:
-        raise UserError(
-            f"The checkpoint {checkpoints[0]} names no data set: give one with `--data RECIPE`."
-        )
+    data = _data_of(contents[0], checkpoints[0]) if data is None else data
     data.setup()
     probes = select_probe_images(data, images)
     models = _models_to_score(checkpoints, contents)
@@ -120,6 +116,14 @@ def bench_saliency(
             _add_scores(rows, phase, signed, probes.masks)
     results = _results_as_dict(rows, contents, data, probes)
     return SaliencyBenchmark(results, probes, first_trained)
+
+
+def _data_of(content: dict[str, Any], path: str | Path) -> FineGrainedDataModule:
+    """The data set of a checkpoint."""
+    data = instantiate(content["ppssl"]["data"])
+    if data is None:
+        raise UserError(f"The checkpoint {path} names no data set: give one with `--data RECIPE`.")
+    return data
 
 
 def _models_to_score(
