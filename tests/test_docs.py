@@ -301,7 +301,7 @@ def sets_become_class_folders(names: dict[str, Any]) -> None:
 
 CHECKS: dict[str, tuple[Callable[[dict[str, Any]], None], ...]] = {
     "README.md": (encoder_is_a_timm_model,),
-    "docs/how-to/own-loss.md": (plugin_trains,),
+    "docs/how-to/your-loss.md": (plugin_trains,),
     "docs/data-sets.md": (sets_become_class_folders,),
 }
 

@@ -67,7 +67,7 @@ def test_it_is_the_loss_of_the_equations(views: int) -> None:
 def test_temperatures_of_the_teacher() -> None:
     bank = _bank()
     assert _plugin(bank, teacher_temperature=0.3).targets.temperature == 0.3
-    assert _plugin(bank, teacher_temperature="own").targets.temperature == 0.07
+    assert _plugin(bank, teacher_temperature="teacher").targets.temperature == 0.07
     plugin = _plugin(bank, perplexity=0.5)
     p = plugin.targets.probabilities(bank.images.float())
     perplexity = torch.special.entr(p).sum(dim=1).exp().mean()
@@ -211,7 +211,7 @@ def test_ranked() -> None:
         ({"warmup_fraction": 1.5}, "`warmup_fraction` must be in"),
         ({"perplexity": 0.0}, r"`perplexity` must be in \(0, 1\)"),
         ({"teacher_temperature": 0.0}, "`teacher_temperature` must be > 0"),
-        ({"teacher_temperature": "hot"}, "'auto' or 'own', got 'hot'"),
+        ({"teacher_temperature": "hot"}, "'auto' or 'teacher', got 'hot'"),
         ({"head": "deep"}, "`head` must be"),
         ({"top_k": 0}, "`top_k` must be >= 1"),
         ({"teacher_views": 0}, "`teacher_views` must be >= 1"),

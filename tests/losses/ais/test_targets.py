@@ -86,7 +86,7 @@ def test_auto_refuses_what_top_k_cannot_reach() -> None:
         make_targets(_bank(300), top_k=10)
     with pytest.raises(UserError, match=r"`top_k` of 2 .* asks for 3 of 30"):
         make_targets(_bank(views=1), top_k=2)
-    assert make_targets(_bank(300), top_k=10, teacher_temperature="own").temperature == 0.07
+    assert make_targets(_bank(300), top_k=10, teacher_temperature="teacher").temperature == 0.07
     assert make_targets(_bank(300), top_k=1).temperature == 1  # P is the same at any
 
 

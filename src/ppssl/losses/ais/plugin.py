@@ -46,7 +46,7 @@ class AIS(LossPlugin):
         loss_weight: lambda_A. With a strong teacher larger values did better on synthetic birds
             (experiments/RESULTS.md).
         warmup_fraction: Fraction of the training in which lambda_A rises linearly from 0.
-        teacher_temperature: tau_T (:ref:`D5 <d5>`): a number, ``"own"`` for the temperature of the teacher, or
+        teacher_temperature: tau_T (:ref:`D5 <d5>`): a number, ``"teacher"`` for that of the teacher, or
             ``"auto"`` for the one that gives ``perplexity``.
         perplexity: Mean perplexity of P for ``"auto"``, as a fraction of the corpus size, with ``top_k`` and all views.
         centre_hubs: Subtract the mean similarity of each description over the training set (:ref:`D6 <d6>`).
@@ -70,7 +70,7 @@ class AIS(LossPlugin):
         teacher: str = "openai/clip-vit-base-patch16",
         loss_weight: float = 3.0,
         warmup_fraction: float = 0.0,
-        teacher_temperature: float | Literal["auto", "own"] = "auto",
+        teacher_temperature: float | Literal["auto", "teacher"] = "auto",
         perplexity: float = 0.1,
         centre_hubs: bool = True,
         top_k: int | None = None,
@@ -110,8 +110,10 @@ class AIS(LossPlugin):
         if not 0 < self.perplexity < 1:
             raise ArgumentError(f"`perplexity` must be in (0, 1), got {self.perplexity}.")
         tau = self.teacher_temperature
-        if not (tau in ("auto", "own") if isinstance(tau, str) else tau > 0):
-            raise ArgumentError(f"`teacher_temperature` must be > 0, 'auto' or 'own', got {tau!r}.")
+        if not (tau in ("auto", "teacher") if isinstance(tau, str) else tau > 0):
+            raise ArgumentError(
+                f"`teacher_temperature` must be > 0, 'auto' or 'teacher', got {tau!r}."
+            )
         if self.head not in ("linear", "mlp"):
             raise ArgumentError(f"`head` must be 'linear' or 'mlp', got {self.head!r}.")
         if self.top_k is not None and self.top_k < 1:

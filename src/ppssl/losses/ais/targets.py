@@ -92,7 +92,7 @@ class Targets:
 def make_targets(
     bank: TextBank,
     *,
-    teacher_temperature: float | Literal["auto", "own"] = "auto",
+    teacher_temperature: float | Literal["auto", "teacher"] = "auto",
     perplexity: float = 0.1,
     centre_hubs: bool = True,
     top_k: int | None = None,
@@ -113,7 +113,7 @@ def make_targets(
         order = generator(0, "shuffled images").permutation(len(images))
         images = images[torch.from_numpy(order)]
     hubs = bank.mean @ texts.T if centre_hubs else None
-    tau = bank.temperature if teacher_temperature == "own" else teacher_temperature
+    tau = bank.temperature if teacher_temperature == "teacher" else teacher_temperature
     if tau == "auto":
         views = 1 if online else images.shape[1]  # the teacher sees one view of a step
         largest = _SAMPLE_ELEMENTS // (views * len(texts))
