@@ -1,4 +1,4 @@
-"""Online monitor of a classifier: accuracy, and the most confused pairs of classes."""
+"""Callback for classifiers: logs validation accuracies and draws the most confused pairs of classes."""
 
 from typing import Any
 
@@ -22,12 +22,11 @@ __all__ = ["ClassificationMonitor", "confused_examples"]
 
 
 class ClassificationMonitor(Callback):
-    """Logs ``top1``, ``top5`` and ``macro`` under ``val/`` (``test/`` for ``ppssl test``), and draws confused classes.
+    """Log top-1, top-5 and macro accuracy under ``val/`` (``test/`` for ``ppssl test``), and draw confused classes.
 
     Args:
-        pairs: How many pairs of classes the figure ``val/confusion`` shows, those most often taken for each other; 0:
-            no figure.
-        every_n_epochs: How often it is drawn; it is after the last epoch, too, and after a test.
+        pairs: Number of pairs in the figure ``val/confusion``, those most often taken for each other; 0: no figure.
+        every_n_epochs: Epochs between two figures; one is also drawn after the last epoch and after a test.
     """
 
     def __init__(self, pairs: int = 6, every_n_epochs: int = 10) -> None:
@@ -40,11 +39,11 @@ class ClassificationMonitor(Callback):
         self._metrics: ClassificationMetrics | None = None
 
     def should_draw(self, epoch: int, last: bool) -> bool:
-        """Whether the epoch, from 0, ends with a figure."""
+        """Whether a figure is due at the end of an epoch, counted from 0."""
         return self.pairs > 0 and (last or (epoch + 1) % self.every_n_epochs == 0)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last run."""
+        """Begin with empty metrics."""
         classes: Any = pl_module.classes
         self._metrics = ClassificationMetrics(len(classes)).to(pl_module.device)
 
@@ -99,13 +98,13 @@ class ClassificationMonitor(Callback):
 def confused_examples(
     data: FineGrainedDataModule, rows: dict[str, Tensor], classes: list[str], count: int
 ) -> list[ConfusedPair]:
-    """The worst pairs with an image of each class: the first that was taken for the other, or the first of its class.
+    """Select the most confused pairs, with an image of each class: one that was taken for the other if there is one.
 
     Args:
-        data: Where the images come from, by their index.
+        data: The data set of the images.
         rows: ``index``, ``label`` and ``predicted``, as ``ClassificationMetrics`` computes them.
-        classes: Names.
-        count: Pairs at most.
+        classes: Class names.
+        count: Largest number of pairs.
     """
     index, label, predicted = rows["index"], rows["label"], rows["predicted"]
     confusion = confusion_matrix(label, predicted, len(classes))
@@ -114,8 +113,8 @@ def confused_examples(
         images, mistaken = [], []
         for this, other in (pair, pair[::-1]):
             wrong = torch.nonzero((label == this) & (predicted == other))[:, 0]
-            own = torch.nonzero(label == this)[:, 0]
-            chosen = wrong if len(wrong) else own
+            of_class = torch.nonzero(label == this)[:, 0]
+            chosen = wrong if len(wrong) else of_class
             mistaken.append(len(wrong) > 0)
             images.append(_image(data, int(index[chosen[0]]) if len(chosen) else None))
         pairs.append(
@@ -131,7 +130,7 @@ def confused_examples(
 
 
 def _image(data: FineGrainedDataModule, index: int | None) -> Tensor:
-    """An un-augmented image; white where there is none of the class."""
+    """An un-augmented image; a white one if ``index`` is ``None``."""
     if index is None:
         return torch.full((3, data.image_size, data.image_size), 255, dtype=torch.uint8)
     split, number = data.locate(index)

@@ -1,4 +1,4 @@
-"""A run's ``metrics.csv``: no line is lost to a full disk, a fixed ``version`` or an interruption."""
+"""Writer of ``metrics.csv`` for Lightning's ``CSVLogger`` that loses no line if a run is resumed or a disk is full."""
 
 import csv
 import os
@@ -17,7 +17,7 @@ __all__ = ["MetricsWriter", "keep_metrics"]
 
 
 def keep_metrics(logger: CSVLogger, *, resuming: bool) -> None:
-    """Have a logger of local files write with :class:`MetricsWriter`; in the main process, before the run begins."""
+    """Let a logger of local files write by :class:`MetricsWriter`; for the main process, before the run."""
     if get_protocol(logger.log_dir) == "file":
         set_csv_writer(logger, lambda: MetricsWriter(logger.log_dir, resuming=resuming))
 
@@ -46,7 +46,7 @@ class MetricsWriter:
             self._path.unlink()
 
     def log_metrics(self, metrics: dict[str, Any], step: int) -> None:
-        """Take a line, which :meth:`save` writes."""
+        """Collect a line, which :meth:`save` writes."""
         line = {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items()}
         self.metrics.append(line | {"step": step})
 
@@ -56,7 +56,7 @@ class MetricsWriter:
         save_hparams_to_yaml(str(self._path.with_name("hparams.yaml")), self._hparams)
 
     def save(self) -> None:
-        """Write the new lines.
+        """Append the collected lines to the file.
 
         Raises:
             OSError: The disk is full or cannot be written on; the file is as it was.
@@ -96,7 +96,7 @@ class MetricsWriter:
 
 
 def _columns_of_whole_lines(path: Path) -> list[str]:
-    """The columns of a file, after dropping a last line that a power failure left unfinished."""
+    """Columns of the file; a last line that a power failure left unfinished is cut off."""
     if not path.is_file():
         return []
     os.truncate(path, path.read_bytes().rfind(b"\n") + 1)

@@ -1,4 +1,4 @@
-"""State that exact resumption needs beside Lightning's: epoch sums, the log's next line, counters at an epoch's end.
+"""Exact resumption: a callback that adds to checkpoints what Lightning's lack, such as the sums of epoch means.
 
 Sample order, augmentation and step noise are functions of counters (:mod:`ppssl.utils.randomness`), which Lightning
 restores.
@@ -42,7 +42,7 @@ _REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class ResumeState(Callback):
-    """Makes a resumed run bitwise equal to the uninterrupted one; :class:`ppssl.PPSSL` and the classifiers use it.
+    """Callback that makes a resumed run bitwise equal to the uninterrupted one; PPSSL and the classifiers have it.
 
     It adds to every checkpoint:
 
@@ -175,7 +175,7 @@ def _parts_of_this_process(trainer: Trainer, parts: dict[str, Tensor]) -> dict[s
 
 
 def _check_same_step(trainer: Trainer) -> None:
-    """Refuse to resume from different steps, as processes that see different files would."""
+    """Raise if the processes resume from different steps, which happens if they see different files."""
     step = torch.tensor(trainer.global_step, device=trainer.strategy.root_device)
     steps = trainer.strategy.all_gather(step).reshape(-1).tolist()
     if len(set(steps)) > 1:

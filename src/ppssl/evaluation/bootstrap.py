@@ -1,4 +1,4 @@
-"""Bootstrap intervals of means: what would be found with other images, and other seeds, of the same kind.
+"""Bootstrap 95 % intervals of means over test images and over seeds.
 
 Percentile intervals (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3): the 2.5 % and 97.5 %
 quantiles of the mean over resamples with replacement. Always the same resamples for as many seeds and images.
@@ -17,7 +17,7 @@ LEVELS = (0.025, 0.975)
 
 
 def resamples(seeds: int, images: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Draws of as many seeds and images as there are: numbers of seeds ``(S,)``, and how often each image ``(Q,)``."""
+    """Yield resamples with replacement: the seeds drawn, ``(S,)``, and how often each image is drawn, ``(Q,)``."""
     rng = randomness.generator(0, "bootstrap")
     for _ in range(RESAMPLES):
         drawn = rng.integers(seeds, size=seeds)
@@ -25,7 +25,7 @@ def resamples(seeds: int, images: int) -> Iterator[tuple[np.ndarray, np.ndarray]
 
 
 def image_intervals(values: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """The 95 % interval of each metric's mean over images, all metrics resampled together.
+    """Compute the 95 % interval of each metric's mean over images; all metrics have the same resamples.
 
     Args:
         values: By metric, ``(Q,)`` floating point or bool; NaN where an image does not count.

@@ -34,12 +34,12 @@ _CHUNK = 16_384
 def obtain(
     path: Path, wanted: Mapping[str, Any], make: Callable[[], None]
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """What :func:`read_rows` gives of a file; it is made first where it is not there, by one process of all.
+    """Read a file by :func:`read_rows`; if there is none, one process makes it first and the others wait.
 
     Args:
-        path: The file.
-        wanted: What its manifest must say; ``None`` as a value: whatever it says.
-        make: Writes it, with a :class:`RowWriter`.
+        path: The ``.npy`` file.
+        wanted: Values that its manifest must have; ``None``: any value.
+        make: Writes the file with a :class:`RowWriter`.
     """
     if not path.is_file():
         writable_file(path)
@@ -53,10 +53,10 @@ def obtain(
 
 
 def read_rows(path: Path, wanted: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """The rows ``(N, ...)``, memory-mapped, their mean ``(e,)`` float32 without those that are 0, and the manifest.
+    """Read the memory-mapped rows ``(N, ...)``, the mean ``(e,)`` float32 of those that are not 0, and the manifest.
 
     Raises:
-        UserError: It is damaged, or its manifest says something else than wanted.
+        UserError: The file is damaged, or its manifest has other values than ``wanted``.
     """
     try:
         manifest = json.loads(path.with_suffix(".json").read_text())
@@ -76,16 +76,16 @@ def read_rows(path: Path, wanted: Mapping[str, Any]) -> tuple[Tensor, Tensor, di
 
 
 class RowWriter:
-    """Writes rows in order; begins where an interrupted one stopped, if that one was making the same.
+    """Writer of a file of embeddings, in order; continues the file of an interrupted writer with the same manifest.
 
     Args:
-        path: The file to make.
-        shape: Of all rows, ``(N, ..., e)``.
+        path: The ``.npy`` file to make.
+        shape: Shape of all rows, ``(N, ..., e)``.
         dtype: ``float16`` or ``float32``.
-        manifest: What to keep with them.
+        manifest: Plain data that is kept in the ``.json`` file beside it.
 
     Attributes:
-        done: How many rows are written.
+        done: Number of rows that are written.
 
     Raises:
         UserError: There is no room on the disk.
@@ -112,12 +112,12 @@ class RowWriter:
         self.done += len(rows)
 
     def save(self) -> None:
-        """Make sure that what is written survives."""
+        """Flush the rows so far to the disk, so that an interrupted run continues from them."""
         self._sync()
         write_json(self.progress, {"done": self.done, "manifest": self.manifest})
 
     def commit(self) -> None:
-        """Put the finished file in its place."""
+        """Write the manifest, and rename the finished ``.part`` file."""
         if self.done != self.total:
             raise ValueError(f"{self.done} of {self.total} rows are written.")
         self._sync()
@@ -131,7 +131,7 @@ class RowWriter:
         os.fsync(self.file.fileno())
 
     def _mean(self) -> np.ndarray:
-        """The mean of all embeddings that are not 0, ``(e,)`` float32, a part at a time."""
+        """Mean of all embeddings that are not 0, ``(e,)`` float32; reads the file in chunks."""
         stored = np.lib.format.open_memmap(self.part, mode="r")
         rows = stored.reshape(-1, stored.shape[-1])
         total, count = np.zeros(rows.shape[-1]), 0

@@ -46,7 +46,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class LoopPosition:
-    """Where in the training loop a run is; see :func:`loop_position`."""
+    """Position of a run in the training loop, as :func:`loop_position` returns it."""
 
     in_step: bool  # the forward pass, backward pass or optimizer step of a batch is under way
     between_batches: bool  # no batch is under way, nor the hooks after one
@@ -56,7 +56,7 @@ class LoopPosition:
 
 
 def loop_position(trainer: Trainer) -> LoopPosition:
-    """Where in the training loop a run is, by the counters of ``epoch_progress`` and ``batch_progress``.
+    """Return whether a run is in a step, between batches or at an epoch's end (``epoch_progress``, ``batch_progress``).
 
     The public ``global_step`` and ``current_epoch`` do not say whether a step or an epoch is half done. Without it a
     checkpoint of half a step would look like any other, and the log's next line could not be saved.
@@ -74,7 +74,7 @@ def loop_position(trainer: Trainer) -> LoopPosition:
 
 
 def batches_begun(trainer: Trainer) -> int:
-    """How many batches of the current epoch this process has begun (``batch_progress.current.ready``).
+    """Return the number of batches of the epoch that this process has begun (``batch_progress.current.ready``).
 
     Public counters count optimizer steps. Without it a run resumed in mid-epoch trains on its first images again.
     """
@@ -100,17 +100,17 @@ def is_last_batch(trainer: Trainer) -> bool:
 
 
 def load_training_data(trainer: Trainer) -> Any:
-    """The training loader, made now (``fit_loop.setup_data``); in a model's ``setup`` there is none yet.
+    """Create and return the training loader (``fit_loop.setup_data``); Lightning creates it after a model's ``setup``.
 
-    The public ``estimated_stepping_batches`` makes it too, but not if ``max_epochs`` is -1. Without it a model that is
-    trained on a plain loader cannot size its key queue.
+    The public ``estimated_stepping_batches`` creates it too, but not if ``max_epochs`` is -1. Without it a model that
+    is trained on a plain loader cannot size its key queue.
     """
     trainer.fit_loop.setup_data()
     return trainer.train_dataloader
 
 
 def complete_epoch(checkpoint: dict[str, Any]) -> None:
-    """Count the epoch that has just ended as complete in a checkpoint (``epoch_progress``).
+    """Mark the epoch that has just ended as complete in a checkpoint (``epoch_progress``).
 
     Lightning writes the checkpoints of an epoch's end before it counts the epoch. Without it a run with ``max_steps``
     resumes with the ``current_epoch`` of before.
@@ -121,7 +121,7 @@ def complete_epoch(checkpoint: dict[str, Any]) -> None:
 
 
 def begin_next_epoch(trainer: Trainer) -> None:
-    """After resuming at an epoch's end: begin the next epoch (``epoch_loop.restarting``).
+    """Let a run that was resumed at an epoch's end begin the next epoch (``epoch_loop.restarting``).
 
     With ``max_steps`` Lightning takes up the old epoch, which has no batches left, and has no option against that.
     Without it that run validates and logs an empty epoch.
@@ -130,7 +130,7 @@ def begin_next_epoch(trainer: Trainer) -> None:
 
 
 def next_log_line(trainer: Trainer) -> dict[str, Any] | None:
-    """The ``metrics`` and ``step`` that Lightning is about to write to the loggers; ``None``: nothing.
+    """Return the ``metrics`` and ``step`` that Lightning is about to write to the loggers; ``None``: nothing.
 
     They are in ``_logger_connector``; the public ``logged_metrics`` mixes them with those of earlier steps. Lightning
     writes the line after the checkpoint. Without it a run that is killed in between has lost the line: at an epoch's
@@ -147,7 +147,7 @@ def next_log_line(trainer: Trainer) -> dict[str, Any] | None:
 
 
 def next_log_step(trainer: Trainer) -> int:
-    """The step under which a run resumed from here writes its next line (``_batches_that_stepped``).
+    """Return the step number of the next line of the log after resuming from here (``_batches_that_stepped``).
 
     The public ``global_step`` counts the steps of every optimizer, and Lightning's own checkpoints hold the counter
     from before the step is counted. Without it a resumed run may number its lines one too low or too high.
@@ -157,7 +157,7 @@ def next_log_step(trainer: Trainer) -> int:
 
 
 def set_log_step(trainer: Trainer, step: int) -> None:
-    """Number the next line of the log; see :func:`next_log_step`."""
+    """Set the step number of the next line of the log (:func:`next_log_step`)."""
     trainer.fit_loop.epoch_loop._batches_that_stepped = step
 
 
@@ -172,7 +172,7 @@ def forget_step_values(trainer: Trainer) -> None:
 
 
 def epoch_sums(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    """The sums behind the epoch means so far (``_results``), by Lightning's key.
+    """Return the sums from which Lightning computes the epoch means so far (``_results``), by Lightning's key.
 
     Each has ``name``, ``reduce`` (``mean``, ``sum``, ``max``, ``min``), ``logger``, ``together`` (``sync_dist``) and
     ``parts``: the ``value``, a sum or an extreme ``(processes,)``, and for means the ``size``, the sum of the batch
@@ -220,7 +220,7 @@ def add_to_epoch_sum(trainer: Trainer, key: str, value: Tensor, size: Tensor | N
 
 
 def set_csv_writer(logger: CSVLogger, make: Callable[[], Any]) -> None:
-    """Have a logger write with the object that ``make`` returns, unless it has begun to write (``_experiment``).
+    """Replace the writer of a CSVLogger by the one that ``make`` returns, before its first line (``_experiment``).
 
     ``CSVLogger`` takes no writer, and its own deletes the file of an earlier start in the same folder. Without it a
     resumed run with a fixed ``version`` loses its log so far. The logger calls the writer's ``log_metrics``,
@@ -267,7 +267,7 @@ class PublicModelCheckpoint(ModelCheckpoint):
 
 
 def averaged_model(callback: WeightAveraging) -> nn.Module:
-    """The copy with a callback's average (``_average_model``); without it the host waits in Lightning's updates."""
+    """Return the averaged copy of the model (``_average_model``); without it each update waits for the device."""
     return callback._average_model.module  # type: ignore[union-attr]  # None outside of training
 
 

@@ -46,7 +46,7 @@ def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str,
 def delay_groups(
     groups: list[dict[str, Any]], module: nn.Module, start: float
 ) -> list[dict[str, Any]]:
-    """Split parameter groups so that a module's parameters wait; see :func:`warmup_cosine`.
+    """Split parameter groups so that a module's parameters are trained from a later step on (:func:`warmup_cosine`).
 
     Args:
         groups: Parameter groups.
@@ -158,5 +158,5 @@ def clip_gradient_norm(
 
 
 def loss_scale(scaler: torch.amp.GradScaler | None) -> float:
-    """The scale of fp16's loss, 0 without one. That a step has lowered it is how torch says that it was skipped."""
+    """Factor by which fp16 training multiplies the loss; 0 without a scaler. It falls in steps that torch skips."""
     return 0.0 if scaler is None else scaler.get_scale()

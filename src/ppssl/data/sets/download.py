@@ -1,4 +1,4 @@
-"""Archives from the network: mirrors in turn, broken transfers resumed, MD5, unpacked as a whole or not at all."""
+"""Download and unpack archives: several mirrors, broken transfers resumed, MD5 checked, unpacked completely or not."""
 
 import gzip
 import hashlib
@@ -56,9 +56,9 @@ def obtain(archive: Archive, root: Path, present: Callable[[], bool]) -> None:
     An archive that lies there already is not downloaded, and is kept.
 
     Args:
-        archive: What to get.
-        root: Where to.
-        present: Whether what it holds is there by now.
+        archive: The archive.
+        root: The folder.
+        present: Returns whether the unpacked files are there.
 
     Raises:
         UserError: No mirror gives the file, it is not to be trusted, or it cannot be written.
@@ -73,7 +73,7 @@ def obtain(archive: Archive, root: Path, present: Callable[[], bool]) -> None:
 
 
 def fetch(archive: Archive, root: Path) -> Path:
-    """The archive in a folder, downloaded unless it is there, with the right MD5.
+    """Download an archive into a folder unless it is there, check its MD5 and return its path.
 
     What arrives goes to ``<file>.part``; an interrupted download goes on where it stopped, from any mirror.
 
@@ -106,8 +106,8 @@ def extract(path: Path, root: Path, *, last: str) -> None:
 
     Args:
         path: The archive.
-        root: Where to.
-        last: What of its uppermost entries is moved into its place at the end.
+        root: The folder.
+        last: The top-level entry that is moved into its place last, and so shows that all is there.
 
     Raises:
         UserError: The archive is damaged or refused, does not hold ``last``, or would overwrite something.
@@ -130,7 +130,7 @@ def extract(path: Path, root: Path, *, last: str) -> None:
 
 
 def _try(url: str, part: Path, md5: str) -> str | None:
-    """Complete a partial file from one mirror; why that failed, or ``None``. A file with a wrong MD5 is not kept."""
+    """Complete a partial file from one mirror; returns why that failed, or ``None``. A wrong MD5 deletes the file."""
     resumed = _size(part) > 0
     reason = _transfer(url, part)
     if reason is not None:
@@ -144,7 +144,7 @@ def _try(url: str, part: Path, md5: str) -> str | None:
 
 
 def _transfer(url: str, part: Path) -> str | None:
-    """Read to the end, again after each break; why that failed, or ``None``."""
+    """Download to the end, with a new request after each break; returns why that failed, or ``None``."""
     failed, reason, most = 0, "", _size(part)
     while failed < _TRIES:
         try:
@@ -165,7 +165,7 @@ def _transfer(url: str, part: Path) -> str | None:
 
 
 def _read(url: str, part: Path, start: int) -> bool:
-    """One request, from byte ``start`` on; whether the file is complete then."""
+    """Download by one request, from byte ``start`` on; returns whether the file is complete."""
     headers = {"User-Agent": "ppssl"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         response: Any = urllib.request.urlopen(

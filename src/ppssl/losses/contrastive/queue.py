@@ -81,7 +81,7 @@ class KeyQueue(nn.Module):
 
 
 def _resize(queue: KeyQueue, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Give the queue the size that it has in the checkpoint."""
+    """Resize the buffers to the queue size of a checkpoint, before ``load_state_dict`` reads it."""
     saved = state.get(prefix + "keys")
     if saved is not None and saved.shape != queue.keys.shape:
         queue.keys = queue.keys.new_zeros(saved.shape)
@@ -89,5 +89,5 @@ def _resize(queue: KeyQueue, state: dict[str, Any], prefix: str, *_: Any) -> Non
 
 
 def _read_counters(queue: KeyQueue, _: Any) -> None:
-    """Take the counters of a checkpoint over."""
+    """Copy the counters from the buffers, after a checkpoint's state is loaded."""
     queue._position, queue._filled = int(queue.position), int(queue.filled)

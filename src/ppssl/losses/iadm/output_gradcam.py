@@ -1,4 +1,4 @@
-"""Grad-CAM at the output layer, by the grad-cam library; the baseline of the image's GradCAM."""
+"""Grad-CAM of the encoder's last layer by the grad-cam library, a baseline for the GradCAM of the image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def output_gradcam(
     images: Tensor,
     layer: nn.Module | None = None,
 ) -> Tensor | None:
-    """Grad-CAM at the last feature map, by the grad-cam library.
+    """Compute Grad-CAM maps of a score at the last layer of an encoder, resized to the images.
 
     Args:
         model: A timm model or what holds one, in evaluation mode.
@@ -56,7 +56,7 @@ def output_gradcam(
 
 
 def find_timm_model(model: nn.Module) -> Any:
-    """The first timm model in a module; ``None`` where there is none."""
+    """Return the first timm model inside a module, or ``None``."""
     found = (
         m for m in model.modules() if hasattr(m, "forward_features") and hasattr(m, "feature_info")
     )
