@@ -20,6 +20,9 @@ COPIES = {
     "changelog": PROJECT / "CHANGELOG.md",
 }
 """Pages that are files of the repository, by their name below docs/generated."""
+PAGE_OF = {source: DOCS / "generated" / f"{name}.md" for name, source in COPIES.items()}
+PAGE_OF[Path(ppssl.__file__)] = DOCS / "reference" / "index.md"
+"""The generated page in place of a file of the repository that a page of the documentation links to."""
 
 LOGGER = logging.getLogger(__name__)
 
@@ -141,6 +144,17 @@ def _link_from_generated(folder: Path, match: re.Match[str]) -> str:
     return f"{text} (`{os.path.relpath(file, PROJECT)}`)"
 
 
+def link_to_pages(app: Any, docname: str, source: list[str]) -> None:
+    """Turn links to files of the repository, which work where the sources are read, into links to their pages."""
+    folder = (DOCS / docname).parent
+
+    def link(match: re.Match[str]) -> str:
+        page = PAGE_OF.get((folder / match[1]).resolve())
+        return match[0] if page is None else f"]({os.path.relpath(page, folder)})"
+
+    source[0] = re.sub(r"\]\(([^)#:]+)\)", link, source[0])
+
+
 def _write(path: Path, text: str) -> None:
     """Only what changed: Sphinx reads pages again by their time."""
     if not path.is_file() or path.read_text() != text:
@@ -176,5 +190,6 @@ def _is_attribute(parts: list[str]) -> bool:
 def setup(app: Any) -> None:
     """Write the generated pages before Sphinx looks for pages."""
     app.connect("missing-reference", resolve)
+    app.connect("source-read", link_to_pages)
     app.connect("builder-inited", write_reference)
     app.connect("builder-inited", write_copies)
