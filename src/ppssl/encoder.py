@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ppssl.checkpointing.encoder_weights import (
     create_model,
     encoder_part,
+    load_file,
     load_strictly,
-    read_encoder_weights,
 )
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.utils.checks import check_choice
@@ -123,8 +123,7 @@ class Encoder(nn.Module):
         )
         self.model.to(memory_format=self._format)
         if not isinstance(pretrained, bool):
-            path = expand(pretrained)
-            load_strictly(self.model, read_encoder_weights(path), str(path))
+            load_file(self.model, expand(pretrained))
         self.train()
 
     @property

@@ -34,7 +34,7 @@ from ppssl.utils.optim import (
     weight_decay_groups,
 )
 from ppssl.utils.randomness import initial_weights, resolve_seed, seed_step, torch_seed
-from ppssl.utils.strategy import check_precision, prepare
+from ppssl.utils.strategy import check_trainer, prepare
 
 __all__ = ["PPSSL"]
 
@@ -141,7 +141,7 @@ class PPSSL(TrainingModule):
     def setup(self, stage: str) -> None:
         """Configure the data module; create the parts whose sizes depend on the data."""
         self.config()  # raises now, not after an epoch
-        check_precision(self.trainer)
+        check_trainer(self.trainer)
         if hasattr(data := self._data_module(), "normalise_with"):
             data.normalise_with(self.encoder.info.mean, self.encoder.info.std)
             data.request(merge_requests(self._plugins()))
@@ -248,10 +248,11 @@ class PPSSL(TrainingModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Gradient clipping whose norm does not change with a plugin of weight 0."""
-        if gradient_clip_val is None or gradient_clip_algorithm == "value":
+        max_norm = 0.0 if gradient_clip_val is None else gradient_clip_val
+        if max_norm == 0 or gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        clip_gradient_norm(optimizer, gradient_clip_val, separate=self.plugins.values())
+        clip_gradient_norm(optimizer, max_norm, separate=self.plugins.values())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Optimizer step, then the momentum update; both are left out where fp16 loss scaling skips the step."""

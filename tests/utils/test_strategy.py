@@ -33,9 +33,14 @@ def _model() -> PPSSL:
     return model
 
 
+def _trainer(strategy: Any) -> Any:
+    limits = {"max_epochs": 1, "max_steps": -1, "state": SimpleNamespace(fn="fit")}
+    return SimpleNamespace(strategy=strategy, datamodule=None, precision="32-true", **limits)
+
+
 def _with(strategy: Any) -> PPSSL:
     model = _model()
-    trainer: Any = SimpleNamespace(strategy=strategy, datamodule=None, precision="32-true")
+    trainer = _trainer(strategy)
     trainer.fit_loop = SimpleNamespace(setup_data=lambda: None)
     trainer.train_dataloader = SimpleNamespace(dataset=range(20))
     model._trainer = trainer
@@ -44,7 +49,7 @@ def _with(strategy: Any) -> PPSSL:
 
 def _classifier_with(strategy: Any) -> FineTune:
     model = FineTune(**TINY, num_classes=3)
-    trainer: Any = SimpleNamespace(strategy=strategy, precision="32-true")
+    trainer = _trainer(strategy)
     model._trainer = trainer
     return model
 

@@ -1,6 +1,7 @@
 """Creation of timm models, and encoder weights from files, which must fit completely."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,17 @@ from ppssl.checkpointing.files import read_weights
 from ppssl.utils.errors import UserError, did_you_mean
 from ppssl.utils.resnet_small import resnet_small
 
-__all__ = ["create_model", "encoder_part", "load_strictly", "read_encoder_weights"]
+__all__ = ["create_model", "encoder_part", "load_file", "load_strictly"]
 
 PREFIX = "encoder.model."
+"""Prefix of the encoder's weights in checkpoints of ppssl."""
+_HEAD = re.compile(
+    r"(head|heads|fc|classifier|head_dist|projector|projection_head|predictor|prototypes|mlp)\."
+)
+"""Names of classifiers and of the heads of self-supervised methods."""
+_AVERAGE = re.compile(r"(^|[._])(teacher|ema)[._]")
+_BESIDE = re.compile(r"(^|[._])(student|encoder_k|key_encoder|momentum\w*|target\w*)[._]")
+"""Copies beside the encoder that is used: what follows it, or what an average is of."""
 
 
 def create_model(
@@ -59,25 +68,92 @@ def create_model(
         ) from error
 
 
-def read_encoder_weights(path: Path) -> dict[str, Tensor]:
-    """Encoder weights from a ppssl checkpoint or a timm file, without classifier.
+def load_file(model: nn.Module, path: Path) -> None:
+    """Load a timm model's weights from a file, which may hold more than the model.
+
+    The weights may be nested (``state_dict``, ``model``, ``teacher``) and have one common prefix (``backbone.``,
+    ``module.encoder_q.``), which one line then names. Of several copies an average comes before the trained one, and
+    that before a momentum encoder. Classifiers and projection heads are left out; all else must fit completely.
+
+    Args:
+        model: The model.
+        path: A checkpoint of ppssl, a timm file, or a checkpoint of another program.
 
     Raises:
-        UserError: No such file, or no weights in it.
+        UserError: No such file, no weights in it, or weights that do not fit.
     """
-    weights = read_weights(path)
-    weights = encoder_part(weights) or weights
-    heads = ("head.fc.", "fc.", "classifier.", "head.")
-    classifier = next(
-        (p for p in heads if {k for k in weights if k.startswith(p)} == {p + "weight", p + "bias"}),
-        None,
-    )
-    return {k: v for k, v in weights.items() if classifier is None or not k.startswith(classifier)}
+    groups = dict(_groups(read_weights(path)))
+    if not groups:
+        raise UserError(f"`pretrained`: {path} holds no weights by name, as of a `state_dict`.")
+    own = model.state_dict()
+    copies = [
+        (name + prefix, _without_heads(_below(weights, prefix), own))
+        for name, weights in groups.items()
+        for prefix in _prefixes(weights, own)
+    ]
+    fitting = [(place, weights) for place, weights in copies if not _misfits(own, weights)]
+    if not fitting:
+        others = [_without_heads(encoder_part(w) or w, own) for w in groups.values()]
+        closest = max(
+            [weights for _, weights in copies] + others, key=lambda w: len(own.keys() & w.keys())
+        )
+        load_strictly(model, closest, str(path))
+    place, weights = min(fitting, key=lambda copy: _preference(copy[0]))
+    if place not in ("", "state_dict.", f"state_dict.{PREFIX}", PREFIX):
+        from lightning.pytorch.utilities import (
+            rank_zero_info,
+        )  # reading an encoder needs no Lightning
+
+        copies_beside = [f"`{other}`" for other, _ in fitting if other != place]
+        beside = f"; {', '.join(copies_beside)} would fit too" if copies_beside else ""
+        rank_zero_info(f"Encoder weights: `{place}` in {path}{beside}.")
+    load_strictly(model, weights, str(path))
+
+
+def _groups(
+    content: Any, place: str = "", depth: int = 3
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Groups of tensors by name in nested dicts, by their place, such as ``"teacher."``."""
+    if not isinstance(content, Mapping) or depth == 0:
+        return
+    tensors = {
+        str(name).replace("_orig_mod.", ""): value  # of torch.compile
+        for name, value in content.items()
+        if isinstance(value, Tensor)
+    }
+    if tensors:
+        yield place, tensors
+    for name, value in content.items():
+        yield from _groups(value, f"{place}{name}.", depth - 1)
+
+
+def _prefixes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Prefixes under which the first of a model's weights is found."""
+    first = next(iter(own))
+    prefixes = [name.removesuffix(first) for name in weights if name.endswith(first)]
+    return [prefix for prefix in prefixes if prefix == "" or prefix.endswith(".")]
+
+
+def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+
+def _without_heads(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without those of classifiers and projection heads; counters of batch norm that old files lack are 0."""
+    counters = {k: v for k, v in own.items() if k.endswith(".num_batches_tracked")}
+    return counters | {k: v for k, v in weights.items() if k in own or not _HEAD.match(k)}
+
+
+def _preference(place: str) -> int:
+    """Rank of one of several copies of an encoder; 0 is the best."""
+    if place.endswith(PREFIX) and "key_encoder" not in place:
+        return 0
+    return 1 if _AVERAGE.search(place) else 3 if _BESIDE.search(place) else 2
 
 
 def encoder_part(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The encoder's weights among those of a model, under timm's names."""
-    return {k.removeprefix(PREFIX): v for k, v in weights.items() if k.startswith(PREFIX)}
+    return _below(weights, PREFIX)
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
@@ -91,7 +167,21 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) -
     Raises:
         UserError: Weights are missing, unexpected or of another shape; the message names them.
     """
-    own = model.state_dict()
+    wrong = _misfits(model.state_dict(), weights)
+    if wrong:
+        listed = "; ".join(
+            f"{kind}: {', '.join(keys[:5])}{' ...' * (len(keys) > 5)}"
+            for kind, keys in wrong.items()
+        )
+        raise UserError(
+            f"The encoder weights in {where} do not fit the backbone: {listed}. Give the `backbone` and "
+            "`backbone_kwargs` that they were trained with; of a checkpoint a classifier knows them: `backbone: null`."
+        )
+    model.load_state_dict(weights)
+
+
+def _misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Names of the weights that are missing, unexpected or of another shape; empty if all fit."""
     wrong = {
         "missing": sorted(own.keys() - weights.keys()),
         "unexpected": sorted(weights.keys() - own.keys()),
@@ -99,14 +189,4 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) -
             k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape
         ),
     }
-    if any(wrong.values()):
-        listed = "; ".join(
-            f"{kind}: {', '.join(keys[:5])}{' ...' * (len(keys) > 5)}"
-            for kind, keys in wrong.items()
-            if keys
-        )
-        raise UserError(
-            f"The encoder weights in {where} do not fit the backbone: {listed}. Give the `backbone` and "
-            "`backbone_kwargs` that they were trained with; of a checkpoint a classifier knows them: `backbone: null`."
-        )
-    model.load_state_dict(weights)
+    return {kind: names for kind, names in wrong.items() if names}

@@ -1,6 +1,8 @@
 """Reading checkpoint and weight files, as plain data: nothing in them is executed, Lightning is not needed."""
 
-from pathlib import Path
+import argparse
+import re
+from pathlib import Path, PosixPath
 from typing import Any, TypeVar
 
 import torch
@@ -9,11 +11,21 @@ from ppssl.utils.config import instantiate
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand
 
-__all__ = ["SCHEMA_VERSION", "check_schema", "read_checkpoint", "read_weights", "restore"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "check_schema",
+    "read_checkpoint",
+    "read_plain",
+    "read_weights",
+    "restore",
+]
 
 SCHEMA_VERSION = 1
 
 M = TypeVar("M")
+
+_PLAIN_CLASSES: list[Any] = [argparse.Namespace, PosixPath]
+"""Classes without code of their own that public weight files hold beside the weights (the options of the training)."""
 
 
 def read_checkpoint(path: AnyPath) -> dict[str, Any]:
@@ -27,43 +39,51 @@ def read_checkpoint(path: AnyPath) -> dict[str, Any]:
         raise UserError(
             f"No such checkpoint: {path}. `ppssl fit` leaves `last.ckpt` below `trainer.default_root_dir`."
         )
-    checkpoint = _load(path, "a checkpoint")
+    checkpoint = read_plain(path, "a checkpoint")
     if not isinstance(checkpoint, dict) or "ppssl" not in checkpoint:
         raise UserError(f"{path} is no checkpoint of ppssl: it has no `ppssl` entry.")
     return checkpoint
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a weight file by name: ``.safetensors``, a folder with ``model.safetensors``, or torch's format.
+def read_weights(path: Path) -> Any:
+    """Content of a weight file: ``.safetensors``, a folder with ``model.safetensors``, or torch's format.
 
     Raises:
-        UserError: There is no such file, or it is damaged or holds no weights.
+        UserError: There is no such file, or it is damaged or holds other than plain data.
     """
     path = expand(path)
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"`pretrained`: no such file: {path}.")
-    content = _load(path, "weights")
-    weights = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not all(
-        isinstance(value, torch.Tensor) for value in weights.values()
-    ):
-        raise UserError(f"`pretrained`: {path} holds no weights by name, as of a `state_dict`.")
-    return weights
+    with torch.serialization.safe_globals(_PLAIN_CLASSES):
+        return read_plain(path, "weights")
 
 
-def _load(path: Path, kind: str) -> Any:
-    """The content of a file, which an error message calls a ``kind``."""
+def read_plain(path: Path, kind: str, *, mmap: bool = False) -> Any:
+    """The content of a file of weights or a checkpoint, as plain data.
+
+    Args:
+        path: The file.
+        kind: What an error message calls it.
+        mmap: Whether tensors stay in the file until they are used.
+
+    Raises:
+        UserError: It is damaged or another file, or holds more than plain data.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises many types on damaged or foreign files
-        raise UserError(
-            f"{path} cannot be read as {kind}: it is damaged, or another file."
-        ) from error
+        foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = (
+            f"it holds a `{foreign[1]}`, which could run code; save its `state_dict` alone"
+            if foreign
+            else "it is damaged, or another file"
+        )
+        raise UserError(f"{path} cannot be read as {kind}: {reason}.") from error
 
 
 def check_schema(checkpoint: dict[str, Any]) -> None:

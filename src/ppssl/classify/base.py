@@ -23,7 +23,7 @@ from ppssl.utils.checks import check_range
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import PATH_TYPES
 from ppssl.utils.randomness import initial_weights, resolve_seed, seed_step
-from ppssl.utils.strategy import check_precision, prepare
+from ppssl.utils.strategy import check_trainer, prepare
 
 __all__ = ["Classifier"]
 
@@ -124,7 +124,7 @@ class Classifier(TrainingModule):
     def setup(self, stage: str) -> None:
         """Configure the data module, and create the linear layer for its classes."""
         self.config()  # an argument that cannot be saved raises here, not at the first checkpoint
-        check_precision(self.trainer)
+        check_trainer(self.trainer)
         data = self._data_module()
         if not hasattr(data, "request_labelled"):
             raise UserError(

@@ -19,7 +19,7 @@ from ppssl.checkpointing.atomic import AtomicCheckpointIO, newest_checkpoint
 from ppssl.checkpointing.metrics_csv import keep_metrics
 from ppssl.checkpointing.run_checkpoint import RunCheckpoint
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.utils.errors import UserError
+from ppssl.studies.command_checks import check_checkpoint, require_weights, trainer_options
 from ppssl.utils.paths import AnyPath, expand, expand_config, writable_folder
 from ppssl.utils.recipes import BASE_RECIPE, read_yaml, recipe_path
 
@@ -84,6 +84,21 @@ class PPSSLCLI(LightningCLI):
             "or the path of a checkpoint.",
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and check ``--ckpt_path``, of which LightningCLI reads the hyperparameters next.
+
+        ``last`` is the newest checkpoint of the run's folder: Lightning would look for it in the folder of the new
+        version, where there is none.
+        """
+        super().parse_arguments(parser, args)
+        config = self.config.get(self.config.get("subcommand") or "", {})
+        path = config.get("ckpt_path")
+        if path == "last":
+            root = expand(config.trainer.default_root_dir or ".")
+            path = config["ckpt_path"] = _as_text(newest_checkpoint(root))
+        if path is not None:
+            check_checkpoint("--ckpt_path", str(path))
+
     def before_instantiate_classes(self) -> None:
         """Expand ``~`` in paths, and check that the folders of checkpoints and logs can be written."""
         _expand(self.config)
@@ -94,38 +109,56 @@ class PPSSLCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Create the Trainer, with :class:`AtomicCheckpointIO` in place of Lightning's ``TorchCheckpointIO``."""
-        trainer = super().instantiate_trainer(**kwargs)
+        config = self.config_init if self.subcommand is None else self.config_init[self.subcommand]
+        saves = config["trainer"]["enable_checkpointing"] is not False
+        options = kwargs if saves else kwargs | {"enable_checkpointing": True}
+        with trainer_options():
+            trainer = super().instantiate_trainer(**options)
+        if (
+            not saves
+        ):  # Lightning refuses the option beside a callback that saves, which is RunCheckpoint here
+            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, RunCheckpoint)]  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
 
     def before_fit(self) -> None:
         """Choose the checkpoint to resume from, and keep the earlier rows of the CSV log."""
-        resume = self.config_init["fit"]["resume"]
-        if resume is not None:
-            self.config_init["fit"]["ckpt_path"] = self._checkpoint_to_resume(resume)
+        config = self.config_init["fit"]
+        if config["resume"] is not None:
+            config["ckpt_path"] = self._checkpoint_to_resume(config["resume"])
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLogger) and self.trainer.is_global_zero:
                 keep_metrics(logger, resuming=self.config_init["fit"]["ckpt_path"] is not None)
 
+    def before_validate(self) -> None:
+        """Check that there are weights to validate."""
+        command = str(self.subcommand)
+        if self.config_init[command]["ckpt_path"] is None:
+            require_weights(self.model, command)
+
+    before_test = before_predict = before_validate
+
     def _checkpoint_to_resume(self, resume: str) -> str | None:
         """Path of the checkpoint that ``--resume`` names; ``None`` if ``auto`` finds none."""
         root = Path(self.trainer.default_root_dir)
+        if resume != "auto":
+            check_checkpoint("--resume", resume)
         path = newest_checkpoint(root) if resume == "auto" else expand(resume)
-        if path is not None and not path.is_file():
-            raise UserError(
-                f"`--resume`: no such checkpoint: {path}. `--resume auto` selects the newest one."
-            )
         rank_zero_info(
             f"Resuming from {path}." if path else f"Nothing to resume in {root}: starting anew."
         )
-        return None if path is None else str(path)
+        return _as_text(path)
 
     def after_fit(self) -> None:
         """Print the path of the last checkpoint."""
         path = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
         if path:
             rank_zero_info(f"Checkpoint: {path}")
+
+
+def _as_text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _expand(config: Any) -> Any:

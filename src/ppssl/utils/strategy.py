@@ -1,4 +1,4 @@
-"""What a model needs of its Trainer: precision, strategy, DDP's broadcast of buffers, synchronised batch norm."""
+"""What a model needs of its Trainer: options, precision, strategy, DDP's broadcasts, synchronised batch norm."""
 
 from collections.abc import Iterable
 
@@ -13,12 +13,22 @@ from lightning.pytorch.strategies import (
 from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import nn
 
+from ppssl.utils.checks import check_range
 from ppssl.utils.errors import UserError
 from ppssl.utils.lightning_internals import exclude_from_broadcast, replace_sync_batchnorm
 
-__all__ = ["SyncBatchNorm", "check_precision", "check_strategy", "prepare"]
+__all__ = ["SyncBatchNorm", "check_precision", "check_strategy", "check_trainer", "prepare"]
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+_OPTION_RANGES = {
+    "accumulate_grad_batches": ">= 1",
+    "check_val_every_n_epoch": ">= 1",
+    "gradient_clip_val": ">= 0",
+    "log_every_n_steps": ">= 0",
+    "num_sanity_val_steps": ">= 0",
+    "val_check_interval": "> 0",
+}
+"""Options of the Trainer that Lightning does not check; 0 in place of 1 would divide by zero in mid-run."""
 
 _BATCH_NORM_STATE = (
     *("eps", "momentum", "affine", "track_running_stats", "training"),
@@ -45,6 +55,25 @@ def prepare(model: LightningModule, *, not_broadcast: Iterable[str] = ()) -> Non
             "`trainer.sync_batchnorm` needs GPUs: PyTorch's synchronised batch norm has no version for the CPU."
         )
     exclude_from_broadcast(model, not_broadcast)
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse options of a Trainer under which no model can be trained or validated.
+
+    Raises:
+        ArgumentError: A number is out of range.
+        UserError: The length of the training is unknown, or see :func:`check_precision`.
+    """
+    for name, range_ in _OPTION_RANGES.items():
+        value = getattr(trainer, name, None)
+        if isinstance(value, int | float):
+            check_range(range_, **{f"trainer.{name}": value})
+    if trainer.state.fn == "fit" and trainer.max_epochs == trainer.max_steps == -1:
+        raise UserError(
+            "`trainer.max_epochs` -1 is not supported without `trainer.max_steps`: the schedule follows the length of "
+            "the run. Set one of the two; `trainer.max_time` may end the run earlier."
+        )
+    check_precision(trainer)
 
 
 def check_precision(trainer: Trainer) -> None:

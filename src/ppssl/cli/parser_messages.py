@@ -1,0 +1,116 @@
+"""Messages of jsonargparse as one line: the option, what it takes, what it got, and the most similar option."""
+
+import difflib
+import importlib
+import inspect
+import re
+
+from lightning.pytorch import Trainer
+
+from ppssl.checkpointing.run_checkpoint import RunCheckpoint
+from ppssl.utils.config import Configurable
+from ppssl.utils.errors import did_you_mean
+
+__all__ = ["one_line", "parser_message"]
+
+_SECTION_CLASSES = {"trainer": Trainer, "checkpoint": RunCheckpoint}
+_TOP_LEVEL_OPTIONS = (
+    "config",
+    "seed_everything",
+    "trainer",
+    "model",
+    "data",
+    "checkpoint",
+    "checkpoint_io",
+    "resume",
+    "ckpt_path",
+    "out",
+    "seed",
+    "json",
+)
+
+
+_TYPES = {
+    "bool": "true or false",
+    "int": "an integer",
+    "float": "a number",
+    "str": "text",
+    "NoneType": "null",
+    "dict": "a mapping",
+    "list": "a list",
+    "tuple": "a list",
+    "Iterable": "a list",
+    "timedelta": "a time such as 00:05:00",
+}
+
+
+def parser_message(text: str) -> str:
+    """Message of a jsonargparse error in one line."""
+    if option := re.findall(r"Option '([^']+)' is not accepted", text):
+        class_path = re.findall(r"class_path '([^']+)'", text)[-1]
+        hint = did_you_mean(option[-1], _options_of(class_path), "; see --help")
+        return f"`{option[-1]}` is not an option of {class_path}{hint}."
+    if unknown := re.findall(r"[Uu]nrecognized arguments: (\S+)", text):
+        return f"No such option: {unknown[0]}{_nearest_option(unknown[0])}."
+    name = ".".join(re.findall(r'(?:Parser key|key) "([^"]+)"', text))
+    if invalid := re.findall(r"Expected (?:an? )?([^\n]+?)\. Got value: ([^\n]+)", text):
+        expected, value = invalid[-1]
+        return f"`{name}`: expected {_describe_type(expected)}, got {value}."
+    if "Subtypes: [" in text:
+        return _union_message(name, text)
+    lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -")]
+    return one_line(lines[-1])
+
+
+def one_line(text: str) -> str:
+    """The text with single spaces and without line ends."""
+    return " ".join(text.split())
+
+
+def _union_message(name: str, text: str) -> str:
+    """Message about a value that is of none of several types, of which the innermost option is the one to name."""
+    value = text.partition("Given value: ")[2].partition("\n")[0]
+    if nested := re.match(r"NestedArg\(key='([^']+)', val=(.+)\)$", value):
+        name, value = f"{name}.{nested[1]}", nested[2].strip("'")
+    errors = text.rpartition("Errors:")[2].partition("Given value type")[0]
+    reasons = [line.strip(" -") for line in errors.splitlines() if line.strip(" -")]
+    reasons = [r for r in reasons if not r.startswith(("Expected", "Problem with", "Not of type"))]
+    if reasons:
+        return f"`{name}`: {one_line(reasons[0])}."
+    subtypes = text.rpartition("Subtypes: [")[2].partition("\n")[0].removesuffix("]")
+    types = re.split(r", (?![^\[]*\])", subtypes)
+    expected = list(dict.fromkeys(_describe_type(type_) for type_ in types))
+    return f"`{name}`: expected {' or '.join(expected)}, got {value}."
+
+
+def _describe_type(text: str) -> str:
+    """A type that jsonargparse names, in words."""
+    if literal := re.search(r"Literal\[(.*)\]", text):
+        return f"one of {literal[1]}"
+    path = re.sub(r"<class '([^']+)'>", r"\1", text).partition("[")[0]
+    name = path.rpartition(".")[2]
+    if name in _TYPES:
+        return _TYPES[name]
+    return f"the class path of a {name}" if "." in path else text
+
+
+def _options_of(class_path: str) -> list[str]:
+    """Options of a class: the arguments of its constructor and, if configurable, of its bases' constructors."""
+    module, _, name = class_path.rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    classes = [c for c in cls.__mro__ if issubclass(c, Configurable) and "__init__" in vars(c)]
+    return [p for c in classes or [cls] for p in inspect.signature(c).parameters]
+
+
+def _nearest_option(option: str) -> str:
+    """Hint with the option that is most similar to an unknown one."""
+    name = option.lstrip("-").partition("=")[0]
+    section, _, rest = name.partition(".")
+    if section in _SECTION_CLASSES and rest:
+        options = [
+            f"--{section}.{p}" for p in inspect.signature(_SECTION_CLASSES[section]).parameters
+        ]
+    else:
+        sections = difflib.get_close_matches(section, _TOP_LEVEL_OPTIONS, n=1)
+        options = [f"--{s}.{rest}" if rest else f"--{s}" for s in sections]
+    return did_you_mean(f"--{name}", options, "; see --help")

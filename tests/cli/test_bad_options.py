@@ -1,0 +1,164 @@
+"""Command lines that are wrong: one line that says what is wrong with which value, exit code 2, no traceback."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from command_line import error_line, fit_arguments
+from ppssl.cli.error_messages import describe_error
+from ppssl.cli.main import main
+from ppssl.utils.errors import ArgumentError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Images, a run on them, and files that are no checkpoints of it."""
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("bad-options")
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in range(3):
+            folder = root / "images" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(8):
+                Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(
+                    folder / f"{i}.png"
+                )
+    assert main(fit_arguments(root / "images", root / "run")) == 0
+    (root / "text.ckpt").write_text("hello")
+    (root / "empty.ckpt").write_bytes(b"")
+    torch.save({"a": 1}, root / "other.ckpt")
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, root / "foreign.ckpt")
+    (last,) = (root / "run").rglob("last.ckpt")
+    (root / "torn.ckpt").write_bytes(last.read_bytes()[:5000])
+    return {"root": root, "images": root / "images", "last": last}
+
+
+TRAINER = {
+    "strategy=foo": "invalid strategy name: `strategy='foo'`",
+    "accelerator=foo": "invalid accelerator name: `accelerator='foo'`",
+    "devices=foo": "`devices` .* should be an int > 0",
+    "devices=0": r"`Trainer\(devices='0'\)` value is not a valid input",
+    "num_nodes=0": "`num_nodes` must be a positive integer, but got 0",
+    "precision=foo": r"`trainer\.precision`: expected one of .*'bf16-mixed'.*, got foo",
+    "profiler=foo": "'simple', 'advanced'",
+    "logger=foo": r"`trainer\.logger`: expected the class path of a Logger.*, got foo",
+    "callbacks=foo": r"`trainer\.callbacks`: expected a list or the class path of a Callback",
+    "max_time=5": r"duration='5'.* DD:HH:MM:SS",
+    "max_epochs=abc": r"`trainer\.max_epochs`: expected an integer or null, got abc",
+    "max_epochs=-1": r"`trainer\.max_epochs` -1 .* `trainer\.max_steps`",
+    "max_epochs=-7": "`max_epochs` must be a non-negative integer or -1. You passed in -7",
+    "enable_progress_bar=abc": r"`trainer\.enable_progress_bar`: expected true or false or null",
+    "accumulate_grad_batches=0": r"`trainer\.accumulate_grad_batches` must be >= 1, got 0",
+    "check_val_every_n_epoch=0": r"`trainer\.check_val_every_n_epoch` must be >= 1, got 0",
+    "val_check_interval=0": r"`trainer\.val_check_interval` must be > 0, got 0",
+    "gradient_clip_val=-1": r"`trainer\.gradient_clip_val` must be >= 0, got -1",
+    "gradient_clip_algorithm=foo": "`gradient_clip_algorithm` foo is invalid",
+    "log_every_n_steps=-1": r"`trainer\.log_every_n_steps` must be >= 0, got -1",
+    "limit_train_batches=-3": "invalid value -3 for limit_train_batches",
+}
+OTHERS = {
+    "--model=Foo": "`model`: expected the class path of a LightningModule or null, got Foo",
+    "--model.class_path=foo.Bar": "`model.class_path`: No module named 'foo'",
+    "--model.compile_encoder=maybe": r"`model\.compile_encoder`: expected true or false, got maybe",
+    "--model.pretrained=[1]": r"`model\.pretrained`: expected true or false or text, got \[1\]",
+    "--model.lr=abc": r"`model\.lr`: expected a number or null, got abc",
+    "--model.plugins=ais": r"`model\.plugins`: expected a mapping or null, got ais",
+    "--model.contrastive=5": r"`model\.contrastive`: expected the class path of a Contrastive",
+    "--model.contrastive.queue_size=foo": r"`model\.contrastive\.queue_size`: expected an integer",
+    "--model.contrastive.class_path=ppssl.AIS": r"AIS does not correspond to a subclass of Contr",
+    "--model.optimizer=5": r"`model\.optimizer`: expected one of 'sgd', 'adamw', 'lars', got 5",
+    "--data=Foo": "`data`: expected the class path of a FineGrainedDataModule or null, got Foo",
+    "--data.augmentation.crop_scale=3": r"`data\.augmentation\.crop_scale`: expected a list, got 3",
+    "--data.image_size=[3]": r"`data\.image_size`: expected an integer, got \[3\]",
+    "--data.image_size=0": "`image_size` must be >= 1, got 0",
+    "--seed_everything=abc": "`seed_everything`: expected true or false or an integer, got abc",
+    "--checkpoint.every_n_train_steps=0": "`every_n_train_steps` must be >= 1, got 0",
+    "--checkpoint.train_time_interval=abc": r"a time such as 00:05:00 or null, got abc",
+    "--ckpt_path={root}/nowhere.ckpt": "`--ckpt_path`: no such checkpoint: .*nowhere.ckpt",
+    "--ckpt_path={root}/othre.ckpt": r"no such checkpoint: .*did you mean other.ckpt\?",
+    "--ckpt_path={root}/run": "`--ckpt_path`: .* is a folder: give the file, such as .*last.ckpt",
+    "--ckpt_path={images}": "is a folder: give the file, but there is no checkpoint in it",
+    "--ckpt_path={root}/text.ckpt": "text.ckpt cannot be read as a checkpoint: it is damaged",
+    "--ckpt_path={root}/empty.ckpt": "empty.ckpt cannot be read as a checkpoint",
+    "--ckpt_path={root}/torn.ckpt": "torn.ckpt cannot be read as a checkpoint",
+    "--ckpt_path={root}/other.ckpt": "other.ckpt is no checkpoint of a run",
+    "--ckpt_path={root}/foreign.ckpt": "no checkpoint of ppssl: it has no `ppssl` entry",
+    "--ckpt_path=best": "`--ckpt_path`: no such checkpoint: best",
+    "--resume={root}/run": "`--resume`: .* is a folder: give the file, such as .*last.ckpt",
+    "--resume={root}/text.ckpt": "text.ckpt cannot be read as a checkpoint",
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        *((f"--trainer.{option}", message) for option, message in TRAINER.items()),
+        *OTHERS.items(),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    option: str, message: str, made: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    assert main(fit_arguments(made["images"], tmp_path, option.format(**made))) == 2
+    line = error_line(capsys)
+    assert re.search(message, line), line
+    assert "<class" not in line
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_random_weights_are_not_measured(
+    command: str, made: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    options = fit_arguments(made["images"], tmp_path)[1:]
+    for more in ([], ["--ckpt_path=last"]):
+        assert main([command, *options, *more]) == 2
+        line = error_line(capsys)
+        assert f"`ppssl {command}` has random weights only: give a checkpoint with `--ckpt" in line
+    finetune = ["--config", "ppssl:folder/finetune", *options[2:]]
+    assert main([command, *finetune]) == 2
+    assert "The classifier is not trained: give its checkpoint" in error_line(capsys)
+    assert main([command, *finetune, "--ckpt_path", str(made["last"])]) == 2
+    assert "is of a `PPSSL`, not of a classifier" in error_line(capsys)
+
+
+def test_last_is_the_newest_checkpoint_of_the_run(
+    made: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    options = fit_arguments(made["images"], made["root"] / "run")[1:]
+    assert main(["test", *options, "--ckpt_path=last", "--trainer.logger=false"]) == 0
+    assert "knn_top1" in capsys.readouterr().out
+
+
+def test_only_an_argument_check_of_ours_is_bad_input() -> None:
+    assert describe_error(ArgumentError("`lr` must be > 0, got -1."))[0] == 2
+    accidental = ValueError("`tensor` and `other` must have the same shape.")
+    assert describe_error(accidental) == (1, None)
+    wrapped = RuntimeError("in a worker")
+    wrapped.__cause__ = ArgumentError("`lr` must be > 0, got -1.")
+    assert describe_error(wrapped) == (2, "`lr` must be > 0, got -1.")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to"), 2, "lower `data.batch_size`"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 1, "num_workers"),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), 1, "num_workers"),
+        (RuntimeError("Early stopping conditioned on metric `val/x` which is"), 2, "`val/x`"),
+        (ValueError("loaded state dict has a different number of"), 2, "settings that it began"),
+    ],
+)
+def test_what_torch_and_lightning_say_is_one_line(
+    error: Exception, code: int, message: str
+) -> None:
+    found, line = describe_error(error)
+    assert found == code
+    assert line is not None
+    assert message in line
