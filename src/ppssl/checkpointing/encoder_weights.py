@@ -128,10 +128,15 @@ def _groups(
 
 
 def _prefixes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Prefixes under which the first of a model's weights is found."""
-    first = next(iter(own))
-    prefixes = [name.removesuffix(first) for name in weights if name.endswith(first)]
-    return [prefix for prefix in prefixes if prefix == "" or prefix.endswith(".")]
+    """Prefixes under which the first or the last of a model's weights is found."""
+    names = list(own)
+    prefixes = [
+        name.removesuffix(end)
+        for end in dict.fromkeys((names[0], names[-1]))
+        for name in weights
+        if name.endswith(end)
+    ]
+    return [p for p in dict.fromkeys(prefixes) if p == "" or p.endswith(".")]
 
 
 def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
