@@ -16,7 +16,7 @@ TRAINER_COMMANDS = {
     "fit": "Pretrain an encoder, or train a classifier on one.",
     "validate": "Compute a checkpoint's metrics on the validation images.",
     "test": "Compute a checkpoint's metrics on the test images.",
-    "predict": "Embed or classify images with a Trainer.",
+    "predict": "Write the embeddings or the predicted classes of images, with a Trainer.",
 }
 COMMANDS = {
     "demo": "Pretrain on synthetic birds in minutes, and compare before and after.",

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.source import digest
@@ -24,7 +24,15 @@ from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand, writable_file, writing
 
-__all__ = ["Description", "embed", "fingerprint", "read_description", "read_embeddings"]
+__all__ = [
+    "Description",
+    "embed",
+    "fingerprint",
+    "image_columns",
+    "list_column",
+    "read_description",
+    "read_embeddings",
+]
 
 PART = 4096
 """Images per part; the embeddings of one part are held in memory."""
@@ -141,6 +149,39 @@ def read_embeddings(
             yield Embeddings(features, label, index), columns
 
 
+def image_columns(data: FineGrainedDataModule, index: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Columns ``split``, ``path``, ``class``, ``label`` and ``index`` of images, as pyarrow arrays.
+
+    Args:
+        data: The data set, after its ``setup``.
+        index: ``(N,)`` int64, the images' numbers in the full data set.
+        labels: ``(N,)`` int64, -1 where unknown.
+    """
+    import pyarrow as pa
+
+    located = [data.locate(i) for i in index.tolist()]
+    names = [data.sources[split].name(number) for split, number in located]
+    classes = [
+        data.sources[split].classes[label] if label >= 0 else None
+        for (split, _), label in zip(located, labels.tolist(), strict=True)
+    ]
+    return {
+        "split": pa.array([split for split, _ in located], pa.string()),
+        "path": pa.array(names, pa.string()),
+        "class": pa.array(classes, pa.string()),
+        "label": pa.array(labels.tolist(), pa.int64()),
+        "index": pa.array(index.tolist(), pa.int64()),
+    }
+
+
+def list_column(rows: Tensor) -> Any:
+    """A pyarrow array of lists of equal length from ``(N, D)`` floating point."""
+    import pyarrow as pa
+
+    values = pa.array(rows.cpu().numpy().ravel())
+    return pa.FixedSizeListArray.from_arrays(values, rows.shape[1])
+
+
 def fingerprint(encoder: nn.Module) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of an encoder's weights and their names."""
     sha = hashlib.sha256()
@@ -188,20 +229,10 @@ def _embed_part(
     file = folder / f"{split}-{items[0]}-{len(items)}.parquet"
     if _try_description(file) == description:
         return file
-    source = data.sources[split]
-    progress = f"Embedding {split} {items[0]} to {items[-1]} of {len(source)}"
+    progress = f"Embedding {split} {items[0]} to {items[-1]} of {len(data.sources[split])}"
     embedded = embed_loader(encoder, data.eval_loader(split, items), data, description=progress)
-    numbers = (embedded.index - data.offset(split)).tolist()
-    labels = embedded.labels.tolist()
-    values = pa.array(embedded.features.cpu().numpy().ravel())
-    columns: dict[str, Any] = {
-        "split": pa.array([split] * len(numbers), pa.string()),
-        "path": pa.array([source.name(i) for i in numbers], pa.string()),
-        "class": pa.array([source.classes[k] if k >= 0 else None for k in labels], pa.string()),
-        "label": pa.array(labels, pa.int64()),
-        "index": pa.array(embedded.index.tolist(), pa.int64()),
-        "embedding": pa.FixedSizeListArray.from_arrays(values, description.dim),
-    }
+    columns = image_columns(data, embedded.index, embedded.labels)
+    columns["embedding"] = list_column(embedded.features)
     table = pa.table(columns).replace_schema_metadata(
         {_METADATA_KEY: json.dumps(asdict(description))}
     )

@@ -19,6 +19,7 @@ from ppssl.checkpointing.atomic import AtomicCheckpointIO, newest_checkpoint
 from ppssl.checkpointing.metrics_csv import keep_metrics
 from ppssl.checkpointing.run_checkpoint import RunCheckpoint
 from ppssl.data.datamodule import FineGrainedDataModule
+from ppssl.inference.predictions import PredictionWriter
 from ppssl.studies.command_checks import check_checkpoint, require_weights, trainer_options
 from ppssl.utils.paths import AnyPath, expand, expand_config, writable_folder
 from ppssl.utils.recipes import BASE_RECIPE, read_yaml, recipe_path
@@ -74,8 +75,9 @@ class PPSSLCLI(LightningCLI):
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of checkpoints, and ``--resume``."""
+        """Add the options of checkpoints and of the file of ``ppssl predict``, and ``--resume``."""
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_argument(
             "--resume",
             type=str | None,

@@ -1,0 +1,90 @@
+"""Writer of ``ppssl predict``: one row per image, with its embedding or its class, in a Parquet file."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from ppssl.data.datamodule import FineGrainedDataModule
+from ppssl.inference.embed import image_columns, list_column
+from ppssl.utils.paths import AnyPath, expand, writable_file, writing
+
+__all__ = ["PredictionWriter"]
+
+
+class PredictionWriter(Callback):
+    """Write what a Trainer predicts: embeddings, or the classes of a classifier with their probabilities.
+
+    The file has the columns of :func:`ppssl.embed`: ``split``, ``path``, ``class``, ``label``, ``index``, and
+    ``embedding``; of a classifier, in place of it ``predicted`` (a class name), ``probability`` and ``probabilities``
+    (one per class, in the order of ``model.classes``). It has no fingerprint of the encoder: ``ppssl embed`` writes
+    files to evaluate and to search.
+
+    Args:
+        out: The ``.parquet`` file; ``None``: ``predictions.parquet`` in the folder of the run's logs. Of several
+            processes each writes the images that it had, to ``predictions-<rank>.parquet``.
+    """
+
+    def __init__(self, out: AnyPath | None = None) -> None:
+        self.out = out
+        self._path = Path()
+        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that the file can be written."""
+        folder = trainer.log_dir or trainer.default_root_dir
+        path = expand(folder) / "predictions.parquet" if self.out is None else expand(self.out)
+        if trainer.world_size > 1:
+            path = path.with_stem(f"{path.stem}-{trainer.global_rank}")
+        self._path, self._rows = writable_file(path), []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect the outputs of a batch, if they are one vector per image."""
+        if isinstance(outputs, Tensor) and outputs.ndim == 2:
+            values = (outputs.float(), batch["label"], batch["index"])
+            self._rows.append(tuple(value.cpu() for value in values))  # type: ignore[arg-type]
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file."""
+        if not self._rows:
+            rank_zero_warn(
+                "No predictions are written: `predict_step` must return a tensor (images, values)."
+            )
+            return
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        data: FineGrainedDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        outputs, labels, index = (torch.cat(part) for part in zip(*self._rows, strict=True))
+        columns = image_columns(data, index, labels) | _prediction_columns(pl_module, outputs)
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table(columns), self._path)
+        rank_zero_info(f"Predictions of {len(index):,} images: {self._path}")
+
+
+def _prediction_columns(model: Any, outputs: Tensor) -> dict[str, Any]:
+    """Columns of embeddings ``(N, D)``, or of a classifier's logits ``(N, K)``."""
+    import pyarrow as pa
+
+    classes = getattr(model, "classes", None)
+    if classes is None:
+        return {"embedding": list_column(outputs)}
+    probabilities = outputs.softmax(dim=1)
+    best = probabilities.max(dim=1)
+    return {
+        "predicted": pa.array([classes[k] for k in best.indices.tolist()], pa.string()),
+        "probability": pa.array(best.values.numpy()),
+        "probabilities": list_column(probabilities),
+    }

@@ -1,0 +1,98 @@
+"""``ppssl predict``: its file holds what the model predicts, of each image once, under its name."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+
+from ppssl import PPSSL, FineTune, FolderDataModule, UserError, embed
+from ppssl.cli.main import main
+from ppssl.inference.predictions import PredictionWriter
+
+TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
+QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu"}
+
+
+def _data(folder: Path, **kwargs: Any) -> FolderDataModule:
+    return FolderDataModule(str(folder), image_size=32, batch_size=5, num_workers=0, **kwargs)
+
+
+def _predict(model: Any, data: FolderDataModule, out: Path) -> list[dict[str, Any]]:
+    trainer = Trainer(**QUIET, callbacks=[PredictionWriter(str(out))])
+    trainer.predict(model, data, return_predictions=False)
+    return pq.read_table(out).to_pylist()
+
+
+def test_embeddings_are_those_of_embed(image_folder: Path, tmp_path: Path) -> None:
+    model, data = PPSSL(**TINY), _data(image_folder)
+    rows = _predict(model, data, tmp_path / "new" / "predictions.parquet")
+    embedded = pq.read_table(embed(model, data, tmp_path / "e.parquet")).to_pylist()
+    expected = [row for row in embedded if row["split"] == "test"]
+    assert len(rows) == 12
+    for row, other in zip(rows, expected, strict=True):
+        assert row["embedding"] == pytest.approx(other["embedding"], abs=1e-5)
+        assert {**row, "embedding": 0} == {**other, "embedding": 0}
+
+
+def test_a_classifier_names_the_classes_of_unlabelled_images(
+    image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On the command line, into the folder of the run's logs."""
+    trainer = Trainer(**QUIET, max_epochs=4, enable_checkpointing=False)
+    model = FineTune(**TINY, lr=1e-2, batch_norm="batch")
+    trainer.fit(model, _data(image_folder, val_fraction=0.0))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    (tmp_path / "unknown").mkdir()
+    for k in range(3):
+        image = Image.open(image_folder / "test" / f"class{k}" / "0.png")
+        image.save(tmp_path / "unknown" / f"{k}.png")
+    arguments = {
+        "config": "ppssl:folder/finetune",
+        "model.backbone_kwargs": "{width: 4}",
+        "model.pretrained": "false",
+        "data.root": tmp_path / "unknown",
+        "data.image_size": 32,
+        "data.num_workers": 0,
+        "trainer.default_root_dir": tmp_path / "run",
+        "ckpt_path": tmp_path / "last.ckpt",
+    }
+    with caplog.at_level("INFO"):
+        assert main(["predict", *(f"--{name}={value}" for name, value in arguments.items())]) == 0
+    (path,) = (tmp_path / "run").rglob("predictions.parquet")
+    assert f"Predictions of 3 images: {path}" in caplog.messages
+    rows = pq.read_table(path).to_pylist()
+    assert [Path(row["path"]).name for row in rows] == ["0.png", "1.png", "2.png"]
+    assert [(row["class"], row["label"], row["index"]) for row in rows] == [
+        (None, -1, i) for i in range(3)
+    ]
+    data = _data(tmp_path / "unknown")
+    data.setup()
+    with torch.no_grad():
+        batch = next(iter(data.predict_dataloader()))
+        expected = model.eval()(data.normalise(batch["image"])).softmax(dim=1)
+    for row, probabilities in zip(rows, expected, strict=True):
+        assert row["probabilities"] == pytest.approx(probabilities.tolist(), abs=1e-4)
+        assert row["probability"] == max(row["probabilities"])
+        assert row["predicted"] == model.classes[int(probabilities.argmax())]
+
+
+class Pairs(LightningModule):
+    """A model whose prediction is no tensor."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return {"size": len(batch["image"])}
+
+
+def test_what_cannot_be_written_is_said(image_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.parquet"
+    trainer = Trainer(**QUIET, callbacks=[PredictionWriter(str(out))])
+    with pytest.warns(UserWarning, match="`predict_step` must return a tensor"):
+        trainer.predict(Pairs(), _data(image_folder))
+    assert not out.exists()
+    trainer = Trainer(**QUIET, callbacks=[PredictionWriter(str(image_folder))])
+    with pytest.raises(UserError, match=r"Cannot write .*: it is a folder"):
+        trainer.predict(PPSSL(**TINY), _data(image_folder))
