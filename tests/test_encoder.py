@@ -4,9 +4,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from lightning.pytorch import Trainer
 from safetensors.torch import save_file
 from torch import nn
 
+from ppssl import PPSSL, Anchor, FolderDataModule, LossPlugin, LossTerm, TrainingStep
 from ppssl.encoder import Encoder, as_map, evaluation_mode, load_encoder
 from ppssl.utils.errors import UserError
 from ppssl.utils.resnet_small import resnet_small
@@ -101,7 +103,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
         ({"backbone": "resnet81"}, r"timm has no model `resnet81` \(did you mean resne"),
         (
             {"backbone": "resnet18", "kwargs": {"colour": 1}},
-            "does not take these `backbone_kwargs`",
+            r"does not take these `backbone_kwargs` .*colour.*: `--model.backbone_kwargs=null`.",
         ),
         ({"backbone": "resnet18", "pretrained": "nowhere.pth"}, "no such file: nowhere.pth"),
         (
@@ -249,3 +251,31 @@ def test_encoders_without_batch_norm_use_no_batch_statistics() -> None:
     encoder = Encoder("vit_tiny_patch16_224", image_size=32, kwargs=vit)
     assert encoder.batch_norm == "batch"
     assert not encoder.uses_batch_statistics
+
+
+class _Still(LossPlugin):
+    """A plugin with a layer in evaluation mode, which its author may have forgotten."""
+
+    def __init__(self, evaluate: bool) -> None:
+        super().__init__()
+        self.evaluate = evaluate
+        self.layer = nn.Dropout().train(not evaluate)
+
+    def forward(self, step: TrainingStep) -> LossTerm:
+        """Nothing."""
+        return LossTerm(step.z.sum() * 0)
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "batch"])
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_only_what_is_frozen_on_purpose_is_in_evaluation_mode_without_a_warning(
+    batch_norm: Any, forgotten: bool, image_folder: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    plugins = {"anchor": Anchor(), "still": _Still(forgotten)}
+    kwargs: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
+    model = PPSSL(**kwargs, batch_norm=batch_norm, plugins=plugins, lr=0.1)
+    data = FolderDataModule(str(image_folder), image_size=32, batch_size=8, num_workers=0)
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    Trainer(**quiet, max_steps=1, enable_checkpointing=False).fit(model, data)
+    told = [str(w.message) for w in recwarn if "in eval mode at the start" in str(w.message)]
+    assert len(told) == forgotten

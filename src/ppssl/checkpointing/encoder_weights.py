@@ -56,7 +56,8 @@ def create_model(
         return timm.create_model(backbone, pretrained=pretrained, num_classes=0, **sized, **kwargs)
     except TypeError as error:
         raise UserError(
-            f"`{backbone}` does not take these `backbone_kwargs` {dict(kwargs)}: {error}."
+            f"`{backbone}` does not take these `backbone_kwargs` {dict(kwargs)}: {error}. If they are of the recipe's "
+            "backbone, leave them out: `--model.backbone_kwargs=null`."
         ) from error
     except (OSError, RuntimeError) as error:
         if not pretrained:

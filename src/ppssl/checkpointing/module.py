@@ -61,6 +61,10 @@ class TrainingModule(LightningModule, Configurable):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch_size)
         self.log_dict({f"train/{n}": value for n, value in logs.items()}, batch_size=batch_size)
 
+    def on_fit_start(self) -> None:
+        """Silence Lightning's warning about layers that are frozen on purpose."""
+        self.encoder.expect_frozen(self)
+
     def on_train_epoch_end(self) -> None:
         """Check the losses since the last logged step."""
         self.loss_history.check()
