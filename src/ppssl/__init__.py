@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.losses.contrastive.moco import MoCo as MoCo
     from ppssl.losses.contrastive.objective import ContrastiveObjective as ContrastiveObjective
     from ppssl.losses.contrastive.objective import ContrastiveResult as ContrastiveResult
+    from ppssl.losses.distillation import Distillation as Distillation
     from ppssl.losses.iadm.plugin import IADM as IADM
     from ppssl.losses.loss_plugin import LossPlugin as LossPlugin
     from ppssl.losses.loss_plugin import LossTerm as LossTerm
@@ -42,6 +43,8 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.metrics.retrieval import RetrievalMetrics as RetrievalMetrics
     from ppssl.module import PPSSL as PPSSL
     from ppssl.studies.demo import demo as demo
+    from ppssl.text.teachers.base import Teacher as Teacher
+    from ppssl.text.teachers.timm_teacher import TimmTeacher as TimmTeacher
     from ppssl.utils.errors import UserError as UserError
 
 __version__ = "0.1.0"
@@ -54,6 +57,7 @@ PUBLIC = {
     "AIS": "ppssl.losses.ais.plugin",
     "IADM": "ppssl.losses.iadm.plugin",
     "Anchor": "ppssl.losses.anchor",
+    "Distillation": "ppssl.losses.distillation",
     "FineTune": "ppssl.classify.finetune",
     "LinearProbe": "ppssl.classify.linear_probe",
     "RunCheckpoint": "ppssl.checkpointing.run_checkpoint",
@@ -79,6 +83,8 @@ PUBLIC = {
     "KNNClassifier": "ppssl.metrics.knn",
     "RankMe": "ppssl.metrics.rankme",
     # writing your own
+    "Teacher": "ppssl.text.teachers.base",
+    "TimmTeacher": "ppssl.text.teachers.timm_teacher",
     "LossPlugin": "ppssl.losses.loss_plugin",
     "LossTerm": "ppssl.losses.loss_plugin",
     "TrainingStep": "ppssl.losses.loss_plugin",

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ppssl import FolderDataModule, UserError
 from ppssl.losses.ais.targets import make_targets
-from ppssl.text import bank as bank_module
-from ppssl.text.bank import FixedCrops, bank_folder, embed_corpus, open_bank
+from ppssl.text import image_bank
+from ppssl.text.bank import embed_corpus, open_bank
 from ppssl.text.corpus import TextCorpus
+from ppssl.text.fixed_crops import FixedCrops
+from ppssl.text.image_bank import bank_folder
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.clip import CLIPTeacher
 
@@ -65,7 +67,7 @@ def test_found_again_without_the_teacher(
     folder = tmp_path / "clip"
     shutil.copytree(clip_folder, folder)
     first = open_bank(str(folder), CORPUS, _data(image_folder))
-    monkeypatch.setattr(bank_module, "load_teacher", _no_teacher)
+    monkeypatch.setattr(image_bank, "load_teacher", _no_teacher)
     shutil.rmtree(folder)
     again = open_bank(str(folder), CORPUS, _data(image_folder), memory_map=False)
     torch.testing.assert_close(again.images, first.images)

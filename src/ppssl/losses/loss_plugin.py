@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ppssl.utils.config import Configurable
-from ppssl.utils.errors import ArgumentError
+from ppssl.utils.errors import ArgumentError, UserError
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -26,6 +27,7 @@ __all__ = [
     "LossTerm",
     "TrainingStep",
     "merge_requests",
+    "numbered_images",
     "training_step",
 ]
 
@@ -106,6 +108,14 @@ class LossPlugin(nn.Module, Configurable):
     watcher: ClassVar[type[Callback] | None] = None
     """The callback that watches plugins of this type, made without arguments."""
 
+    def prepare(self, data: Any, device: torch.device) -> None:  # optional
+        """Look at the data before training; called before :meth:`build`, in every process.
+
+        Args:
+            data: The data module, after its ``setup``; :func:`numbered_images` refuses loaders.
+            device: The device of the training.
+        """
+
     def build(self, encoder: EncoderInfo) -> None:  # optional
         """Create parameters; called before the optimizer is created and after all other modules are."""
 
@@ -146,6 +156,20 @@ class LossPlugin(nn.Module, Configurable):
     def callbacks(self) -> list[Callback]:
         """Callbacks of the plugin; types that the Trainer already has, or subclasses of them, are left out."""
         return [] if self.watcher is None else [self.watcher()]
+
+
+def numbered_images(data: Any, plugin: LossPlugin) -> Any:
+    """Return a data module that numbers its images, for plugins that look something up by ``batch["index"]``.
+
+    Raises:
+        UserError: It is another kind of data module, or none.
+    """
+    if not hasattr(data, "normalise_with"):
+        raise UserError(
+            f"{type(plugin).__name__} looks up what the teacher said of an image: train with a data module of ppssl, "
+            "which numbers the images."
+        )
+    return data
 
 
 def merge_requests(

@@ -7,36 +7,32 @@ transformers nor a network is needed.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image
-from rich.progress import Progress
 from torch import Tensor
 
 from ppssl.text.bank_file import RowWriter, obtain
 from ppssl.text.corpus import TextCorpus
+from ppssl.text.image_bank import files_of_teacher, open_images
 from ppssl.text.teachers.base import Teacher
-from ppssl.text.teachers.load import load_teacher, teacher_fingerprint
-from ppssl.utils.paths import AnyPath, cache_folder, expand, expand_text
-from ppssl.utils.randomness import generator
+from ppssl.utils.paths import AnyPath
 from ppssl.utils.results import provenance
 
 if TYPE_CHECKING:
     from ppssl.data.datamodule import FineGrainedDataModule
 
-__all__ = ["TextBank", "bank_folder", "embed_corpus", "open_bank", "ranked"]
-
-_SAVE_SECONDS = 10.0
+__all__ = [
+    "TextBank",
+    "embed_corpus",
+    "open_bank",
+    "ranked",
+]
 
 
 @dataclass(frozen=True)
@@ -74,15 +70,8 @@ class TextBank:
         return sample[sample.flatten(1).any(dim=1)]
 
 
-def bank_folder(folder: AnyPath | None = None) -> Path:
-    """Folder of the banks: ``folder``, else ``$PPSSL_CACHE/banks``, else ``~/.cache/ppssl/banks``."""
-    if folder is not None:
-        return expand(folder)
-    return cache_folder() / "banks"
-
-
 def open_bank(
-    teacher: AnyPath,
+    teacher: AnyPath | Teacher,
     corpus: TextCorpus,
     data: FineGrainedDataModule | None,
     *,
@@ -96,7 +85,7 @@ def open_bank(
     Several processes may call it at once: one computes the missing files, the others wait.
 
     Args:
-        teacher: Name of the teacher, see :func:`~ppssl.text.teachers.load.load_teacher`.
+        teacher: A teacher or its name, see :func:`~ppssl.text.teachers.load.load_teacher`.
         corpus: The descriptions.
         data: The data module, after its ``setup``; ``None``: texts only.
         views: Number k of fixed crops per image (:ref:`D7 <d7>`); the first is the whole image.
@@ -107,17 +96,17 @@ def open_bank(
     Raises:
         UserError: The bank does not match the teacher or the data, the disk is too small, or an image is unreadable.
     """
-    teacher = expand_text(teacher)
-    get_teacher = cache(lambda: load_teacher(teacher).to(device))
-    home = bank_folder(folder) / _slug(teacher)
-    manifest = {"teacher": teacher, "teacher_hash": teacher_fingerprint(teacher)}
+    home, manifest, get_teacher = files_of_teacher(teacher, folder, device)
     images = mean = None
+    first = 0
     # Images before texts: data loader workers must not be forked after a tokenizer has started threads.
     if data is not None:
-        images, mean = _open_images(home, manifest, data, views, get_teacher)
+        images, mean = open_images(home, manifest, get_teacher, data, views)
         images = images if memory_map else images.clone()
+        first = data.offset("train")
     texts, temperature = _open_texts(home, manifest, corpus, get_teacher)
-    first = 0 if data is None else data.offset("train")
+    if isinstance(teacher, Teacher):
+        teacher.to("cpu")  # its memory is the training's now
     return TextBank(corpus, texts, images, mean, first, temperature)
 
 
@@ -179,98 +168,6 @@ def _split(text: str, fits: Callable[[str], bool]) -> list[str]:
             pieces.append(" ".join(words[:n]))
             words = words[n:]
     return pieces
-
-
-def _open_images(
-    home: Path,
-    manifest: dict[str, Any],
-    data: FineGrainedDataModule,
-    views: int,
-    get_teacher: Callable[[], Teacher],
-) -> tuple[Tensor, Tensor]:
-    """Image embeddings of the training images and their mean."""
-    fingerprint = data.sources["train"].fingerprint()
-    expected = manifest | {
-        "data_fingerprint": fingerprint,
-        "views": views,
-        "images": data.num_train,
-    }
-    suffix = "" if views == 1 else f"-{views}-views"
-    path = home / f"images-{fingerprint}{suffix}.npy"
-
-    def make() -> None:
-        teacher = get_teacher()
-        written = expected | {"made_with": provenance()["versions"]}
-        writer = RowWriter(path, (data.num_train, views, teacher.dim), "float16", written)
-        _embed_images(teacher, data, views, writer)
-        writer.commit()
-
-    rows, mean, _ = obtain(path, expected, make)
-    return rows, mean
-
-
-def _embed_images(
-    teacher: Teacher, data: FineGrainedDataModule, views: int, writer: RowWriter
-) -> None:
-    """Embed the training images that the writer does not have yet."""
-    items = np.arange(writer.done, data.num_train)
-    loader = data.eval_loader("train", items, FixedCrops(teacher.transform, views))
-    first, saved = data.offset("train"), monotonic()
-    with Progress(transient=True) as progress:
-        task = progress.add_task(
-            f"{teacher.name} embeds the images", total=data.num_train, completed=writer.done
-        )
-        try:
-            for cpu_batch in loader:
-                batch = data.on_before_batch_transfer(cpu_batch, 0)
-                pixels: Tensor = batch["image"]  # (B, k, 3, H, W)
-                v = teacher.embed_images(pixels.flatten(0, 1)).unflatten(0, (-1, views)).cpu()
-                numbers = torch.arange(writer.done, writer.done + len(v))
-                v[batch["index"] != numbers + first] = 0  # a substitute for an unreadable image
-                writer.write(v)
-                progress.update(task, completed=writer.done)
-                if monotonic() - saved > _SAVE_SECONDS:
-                    writer.save()
-                    saved = monotonic()
-        finally:
-            if writer.done < data.num_train:
-                writer.save()
-
-
-class FixedCrops:
-    """Fixed crops for the teacher: the whole image and k - 1 crops of half to all of its area (:ref:`D7 <d7>`).
-
-    The position of each crop is the same in all images.
-
-    Args:
-        transform: The teacher's preprocessing.
-        k: Number of crops.
-    """
-
-    def __init__(self, transform: Callable[[Image.Image], Tensor], k: int = 1) -> None:
-        self.transform, self.k = transform, k
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Preprocessed crops of an image, ``(k, 3, H, W)``."""
-        boxes = [(0.0, 0.0, 1.0, 1.0)] + [self._box(view) for view in range(1, self.k)]
-        width, height = image.size
-        crops = [
-            image.crop((round(x * width), round(y * height), round(r * width), round(b * height)))
-            for x, y, r, b in boxes
-        ]
-        return torch.stack([self.transform(crop) for crop in crops])
-
-    def _box(self, view: int) -> tuple[float, float, float, float]:
-        rng = generator(0, "teacher-view", view)
-        side = float(np.sqrt(rng.uniform(0.5, 1)))
-        x, y = (rng.random(2) * (1 - side)).tolist()
-        return x, y, x + side, y + side
-
-
-def _slug(name: str) -> str:
-    """Folder name of a teacher, unique by a hash."""
-    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_")[-60:]
-    return f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def ranked(probabilities: Tensor, titles: Sequence[str], k: int) -> list[list[tuple[str, float]]]:

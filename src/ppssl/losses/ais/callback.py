@@ -1,4 +1,4 @@
-"""Callback of AIS: makes the bank before training, and shows the descriptions of teacher and student."""
+"""Callback of AIS: shows the descriptions that teacher and student give images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ppssl.callbacks.example_images import example_batch
 from ppssl.callbacks.figure_logging import FigureCallback, log_figure
 from ppssl.encoder import evaluation_mode
 from ppssl.text.bank import ranked
-from ppssl.utils.errors import ArgumentError, UserError
+from ppssl.utils.errors import ArgumentError
 from ppssl.utils.plots.descriptions import description_panel
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["AISCallback"]
 
 
 class AISCallback(FigureCallback):
-    """Make the bank of every AIS plugin, and show images with the best descriptions of teacher and student.
+    """Show images with the best descriptions of teacher and student.
 
     ``train/<name>_corpus_in_use`` is logged in each epoch: the share of descriptions that were the most likely one of
     the student for at least one view.
@@ -40,19 +40,6 @@ class AISCallback(FigureCallback):
             raise ArgumentError(f"`top` must be >= 1, got {top}.")
         self.top = top
         self._used: dict[str, Tensor] = {}
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the bank; Lightning calls this before the setup of the module, which needs its sizes."""
-        if stage != "fit":
-            return
-        data: Any = getattr(trainer, "datamodule", None)
-        for plugin in self.plugins(pl_module).values():
-            if not hasattr(data, "normalise_with"):
-                raise UserError(
-                    "AIS looks up what the teacher said of an image: train with a data module of ppssl, which numbers "
-                    "the images."
-                )
-            plugin.prepare(data, trainer.strategy.root_device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
@@ -92,7 +79,7 @@ class AISCallback(FigureCallback):
         with evaluation_mode(pl_module), torch.no_grad():
             embeddings = pl_module(data.normalise(batch["image"].to(pl_module.device)))
             q = plugin.student_sees(embeddings, targets.texts)
-            p = targets.probabilities(targets.lookup(batch["index"]).to(embeddings.device))
+            p = targets.probabilities(targets.images.lookup(batch["index"]).to(embeddings.device))
         teacher, student = (ranked(x, targets.titles, self.top) for x in (p, q))
         figure = description_panel(batch["image"], {"teacher": teacher, "student": student})
         log_figure(trainer, f"{name}/descriptions", figure, trainer.global_step)

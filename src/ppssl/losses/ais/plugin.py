@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,11 @@ from ppssl.functional import student_log_probabilities
 from ppssl.losses.ais.callback import AISCallback
 from ppssl.losses.ais.head import TAU_BOUNDS, StudentHead
 from ppssl.losses.ais.targets import Control, Targets, make_targets
-from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep
+from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep, numbered_images
 from ppssl.text.bank import TextBank, open_bank, ranked
 from ppssl.text.corpus import TextCorpus
-from ppssl.text.teachers.load import load_teacher
+from ppssl.text.teachers.base import Teacher
+from ppssl.text.teachers.load import load_teacher, teacher_name
 from ppssl.utils.errors import ArgumentError, UserError
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class AIS(LossPlugin):
         corpus: The descriptions: a ``.txt``, ``.csv``, ``.tsv`` or ``.jsonl`` file, a packaged corpus (``birds``), or
             another name that :meth:`~ppssl.text.corpus.TextCorpus.load` accepts (``class-names``, ``cub-attributes``).
         corpus_column: Column of a ``.csv``, ``.tsv`` or ``.jsonl``.
-        teacher: A CLIP or SigLIP as hub id or local folder, ``synthetic-clip`` for the packaged teacher, or a file of
-            the same kind.
+        teacher: A CLIP or SigLIP as hub id or local folder, ``synthetic-clip`` for the packaged teacher, a file of the
+            same kind, or a :class:`~ppssl.text.teachers.base.Teacher` of your own.
         loss_weight: lambda_A. With a strong teacher larger values did better on synthetic birds
             (experiments/RESULTS.md).
         warmup_fraction: Fraction of the training in which lambda_A rises linearly from 0.
@@ -56,9 +57,8 @@ class AIS(LossPlugin):
         online: Run the teacher on the augmented view in each step; the bank gives tau_T and hubs only.
         memory_map: Leave the image embeddings on disk; otherwise they are read into memory.
         bank_dir: Folder of the banks; ``None``: ``$PPSSL_CACHE/banks`` or ``~/.cache/ppssl/banks``.
-        control: Control experiment in place of AIS: ``"embedding"`` distils v by cosine without a corpus,
-            ``"random_texts"`` uses orthogonal directions as descriptions, ``"shuffled_images"`` permutes v over the
-            images.
+        control: Control experiment in place of AIS: ``"random_texts"`` uses orthogonal directions as descriptions,
+            ``"shuffled_images"`` permutes v over the images. (v without a corpus: :class:`~ppssl.Distillation`.)
     """
 
     watcher = AISCallback
@@ -67,7 +67,7 @@ class AIS(LossPlugin):
         self,
         corpus: str,
         corpus_column: str | None = None,
-        teacher: str = "openai/clip-vit-base-patch16",
+        teacher: str | Teacher = "openai/clip-vit-base-patch16",
         loss_weight: float = 3.0,
         warmup_fraction: float = 0.0,
         teacher_temperature: float | Literal["auto", "teacher"] = "auto",
@@ -120,7 +120,7 @@ class AIS(LossPlugin):
             raise ArgumentError(f"`top_k` must be >= 1 or None, got {self.top_k}.")
         if self.teacher_views < 1:
             raise ArgumentError(f"`teacher_views` must be >= 1, got {self.teacher_views}.")
-        controls = ("none", "embedding", "random_texts", "shuffled_images")
+        controls = get_args(Control)
         if self.control not in controls:
             raise ArgumentError(
                 f"`control` must be one of {', '.join(controls)}, got {self.control!r}."
@@ -129,7 +129,7 @@ class AIS(LossPlugin):
     # -- building -------------------------------------------------------------------------------------------------
 
     def prepare(self, data: FineGrainedDataModule, device: torch.device | str = "cpu") -> None:
-        """Find or make the bank; :class:`~ppssl.losses.ais.callback.AISCallback` does it before training.
+        """Find or make the bank.
 
         Args:
             data: The data module, after its ``setup``.
@@ -138,6 +138,7 @@ class AIS(LossPlugin):
         Raises:
             UserError: See :func:`~ppssl.text.bank.open_bank` and :meth:`~ppssl.text.corpus.TextCorpus.load`.
         """
+        data = numbered_images(data, self)
         root = getattr(data, "root", None)  # modules of files keep their folder under that name
         corpus = TextCorpus.load(self.corpus, self.corpus_column, data.classes, root)
         # Loading a model draws random numbers: with or without, the run is the same.
@@ -171,9 +172,8 @@ class AIS(LossPlugin):
             control=self.control,
             online=self.online,
         )
-        rank_zero_info(
-            f"AIS: {len(bank.texts)} descriptions, tau_T {self._targets.temperature:.3g} ({self.teacher})."
-        )
+        tau, name = self._targets.temperature, teacher_name(self.teacher)
+        rank_zero_info(f"AIS: {len(bank.texts)} descriptions, tau_T {tau:.3g} ({name}).")
 
     def sizes(self) -> dict[str, int]:
         """Embedding length of the teacher, which the student head is created with."""
@@ -217,10 +217,6 @@ class AIS(LossPlugin):
         targets = self.targets
         s, v = self.student(step.embedding), targets.embeddings(step)
         tau = self.student.temperature
-        if self.control == "embedding":  # tau_S takes part, or DDP would wait for its gradient
-            with torch.autocast(s.device.type, enabled=False):
-                cosine = torch.einsum("be,bke->bk", s, v).mean(dim=1)
-            return LossTerm(1 - cosine + 0 * tau)
         p = targets.probabilities(v)
         log_q = student_log_probabilities(s, targets.texts, temperature=tau)
         return LossTerm(F.kl_div(log_q, p, reduction="none").sum(dim=1), self._logs(p, log_q, tau))

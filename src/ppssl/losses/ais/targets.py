@@ -13,14 +13,12 @@ from torch import Tensor
 from ppssl.functional import teacher_probabilities
 from ppssl.losses.loss_plugin import TrainingStep
 from ppssl.text.bank import TextBank
+from ppssl.text.image_bank import ImageBank
 from ppssl.text.teachers.base import Teacher
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.randomness import generator, torch_seed
 
 __all__ = ["Control", "Targets", "make_targets"]
-
-_ON_DEVICE = 2**30
-"""Largest bank, in bytes, that is copied to the device; with a larger one each step waits for the host."""
 
 _SAMPLE = 4096
 """Largest number of images that the temperature is calibrated on."""
@@ -31,7 +29,7 @@ _SAMPLE_ELEMENTS = 2**26
 _BOUNDS = 1e-5, 1e3
 """Temperatures that the calibration tries."""
 
-Control = Literal["none", "embedding", "random_texts", "shuffled_images"]
+Control = Literal["none", "random_texts", "shuffled_images"]
 
 
 @dataclass
@@ -44,8 +42,7 @@ class Targets:
         hubs: ``(M,)`` mean similarities, which are subtracted; or ``None``.
         temperature: tau_T.
         top_k: Number of descriptions that keep their probability, or ``None``.
-        images: v, ``(N, k, e)`` float16; the row of an image is ``index - first_index``.
-        first_index: Image index of the first row.
+        images: v of the training images.
         online: The teacher, if it is run on the views.
         mean: Mean of each channel that the views are normalised with.
         std: Standard deviation of each channel, likewise.
@@ -56,8 +53,7 @@ class Targets:
     hubs: Tensor | None
     temperature: float
     top_k: int | None
-    images: Tensor
-    first_index: int
+    images: ImageBank
     online: Teacher | None = None
     mean: tuple[float, ...] = (0, 0, 0)
     std: tuple[float, ...] = (1, 1, 1)
@@ -70,14 +66,7 @@ class Targets:
                 torch.tensor(m, device=device).view(3, 1, 1) for m in (self.mean, self.std)
             )
             return self.online.embed_views(step.image.detach() * std + mean)[:, None].clone()
-        return self.lookup(step.batch["index"]).to(device)
-
-    def lookup(self, index: Tensor) -> Tensor:
-        """Teacher embeddings v of images by index, ``(B, k, e)`` float32, from the bank."""
-        if self.images.device != index.device and self.images.nbytes <= _ON_DEVICE:
-            self.images = self.images.to(index.device)
-        rows = index.to(self.images.device) - self.first_index
-        return self.images[rows].float()
+        return self.images.lookup(step.batch["index"]).to(device)
 
     def probabilities(self, v: Tensor) -> Tensor:
         """Teacher distribution P, ``(B, M)`` float32, on the device of v."""
@@ -122,7 +111,8 @@ def make_targets(
             sample.flatten(0, 1), texts, temperature=1.0, hubs=hubs, top_k=top_k
         )
         tau = _calibrate(p.log().view(-1, views, len(texts)), perplexity, top_k)
-    return Targets(bank.corpus.titles, texts, hubs, float(tau), top_k, images, bank.first_index)
+    rows = ImageBank(images, bank.mean, bank.first_index)
+    return Targets(bank.corpus.titles, texts, hubs, float(tau), top_k, rows)
 
 
 def _orthogonal(count: int, dim: int) -> Tensor:

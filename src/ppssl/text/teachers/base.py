@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ppssl.utils.config import Configurable
 from ppssl.utils.paths import AnyPath, expand_text
 
 __all__ = [
@@ -30,8 +31,11 @@ SYNTHETIC = "synthetic-clip"
 _FILES = (".safetensors", ".json", ".txt", ".model")
 
 
-class Teacher(ABC):
+class Teacher(ABC, Configurable):
     """Base class of a frozen image-text model, which is only needed to compute a bank (:ref:`D7 <d7>`).
+
+    A teacher of your own implements the abstract methods, sets the attributes, and keeps each constructor argument
+    under its name (see :mod:`ppssl.utils.config`).
 
     Attributes:
         name: Name that identifies its banks: a hub id, a folder, a file, or ``"synthetic-clip"``.
@@ -53,6 +57,10 @@ class Teacher(ABC):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     tokenizer: Any
+
+    def fingerprint(self) -> str | None:
+        """Hash of the weights, by which a bank of other weights is refused; ``None``: ``name`` alone tells."""
+        return None
 
     @abstractmethod
     def embed_images(self, pixels: Tensor) -> Tensor:

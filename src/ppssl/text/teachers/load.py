@@ -1,4 +1,4 @@
-"""Loading of a teacher by name: the one in the package, a file of its kind, or a CLIP or SigLIP of transformers."""
+"""Loading of a teacher by name: the one in the package, a file of its kind, an image encoder of timm, or a CLIP."""
 
 import hashlib
 from pathlib import Path
@@ -6,31 +6,48 @@ from pathlib import Path
 from ppssl.text.teachers.base import SYNTHETIC, Teacher, embedded_weights, hash_folder, local_folder
 from ppssl.utils.paths import AnyPath, expand_text
 
-__all__ = ["load_teacher", "teacher_fingerprint"]
+__all__ = ["load_teacher", "teacher_fingerprint", "teacher_name"]
 
 
-def load_teacher(name: AnyPath) -> Teacher:
+_TIMM = "timm/"
+
+
+def load_teacher(name: AnyPath | Teacher) -> Teacher:
     """Load a teacher by name.
 
     Args:
         name: ``"synthetic-clip"``, the teacher in the package; a ``.safetensors`` file that
-            experiments/teacher/train.py wrote; or a local folder or hub id of a CLIP or SigLIP of transformers.
+            experiments/teacher/train.py wrote; ``"timm/<model>"``, an image encoder of timm with its weights; a local
+            folder or hub id of a CLIP or SigLIP of transformers; or a teacher, which is returned.
 
     Raises:
         UserError: The teacher is missing or cannot be read.
     """
+    if isinstance(name, Teacher):
+        return name
     name = expand_text(name)
     if name == SYNTHETIC or _is_file(name):
         from ppssl.text.teachers.synthetic_clip import SyntheticCLIP
 
         return SyntheticCLIP(None if name == SYNTHETIC else name)
+    if name.startswith(_TIMM) and not Path(name).is_dir():
+        from ppssl.text.teachers.timm_teacher import TimmTeacher
+
+        return TimmTeacher(name.removeprefix(_TIMM))
     from ppssl.text.teachers.clip import CLIPTeacher
 
     return CLIPTeacher(name)
 
 
-def teacher_fingerprint(name: AnyPath) -> str | None:
+def teacher_name(teacher: AnyPath | Teacher) -> str:
+    """Name of a teacher, which identifies its banks."""
+    return teacher.name if isinstance(teacher, Teacher) else expand_text(teacher)
+
+
+def teacher_fingerprint(name: AnyPath | Teacher) -> str | None:
     """Hash of a teacher's files, without loading it; ``None`` if they are not on this machine."""
+    if isinstance(name, Teacher):
+        return name.fingerprint()
     name = expand_text(name)
     if name == SYNTHETIC:
         return hashlib.sha256(embedded_weights()).hexdigest()

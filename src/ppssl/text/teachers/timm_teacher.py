@@ -1,0 +1,117 @@
+"""Teachers from timm: image encoders without a text encoder, such as a larger model than the one that is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ppssl.encoder import Encoder
+from ppssl.text.teachers.base import Teacher
+from ppssl.utils.errors import UserError
+from ppssl.utils.paths import expand
+
+__all__ = ["TimmTeacher"]
+
+
+class TimmTeacher(Teacher):
+    """Frozen image encoder of timm. It embeds no texts: :class:`~ppssl.Distillation` needs none, AIS does.
+
+    Args:
+        backbone: Any timm model name.
+        pretrained: timm's weights (``True``), or a local file of weights or checkpoint of ppssl.
+        image_size: Height and width in pixels that images are resized to; ``None``: those of the weights.
+
+    Weights are read when the first image is embedded: a bank that is there already needs none.
+    """
+
+    def __init__(
+        self, backbone: str, pretrained: bool | str = True, image_size: int | None = None
+    ) -> None:
+        self.backbone = backbone
+        self.pretrained = pretrained
+        self.image_size = image_size
+        self.name = f"timm/{backbone}" + (f" at {image_size} pixels" if image_size else "")
+        self.temperature = 1.0
+        self.tokenizer = None
+        self._device = torch.device("cpu")
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The model.
+
+        Raises:
+            UserError: No such model or weights.
+        """
+        encoder = Encoder(self.backbone, self.pretrained).to(self._device)
+        return encoder.eval().requires_grad_(False)
+
+    @cached_property
+    def transform(self) -> Callable[[Image.Image], Tensor]:  # type: ignore[override]  # computed once
+        """Resize the short side, cut out the central square, normalise."""
+        info, cfg = self.encoder.info, self.encoder.model.pretrained_cfg
+        return _Transform(self.image_size or cfg["input_size"][-1], info.mean, info.std)
+
+    @property
+    def dim(self) -> int:  # type: ignore[override]
+        """Embedding dimension e."""
+        return self.encoder.info.dim
+
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the weight file; ``None`` for timm's weights, which the name tells."""
+        if isinstance(self.pretrained, bool):
+            return None
+        return hashlib.sha256(expand(self.pretrained).read_bytes()).hexdigest()
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """Embed images, in half precision on a GPU."""
+        kind = self._device.type
+        with torch.no_grad(), torch.autocast(kind, enabled=kind != "cpu"):
+            return F.normalize(self.encoder(pixels.to(self._device)).float(), dim=1)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Refuse: there is no text encoder."""
+        raise UserError(
+            f"`{self.name}` embeds images only, and AIS needs a teacher of images and texts, such as a CLIP: give AIS "
+            "another `teacher`, or use the plugin ppssl.Distillation, which needs no texts."
+        )
+
+    def fits(self, text: str) -> bool:
+        """Refuse: there is no text encoder."""
+        return bool(self.embed_texts([text]).numel())
+
+    def to(self, device: torch.device | str) -> TimmTeacher:
+        """Move the model to a device, now or when it is loaded; returns itself."""
+        self._device = torch.device(device)
+        if "encoder" in vars(self):
+            self.encoder.to(device)
+        return self
+
+
+@dataclass(frozen=True)
+class _Transform:
+    """Resize the short side, cut out the central square, normalise: ``(3, size, size)`` float32."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        width, height = image.size
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        square = image.convert("RGB").resize(
+            (self.size, self.size),
+            Image.Resampling.BICUBIC,
+            box=(left, top, left + side, top + side),
+        )
+        pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return (pixels - mean) / std
