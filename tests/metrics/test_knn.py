@@ -238,6 +238,20 @@ def test_no_known_query_is_nan_with_a_warning() -> None:
         assert metric.compute()["knn-3"].isnan()
 
 
+def test_fewer_neighbours_than_asked_for() -> None:
+    gallery, labels, queries, truth = random_sets(3, 20, 3, 4)
+    metric = KNNClassifier(k=(5,), fewer=True)
+    metric.update(gallery, labels, torch.arange(3), gallery=True)
+    metric.update(queries, truth, torch.arange(20))
+    predicted = knn_predict(gallery, labels, queries, k=3)
+    assert metric.compute()["knn-5"] == (predicted == truth).float().mean()
+    unlabelled = KNNClassifier(k=(5,), fewer=True)
+    unlabelled.update(gallery, torch.full_like(labels, -1), torch.arange(3), gallery=True)
+    unlabelled.update(queries, truth, torch.arange(20))
+    with pytest.warns(UserWarning, match="no valid query"):
+        assert unlabelled.compute()["knn-5"].isnan()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_widened(dtype: torch.dtype) -> None:
     gallery, labels, queries, truth = random_sets(40, 30, 3, 4)

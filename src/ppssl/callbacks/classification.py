@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ppssl.callbacks.figure_logging import log_figure
+from ppssl.callbacks.labels import report_missing_labels
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.metrics.classification import (
     ClassificationMetrics,
@@ -37,6 +38,10 @@ class ClassificationMonitor(Callback):
         self.pairs = pairs
         self.every_n_epochs = every_n_epochs
         self._metrics: ClassificationMetrics | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say why nothing will be monitored, if so."""
+        report_missing_labels(trainer, stage, "accuracy is")
 
     def should_draw(self, epoch: int, last: bool) -> bool:
         """Whether a figure is due at the end of an epoch, counted from 0."""

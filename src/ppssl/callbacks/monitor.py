@@ -1,6 +1,7 @@
 """Online monitor of the embedding: kNN, retrieval and RankMe on the validation images."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from ppssl.callbacks.labels import report_missing_labels
 from ppssl.metrics.knn import KNNClassifier
 from ppssl.metrics.rankme import RankMe
 from ppssl.metrics.retrieval import RetrievalMetrics
@@ -27,6 +29,10 @@ objectives and the plugins take longer for an image, so that the validations tak
 """
 
 
+_Batch = tuple[Tensor, Tensor, Tensor]
+"""Embeddings, labels and index."""
+
+
 def validation_interval(train_images: float, val_images: float) -> int:
     """Return the smallest number of epochs between two validations that keeps them within ``SHARE`` of the time.
 
@@ -41,13 +47,14 @@ class RepresentationMonitor(Callback):
     """Log ``knn_top1``, ``retrieval_rank1``, ``retrieval_rank5``, ``retrieval_map`` and ``rankme`` under ``val/``.
 
     kNN classifies the queries by the gallery; retrieval ranks the queries among each other. ``ppssl test`` logs the
-    same under ``test/``. Without labels the monitor is off, with one line that says so.
+    same under ``test/``. Without labels the monitor is off, and values that are not defined are left out, with one line
+    that says so.
 
     A validation embeds all labelled images. The monitor lets the Trainer validate in every n-th epoch, and in the last
     one that is trained to its end; in the others ``trainer.limit_val_batches`` is 0.
 
     Args:
-        k: Number of neighbours that vote, at most the size of the gallery.
+        k: Number of neighbours that vote, at most all of the gallery.
         every_n_epochs: n. ``None``: :func:`validation_interval`, at most 5 % of the time of a long run; but 1 if
             another callback monitors a value under ``val/``, or the Trainer has an interval of its own
             (``check_val_every_n_epoch`` or ``val_check_interval``).
@@ -62,13 +69,12 @@ class RepresentationMonitor(Callback):
         self.every_n_epochs = every_n_epochs
         self._interval = 1
         self._limit_val_batches: int | float | None = None
-        self._embeddings: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self._embeddings: dict[int, list[_Batch]] = {}
+        self._left_out: list[str] = []
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report a data set without labels."""
-        data: Any = getattr(trainer, "datamodule", None)
-        if hasattr(data, "has_labels") and not data.has_labels():
-            rank_zero_info("No labels: kNN and retrieval are not monitored.")
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say why nothing will be monitored, if so."""
+        report_missing_labels(trainer, stage, "kNN and retrieval are")
 
     # -- when -----------------------------------------------------------------------------------------------------
 
@@ -144,13 +150,30 @@ class RepresentationMonitor(Callback):
         gallery, queries = self._embeddings[GALLERY], self._embeddings[QUERIES]
         if not gallery or not queries or sanity_checking:
             return
-        k = min(self.k, sum(int((label >= 0).sum()) for _, label, _ in gallery))
-        if k < 1:
+        values = self._values(pl_module, gallery, queries)
+        left_out = [name for name, value in values.items() if value.isnan()]
+        if left_out and left_out != self._left_out:
             rank_zero_warn(
-                "No image of the gallery has a label: kNN and retrieval are not monitored."
+                f"Not monitored: {', '.join(left_out)}. kNN needs a label in the gallery and one among the queries, "
+                "retrieval two queries of the same class."
             )
-            return
-        knn = KNNClassifier(k=(k,)).to(pl_module.device)
+        self._left_out = left_out
+        for name, value in values.items():
+            if name not in left_out:
+                pl_module.log(
+                    f"{stage}/{name}",
+                    value.float(),
+                    prog_bar=name in ("knn_top1", "retrieval_rank1"),
+                    add_dataloader_idx=False,
+                    batch_size=1,
+                )
+        self._embeddings = {}
+
+    def _values(
+        self, pl_module: LightningModule, gallery: Sequence[_Batch], queries: Sequence[_Batch]
+    ) -> dict[str, Tensor]:
+        """The metrics by name, over all processes; NaN where one is not defined."""
+        knn = KNNClassifier(k=(self.k,), fewer=True).to(pl_module.device)
         retrieval = RetrievalMetrics().to(pl_module.device)
         rankme = RankMe().to(pl_module.device)
         for batch in gallery:
@@ -159,24 +182,16 @@ class RepresentationMonitor(Callback):
             knn.update(*batch)
             retrieval.update(*batch)
             rankme.update(*batch)
-        scores = retrieval.compute()
-        values = {
-            "knn_top1": knn.compute()[f"knn-{k}"],
-            "retrieval_rank1": scores["rank-1"],
-            "retrieval_rank5": scores["rank-5"],
-            "retrieval_map": scores["mAP"],
-            "rankme": rankme.compute(),
-        }
-        bar = {"knn_top1", "retrieval_rank1"}
-        for name, value in values.items():
-            pl_module.log(
-                f"{stage}/{name}",
-                value.float(),
-                prog_bar=name in bar,
-                add_dataloader_idx=False,
-                batch_size=1,
-            )
-        self._embeddings = {}
+        with warnings.catch_warnings():  # the monitor names what is NaN itself
+            warnings.filterwarnings("ignore", message=".*no valid query, so the result is NaN")
+            scores = retrieval.compute()
+            return {
+                "knn_top1": knn.compute()[f"knn-{self.k}"],
+                "retrieval_rank1": scores["rank-1"],
+                "retrieval_rank5": scores["rank-5"],
+                "retrieval_map": scores["mAP"],
+                "rankme": rankme.compute(),
+            }
 
 
 def _automatic_interval(trainer: Trainer) -> int:

@@ -141,6 +141,10 @@ class Classifier(TrainingModule):
                 f"Nothing to {'learn' if stage == 'fit' else 'compare with'}: no training image has a label. "
                 "Put images into class folders."
             )
+        if len(data.classes) < 2:
+            raise UserError(
+                f"A classifier needs two classes or more, and the data set has `{data.classes[0]}` only."
+            )
         self._take_classes(list(data.classes))
         if stage == "fit":
             self.class_weight = self._weights(data.sources["train"].labels[data.train_fit])

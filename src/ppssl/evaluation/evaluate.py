@@ -20,7 +20,7 @@ from ppssl.evaluation.splits import Splits, embed_splits, read_splits, source_co
 from ppssl.inference.embeddings import Embeddings, Feature, feature_encoder
 from ppssl.metrics.knn import knn_neighbours, knn_vote
 from ppssl.metrics.rankme import rankme
-from ppssl.metrics.retrieval import RANKS, per_query_retrieval
+from ppssl.metrics.retrieval import RANKS, RetrievalPerQuery, per_query_retrieval
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath
 from ppssl.utils.randomness import resolve_seed
@@ -33,6 +33,7 @@ __all__ = [
     "compute_metrics",
     "evaluate",
     "evaluate_splits",
+    "warn_undefined_retrieval",
 ]
 
 PROTOCOL = "clean-1"
@@ -149,9 +150,9 @@ def compute_metrics(gallery: Embeddings, queries: Embeddings, *, seed: int) -> M
     )
     for k in counts:
         predictions[f"knn-{k}"] = knn_vote(similarity[:, :k], neighbours[:, :k])
-    predictions["linear"] = linear_probe_predictions(
-        gallery.features, gallery.labels, features, seed=seed
-    )
+    linear = linear_probe_predictions(gallery.features, gallery.labels, features, seed=seed)
+    if linear is not None:
+        predictions["linear"] = linear
     correct = {name: predicted.cpu() == labels for name, predicted in predictions.items()}
     retrieval = per_query_retrieval(features, labels)
     metrics = {name: float(values.float().mean()) for name, values in correct.items()}
@@ -159,14 +160,19 @@ def compute_metrics(gallery: Embeddings, queries: Embeddings, *, seed: int) -> M
     hits = {name: values.numpy() for name, values in correct.items()}
     per_image = dict(hits)
     valid = retrieval.valid.cpu().numpy()
-    if not valid.any():
-        rank_zero_warn(
-            "rank-1, rank-5 and mAP are not defined: no two queries have the same label."
-        )
+    warn_undefined_retrieval(retrieval)
     for k in RANKS:
         per_image[f"rank-{k}"] = np.where(valid, retrieval.hits(k).cpu().numpy(), np.nan)
     per_image["mAP"] = retrieval.average_precision.cpu().numpy()
     return MetricValues(metrics, hits | {"rank-1": retrieval.hits(1).cpu().numpy()}, per_image)
+
+
+def warn_undefined_retrieval(retrieval: RetrievalPerQuery) -> None:
+    """Warn that retrieval is not defined, if no query has another one to be found."""
+    if not retrieval.valid.any():
+        rank_zero_warn(
+            "rank-1, rank-5 and mAP are not defined: no two queries have the same label."
+        )
 
 
 def _neighbour_counts(gallery: int) -> tuple[int, ...]:

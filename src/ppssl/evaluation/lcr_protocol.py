@@ -25,6 +25,7 @@ from torch.optim import SGD
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.evaluation.bootstrap import image_intervals
+from ppssl.evaluation.evaluate import warn_undefined_retrieval
 from ppssl.evaluation.splits import Splits, embed_splits
 from ppssl.inference.embeddings import Feature, feature_encoder
 from ppssl.metrics.retrieval import RANKS, RetrievalPerQuery, per_query_retrieval
@@ -110,6 +111,7 @@ def evaluate_lcr(
         last = _evaluate_checkpoint(path, data, feature, device)
         best = max(best, last, key=lambda checkpoint: checkpoint.retrieval.means()[CRITERION])
     rank_zero_info(last.splits.summary())
+    warn_undefined_retrieval(last.retrieval)
     seed = resolve_seed(data.seed)
     hits = _linear_hits(last, epochs=epochs, seed=seed)
     best_hits = hits if best is last else _linear_hits(best, epochs=epochs, seed=seed)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ppssl.data.label_splits import select_held_out
@@ -55,7 +56,7 @@ class LogisticRegressionResult:
 
 def linear_probe_predictions(
     train: Tensor, train_labels: Tensor, test: Tensor, *, seed: int
-) -> Tensor:
+) -> Tensor | None:
     """Predict ``test`` by logistic regression, with C selected on a held-out fifth of each class of ``train``.
 
     Args:
@@ -65,12 +66,18 @@ def linear_probe_predictions(
         seed: Seed of the held-out part.
 
     Returns:
-        The predicted labels, ``(T,)`` int64, on the device of ``train``.
+        The predicted labels, ``(T,)`` int64, on the device of ``train``. ``None``, and a line with the reason, where
+        there is no such probe.
     """
     labels = train_labels.cpu().numpy()
     all_rows = np.arange(len(labels))
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     held_out[select_held_out(labels, all_rows, VAL_FRACTION, seed)] = True
+    one_class = len(np.unique(labels)) < 2
+    if one_class or not held_out.any():
+        lack = "two classes" if one_class else "two images of any class, on which C is selected"
+        rank_zero_warn(f"linear: left out, the gallery does not have {lack}.")
+        return None
     return logistic_regression_probe(train, train_labels, test, held_out=held_out).predictions
 
 

@@ -10,6 +10,7 @@ similarity the smaller label is the nearer neighbour, and of classes with equal 
 rule for votes; for neighbours it has none). Similarities are float64 for the reasons given in `retrieval`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -133,9 +134,13 @@ class KNNClassifier(EmbeddingMetric):
         *,
         weighting: Weighting = "softmax",
         temperature: float = 0.07,
+        fewer: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Options as for `knn_predict`; ``kwargs`` go to `torchmetrics.Metric`."""
+        """Options as for `knn_predict`; ``kwargs`` go to `torchmetrics.Metric`.
+
+        ``fewer``: all labelled images of a gallery vote that has less than ``k``; the result is NaN if it has none.
+        """
         super().__init__("gallery_", "query_", **kwargs)
         if not k or min(k) < 1:
             raise ArgumentError(f"`k` must be one or more integers >= 1, got {tuple(k)}.")
@@ -143,6 +148,7 @@ class KNNClassifier(EmbeddingMetric):
         self.k = tuple(k)
         self.weighting: Weighting = weighting
         self.temperature = temperature
+        self.fewer = fewer
 
     def update(
         self, embeddings: Tensor, labels: Tensor, index: Tensor, *, gallery: bool = False
@@ -155,7 +161,11 @@ class KNNClassifier(EmbeddingMetric):
         gallery, gallery_labels, _ = self._rows("gallery_")
         queries, labels, _ = self._rows("query_")
         queries, labels = queries[labels >= 0], labels[labels >= 0]
-        similarity, neighbour = knn_neighbours(gallery, gallery_labels, queries, k=max(self.k))
+        available = int((gallery_labels >= 0).sum())
+        if self.fewer and available == 0:
+            return self._result({f"knn-{k}": math.nan for k in self.k})
+        k_max = min(max(self.k), available) if self.fewer else max(self.k)
+        similarity, neighbour = knn_neighbours(gallery, gallery_labels, queries, k=k_max)
         accuracy = {}
         for k in self.k:
             predicted = knn_vote(
