@@ -269,6 +269,8 @@ def test_evaluate_prints_rows(trained: tuple[Path, Path], tmp_path: Path, capsys
     for row, line in zip(own, lines, strict=True):
         assert row["encoder"] in line
         assert f"{100 * row['metrics']['mAP']:.1f}" in line
+        few = row["label_fraction"] < 1  # 12 images are the gallery
+        assert ("knn-20" not in row["metrics"]) == (" - " in line) == few
     assert main(["embed", str(_last(run)), "--out", str(file)]) == 0
     assert main(["evaluate", str(file), *rows]) == 0
     found = json.loads(written.read_text())["rows"]
