@@ -32,10 +32,10 @@ from ppssl.module import PPSSL
 from ppssl.studies.ablate import Study, ablate, load_study
 from ppssl.studies.demo import demo
 from ppssl.studies.lightning_cli import build_recipe
-from ppssl.text.bank import bank_folder
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.corpus_generation import generate_corpus
 from ppssl.text.corpus_inspection import inspect_corpus
+from ppssl.text.image_bank import bank_folder
 from ppssl.text.language_model import LanguageModel
 from ppssl.text.teachers.load import load_teacher
 from ppssl.utils.errors import UserError

@@ -137,10 +137,11 @@ def test_every_study_names_a_recipe_and_known_options(
     study = load_study(str(path))
     for run in {r["variant"]: r for r in study.runs()}.values():
         local = ["--data.root=unused"] if "folder" in study.recipe else []
+        given = {k: v for k, v in run["overrides"].items() if v != FROM_COMMAND_LINE}
+        given |= {k: "synthetic-clip" for k in run["overrides"] if k.endswith(".teacher")}
         overrides = [
             f"--{k}={v if isinstance(v, str) else yaml.safe_dump(v, default_flow_style=True).strip()}"
-            for k, v in run["overrides"].items()
-            if v != FROM_COMMAND_LINE
+            for k, v in given.items()
         ]
         build_recipe(study.recipe, [*overrides, *local, "--trainer.logger=false"])
 
@@ -207,4 +208,6 @@ def test_an_option_of_a_plugin_adds_the_plugin(tmp_path: Path) -> None:
     assert add_plugins([f"--config={config}", corpus]) == [f"--config={config}", corpus]
     config.write_text("model: {init_args: {plugins: null}}")
     assert add_plugins(["--config", str(config), corpus]) == ["--config", str(config), *added]
+    anchor = "--model.plugins.anchor.loss_weight=1"
+    assert add_plugins([anchor]) == ["--model.plugins.anchor=ppssl.Anchor", anchor]
     assert add_plugins(["--model.plugins.other.corpus=x"]) == ["--model.plugins.other.corpus=x"]

@@ -32,7 +32,12 @@ __all__ = [
     "replace_values",
 ]
 
-PLUGINS = {"ais": "ppssl.AIS", "iadm": "ppssl.IADM"}
+PLUGINS = {
+    "ais": "ppssl.AIS",
+    "iadm": "ppssl.IADM",
+    "distillation": "ppssl.Distillation",
+    "anchor": "ppssl.Anchor",
+}
 """Class paths of the package's plugins, by the name of their command line options (``--model.plugins.<name>``)."""
 
 _PLUGIN_OPTION = re.compile(
@@ -230,9 +235,9 @@ def replace_values(
 
 
 def add_plugins(args: Sequence[str]) -> list[str]:
-    """Add ``--model.plugins.ais=ppssl.AIS`` to a command line with options of AIS, if no recipe adds AIS (or IADM).
+    """Add ``--model.plugins.ais=ppssl.AIS`` to a command line with options of AIS, if no recipe adds AIS.
 
-    So ``--model.plugins.ais.corpus=...`` is enough to train any recipe with AIS.
+    So ``--model.plugins.ais.corpus=...`` is enough to train any recipe with AIS. The same holds for all of ``PLUGINS``.
     """
     options = [*itertools.pairwise(args), *(arg.split("=", 1) for arg in args if "=" in arg)]
     configs = [value for option, value in options if option in ("--config", "-c")]
