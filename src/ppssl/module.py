@@ -275,7 +275,7 @@ class PPSSL(TrainingModule):
     @property
     def progress(self) -> float:
         """Finished fraction of the training, in [0, 1]."""
-        return min(1.0, self.global_step / self._total_steps)
+        return min(1.0, (self.global_step + self.step_offset) / self._total_steps)
 
     def _learning_rate(self) -> float:
         """Learning rate of the run; logged in one line."""

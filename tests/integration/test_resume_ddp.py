@@ -1,6 +1,7 @@
 """Two processes (gloo), killed in mid-epoch, both or one: resumed they are the two that nothing interrupts."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 RUNS = """
 import json
+import math
 import sys
 from ppssl.cli.main import main
 
@@ -46,3 +48,24 @@ def test_killed_and_resumed(images: Path, tmp_path: Path) -> None:
     final, log = final_state(tmp_path / "straight"), logged(tmp_path / "straight")
     assert final["global_step"] == EPOCHS * STEPS
     assert (EPOCHS * STEPS - 1, "val/retrieval_map") in log
+
+
+def test_one_process_becomes_two(images: Path, tmp_path: Path) -> None:
+    """The rest of the schedule has half as many steps, with the learning rate of twice the batch."""
+    script = tmp_path / "runs.py"
+    script.write_text(RUNS)
+    batch = "--data.batch_size=4"
+    one = ["--trainer.devices=1", "--trainer.accelerator=cpu", batch, "--resume=auto"]
+    stop = {"kind": "SIGKILL", "step": 3 * STEPS}  # in the middle of the second epoch
+    rate = ["--model.lr=null", "--model.base_lr=0.64", "--model.warmup_fraction=0"]
+    for options, fault, code in ((one, stop, -9), (TWO, {}, 0)):
+        arguments = fit_options(images, tmp_path / "run", [*options, *rate], fault, {})
+        finish(start([sys.executable, script, json.dumps([arguments])]), code=code)
+    log = logged(tmp_path / "run")
+    rates = [float(value) for (_, name), value in sorted(log.items()) if name == "train/lr"]
+    steps, total = 2 * STEPS, EPOCHS * STEPS
+    done = [s / (EPOCHS * steps) for s in range(3 * STEPS)]
+    done += [(3 * STEPS // 2 + s) / total for s in range(total - 3 * STEPS // 2)]
+    expected = [0.5 * (1 + math.cos(math.pi * d)) for d in done]
+    expected = [0.02 * x if i < 3 * STEPS else 0.04 * x for i, x in enumerate(expected)]
+    assert rates == pytest.approx(expected, rel=1e-3)

@@ -23,6 +23,8 @@ class TrainingModule(LightningModule, Configurable):
     """
 
     encoder: Any  # ppssl.encoder.Encoder, whose room comes later
+    step_offset: int = 0
+    """Position in the schedule less the global step; not 0 after resuming with batches or steps of another size."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ restores.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,6 +16,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ppssl.checkpointing.atomic import RESUME_ENTRY
+from ppssl.checkpointing.position import (
+    EpochSize,
+    OptimizerSettings,
+    announce,
+    continue_epoch,
+    position_in_schedule,
+)
 from ppssl.utils.config import Configurable
 from ppssl.utils.errors import UserError
 from ppssl.utils.lightning_internals import (
@@ -50,7 +58,8 @@ class ResumeState(Callback):
     - The next line of the log. Lightning writes it after the checkpoint, so a run killed in between would lose it. The
       resumed run writes it, perhaps for the second time.
     - At an epoch's end, the epoch as complete, so that the next one begins even with ``max_steps``.
-    - The settings that determine a step; a resumed run with other settings warns.
+    - The settings that determine a step; a resumed run with other settings warns. It goes on at the same images of the
+      epoch and the same fraction of the schedule (:mod:`ppssl.checkpointing.position`).
     - Whether it was written between two steps. A checkpoint that a signal or an error left in mid-step cannot be
       resumed exactly, and :func:`ppssl.checkpointing.atomic.newest_checkpoint` passes it over.
     """
@@ -62,6 +71,9 @@ class ResumeState(Callback):
         self._saved_settings: dict[str, Any] = {}
         self._log_step: int | None = None
         self._at_epoch_end = False
+        self._resumed: dict[str, Any] | None = None
+        self._made: OptimizerSettings | None = None
+        self._size: EpochSize | None = None
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
@@ -81,6 +93,8 @@ class ResumeState(Callback):
             "log_step": next_log_step(trainer),
             "sums": sums,
             "settings": self._settings,
+            "size": None if self._size is None else asdict(self._size),
+            "step_offset": getattr(pl_module, "step_offset", 0),
         }
 
     # -- resuming -------------------------------------------------------------------------------------------------
@@ -95,6 +109,9 @@ class ResumeState(Callback):
         self._sums, self._line = entry["sums"], entry["line"]
         self._log_step, self._at_epoch_end = entry["log_step"], entry["at_epoch_end"]
         self._saved_settings = entry["settings"]
+        self._resumed = entry
+        if entry.get("size") and not entry["at_epoch_end"]:
+            continue_epoch(checkpoint, EpochSize(**entry["size"]), EpochSize.of(trainer))
         if entry["mid_step"]:
             rank_zero_warn(
                 "This checkpoint was written in mid-step: part of that step is done twice."
@@ -111,6 +128,7 @@ class ResumeState(Callback):
         if changed:
             rank_zero_warn(f"The resumed run is set otherwise than before: {', '.join(changed)}.")
         self._saved_settings = {}
+        self._made = OptimizerSettings(trainer)
         line, self._line = self._line, None
         if line is not None:
             for logger in trainer.loggers:
@@ -118,12 +136,13 @@ class ResumeState(Callback):
                 logger.save()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the next epoch if the checkpoint was written at an epoch's end.
+        """Go on at the same fraction of the run; begin the next epoch if the checkpoint is of an epoch's end.
 
         Raises:
             UserError: The processes resume from different steps.
         """
         _check_same_step(trainer)
+        self._continue_schedule(trainer, pl_module)
         if self._at_epoch_end:
             begin_next_epoch(trainer)
         self._at_epoch_end = False
@@ -158,6 +177,21 @@ class ResumeState(Callback):
                 size = parts["size"].sum() if "size" in parts else 1
                 pl_module.log(saved["name"], value / size, logger=saved["logger"], batch_size=1)
         self._sums = {}
+
+    def _continue_schedule(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the options of optimizer and schedule to those of this run, and the schedule to its position."""
+        entry, self._resumed = self._resumed, None
+        made, self._made = self._made, None
+        self._size = now = EpochSize.of(trainer)
+        if entry is None or not entry.get("size") or made is None:
+            return
+        before = EpochSize(**entry["size"])
+        step, offset = trainer.global_step, entry["step_offset"]
+        if before != now:
+            offset = position_in_schedule(trainer, now, at_epoch_end=self._at_epoch_end) - step
+            announce(trainer, step + offset)
+        pl_module.step_offset = offset
+        made.apply(trainer, step + offset)
 
     def _add_sums(self, trainer: Trainer) -> None:
         """Add each saved sum to the epoch's once something is logged under its key again."""

@@ -37,6 +37,7 @@ __all__ = [
     "loop_position",
     "next_log_line",
     "next_log_step",
+    "recount_batches",
     "replace_sync_batchnorm",
     "request_termination",
     "set_csv_writer",
@@ -58,8 +59,7 @@ class LoopPosition:
 def loop_position(trainer: Trainer) -> LoopPosition:
     """Return whether a run is in a step, between batches or at an epoch's end (``epoch_progress``, ``batch_progress``).
 
-    The public ``global_step`` and ``current_epoch`` do not say whether a step or an epoch is half done. Without it a
-    checkpoint of half a step would look like any other, and the log's next line could not be saved.
+    The public counters do not say whether a step is half done. Without it its checkpoint would look like any other.
     """
     epochs: Any = trainer.fit_loop.epoch_progress.current  # Lightning's type has no `processed`
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
@@ -84,8 +84,7 @@ def batches_begun(trainer: Trainer) -> int:
 def is_accumulating(trainer: Trainer) -> bool:
     """Whether the gradients of the last batch wait for those of further batches (``_should_accumulate``).
 
-    An epoch's last batch ends in a step whatever ``accumulate_grad_batches`` is, so counting is not enough. Without it
-    checkpoints would be written whose gradients so far are lost.
+    Counting is not enough: an epoch's last batch ends in a step. Without it checkpoints lose the gradients so far.
     """
     return trainer.fit_loop.epoch_loop._should_accumulate()
 
@@ -93,8 +92,7 @@ def is_accumulating(trainer: Trainer) -> bool:
 def is_last_batch(trainer: Trainer) -> bool:
     """Whether the current batch is the last of the epoch or of ``max_steps`` (``_is_training_done``).
 
-    No public name knows the end of a loader without length. Without it a checkpoint might be written after an epoch's
-    last batch, and a run resumed from that one leaves out the validation and the epoch means.
+    Without it a run that is resumed from a checkpoint after an epoch's last batch lacks validation and epoch means.
     """
     return trainer.fit_loop.epoch_loop._is_training_done
 
@@ -102,8 +100,7 @@ def is_last_batch(trainer: Trainer) -> bool:
 def load_training_data(trainer: Trainer) -> Any:
     """Create and return the training loader (``fit_loop.setup_data``); Lightning creates it after a model's ``setup``.
 
-    The public ``estimated_stepping_batches`` creates it too, but not if ``max_epochs`` is -1. Without it a model that
-    is trained on a plain loader cannot size its key queue.
+    ``estimated_stepping_batches`` does too, but not if ``max_epochs`` is -1. Without it a model cannot size its queue.
     """
     trainer.fit_loop.setup_data()
     return trainer.train_dataloader
@@ -112,19 +109,28 @@ def load_training_data(trainer: Trainer) -> Any:
 def complete_epoch(checkpoint: dict[str, Any]) -> None:
     """Mark the epoch that has just ended as complete in a checkpoint (``epoch_progress``).
 
-    Lightning writes the checkpoints of an epoch's end before it counts the epoch. Without it a run with ``max_steps``
-    resumes with the ``current_epoch`` of before.
+    Lightning counts it after writing. Without it a run with ``max_steps`` resumes with the ``current_epoch`` of before.
     """
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
     for counters in (progress["total"], progress["current"]):
         counters["completed"] = counters["processed"]
 
 
+def recount_batches(checkpoint: dict[str, Any], recount: Callable[[int], int]) -> None:
+    """Replace the number of batches of the current epoch that a checkpoint counts as done (``batch_progress``).
+
+    Without it a run whose batches have another size than before repeats or leaves out a part of the epoch.
+    """
+    current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    done, completed = recount(current["processed"]), current["completed"] - current["processed"]
+    current |= dict.fromkeys(("ready", "started", "processed"), done)
+    current["completed"] = done + completed  # one less in the hooks after a batch
+
+
 def begin_next_epoch(trainer: Trainer) -> None:
     """Let a run that was resumed at an epoch's end begin the next epoch (``epoch_loop.restarting``).
 
-    With ``max_steps`` Lightning takes up the old epoch, which has no batches left, and has no option against that.
-    Without it that run validates and logs an empty epoch.
+    Without it a run with ``max_steps`` takes up the old epoch, which has no batches left, and logs it as empty.
     """
     trainer.fit_loop.epoch_loop.restarting = False
 
@@ -133,8 +139,7 @@ def next_log_line(trainer: Trainer) -> dict[str, Any] | None:
     """Return the ``metrics`` and ``step`` that Lightning is about to write to the loggers; ``None``: nothing.
 
     They are in ``_logger_connector``; the public ``logged_metrics`` mixes them with those of earlier steps. Lightning
-    writes the line after the checkpoint. Without it a run that is killed in between has lost the line: at an epoch's
-    end, all epoch means.
+    writes the line after the checkpoint. Without it a run that is killed in between has lost it.
     """
     connector, position = trainer._logger_connector, loop_position(trainer)
     logs = position.after_batch and connector.should_update_logs and not is_accumulating(trainer)
@@ -149,8 +154,7 @@ def next_log_line(trainer: Trainer) -> dict[str, Any] | None:
 def next_log_step(trainer: Trainer) -> int:
     """Return the step number of the next line of the log after resuming from here (``_batches_that_stepped``).
 
-    The public ``global_step`` counts the steps of every optimizer, and Lightning's own checkpoints hold the counter
-    from before the step is counted. Without it a resumed run may number its lines one too low or too high.
+    Lightning's own checkpoints hold the counter from before the step. Without it lines are numbered one too low.
     """
     steps = trainer.fit_loop.epoch_loop._batches_that_stepped
     return steps + (loop_position(trainer).after_batch and not is_accumulating(trainer))
@@ -164,8 +168,7 @@ def set_log_step(trainer: Trainer, step: int) -> None:
 def forget_step_values(trainer: Trainer) -> None:
     """Drop the values that ``self.log(on_step=True)`` logged in earlier steps (``_results``, ``_forward_cache``).
 
-    Lightning writes such a value again in every later step of the epoch that does not log it, and has no option
-    against that. Without it the log of a run resumed in mid-epoch has fewer values.
+    Lightning writes such a value again in later steps. Without it the log of a resumed run has fewer values.
     """
     for metric in trainer.fit_loop.epoch_loop._results.values():
         metric._forward_cache = None
@@ -222,9 +225,8 @@ def add_to_epoch_sum(trainer: Trainer, key: str, value: Tensor, size: Tensor | N
 def set_csv_writer(logger: CSVLogger, make: Callable[[], Any]) -> None:
     """Replace the writer of a CSVLogger by the one that ``make`` returns, before its first line (``_experiment``).
 
-    ``CSVLogger`` takes no writer, and its own deletes the file of an earlier start in the same folder. Without it a
-    resumed run with a fixed ``version`` loses its log so far. The logger calls the writer's ``log_metrics``,
-    ``log_hparams`` and ``save``, and reads its ``metrics``.
+    Its own deletes an earlier file. Without it a resumed run with a fixed ``version`` loses its log so far.
+    The logger calls the writer's ``log_metrics``, ``log_hparams`` and ``save``, and reads its ``metrics``.
     """
     if logger._experiment is None:
         logger._experiment = make()
@@ -282,8 +284,7 @@ def request_termination(trainer: Trainer) -> None:
 def replace_sync_batchnorm(strategy: Strategy, conversion: TorchSyncBatchNorm) -> bool:
     """Convert a model for ``trainer.sync_batchnorm`` in another way than torch's (``_layer_sync``).
 
-    Returns ``False`` if the option is not set. The Trainer has no public name for it. Without it timm's layers of
-    batch norm and activation in one lose the activation silently.
+    Returns ``False`` if the option is not set. Without it timm's layers of batch norm and activation lose the latter.
     """
     if type(getattr(strategy, "_layer_sync", None)) is not TorchSyncBatchNorm:
         return False
@@ -294,7 +295,6 @@ def replace_sync_batchnorm(strategy: Strategy, conversion: TorchSyncBatchNorm) -
 def exclude_from_broadcast(model: LightningModule, names: Iterable[str]) -> None:
     """Have DDP not broadcast some buffers of a model (``_set_params_and_buffers_to_ignore_for_model``).
 
-    DDP's public ``broadcast_buffers`` is about all of them. Without it the key queue, which is equal on all processes
-    and by far the largest buffer, is sent to every process in every step.
+    DDP's public ``broadcast_buffers`` is about all of them. Without it the key queue, by far the largest, is sent too.
     """
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, set(names))
