@@ -81,7 +81,7 @@ OTHERS = {
     "--checkpoint.every_n_train_steps=0": "`every_n_train_steps` must be >= 1, got 0",
     "--checkpoint.train_time_interval=abc": r"a time such as 00:05:00 or null, got abc",
     "--ckpt_path={root}/nowhere.ckpt": "`--ckpt_path`: no such checkpoint: .*nowhere.ckpt",
-    "--ckpt_path={root}/othre.ckpt": r"no such checkpoint: .*did you mean other.ckpt\?",
+    "--ckpt_path={root}/otherr.ckpt": r"no such checkpoint: .*did you mean other.ckpt\?",
     "--ckpt_path={root}/run": "`--ckpt_path`: .* is a folder: give the file, such as .*last.ckpt",
     "--ckpt_path={images}": "is a folder: give the file, but there is no checkpoint in it",
     "--ckpt_path={root}/text.ckpt": "text.ckpt cannot be read as a checkpoint: it is damaged",
