@@ -327,6 +327,22 @@ def test_learning_rate_scales_with_the_global_batch(tmp_path: Path, image_folder
     assert {g["weight_decay"] for g in groups} == {0.0, 1e-4}
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "pretrained", "base_lr"),
+    [("sgd", False, 0.03), ("lars", True, 0.15), ("adamw", False, 2e-3), ("adamw", True, 6e-5)],
+)
+def test_the_automatic_rate_is_of_optimizer_and_weights_and_stays_that_of_a_checkpoint(
+    tmp_path: Path, image_folder: Path, optimizer: Any, pretrained: bool, base_lr: float
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file({k: v.contiguous() for k, v in _model().encoder.model.state_dict().items()}, weights)
+    model = _model(lr=None, optimizer=optimizer, pretrained=str(weights) if pretrained else False)
+    _, _, path = _fit(tmp_path, image_folder, model, max_epochs=1, limit_val_batches=0)
+    groups = model.optimizers().param_groups  # type: ignore[union-attr]
+    assert groups[0]["initial_lr"] == pytest.approx(base_lr * 8 / 128)
+    assert PPSSL.load_from_checkpoint(path).base_lr == base_lr
+
+
 def test_momentum_encoder_moves_once_an_optimizer_step(tmp_path: Path, image_folder: Path) -> None:
     calls = []
 

@@ -26,6 +26,7 @@ from ppssl.utils.lightning_internals import load_training_data
 from ppssl.utils.optim import (
     OptimizerName,
     clip_gradient_norm,
+    default_base_lr,
     delay_groups,
     loss_scale,
     make_optimizer,
@@ -61,7 +62,8 @@ class PPSSL(TrainingModule):
         contrastive: The contrastive objective; ``None``: :class:`~ppssl.losses.contrastive.MoCo`.
         plugins: Loss plugins by name.
         optimizer: ``"sgd"``, ``"adamw"`` or ``"lars"`` (for large batches).
-        base_lr: Learning rate for a global batch of 128; it scales with the batch.
+        base_lr: Learning rate for a global batch of 128; it scales with the batch. ``"auto"``: 0.03 for SGD, 0.15 for
+            LARS, and for AdamW 2e-3, or 6e-5 from pretrained weights.
         lr: Learning rate, independent of the batch size; replaces ``base_lr``.
         weight_decay: Weight decay of matrices and kernels; norms, biases and position embeddings are not decayed.
         sgd_momentum: Momentum of SGD and LARS.
@@ -83,7 +85,7 @@ class PPSSL(TrainingModule):
         contrastive: ContrastiveObjective | None = None,
         plugins: dict[str, LossPlugin] | None = None,
         optimizer: OptimizerName = "sgd",
-        base_lr: float = 0.03,
+        base_lr: float | Literal["auto"] = "auto",
         lr: float | None = None,
         weight_decay: float = 1e-4,
         sgd_momentum: float = 0.9,
@@ -93,6 +95,8 @@ class PPSSL(TrainingModule):
     ) -> None:
         super().__init__()
         check_choice(get_args(OptimizerName), optimizer=optimizer)
+        if base_lr == "auto":
+            base_lr = default_base_lr(optimizer, pretrained=bool(pretrained))
         check_range("> 0", base_lr=base_lr, lr=lr)
         check_range("in [0, 1)", warmup_fraction=warmup_fraction)
         self.backbone = backbone
@@ -101,7 +105,7 @@ class PPSSL(TrainingModule):
         self.image_size = image_size
         self.backbone_kwargs = backbone_kwargs
         self.optimizer = optimizer
-        self.base_lr = base_lr
+        self.base_lr: Any = base_lr  # resolved: a checkpoint is loaded without `pretrained`
         self.lr = lr
         self.weight_decay = weight_decay
         self.sgd_momentum = sgd_momentum
@@ -110,13 +114,12 @@ class PPSSL(TrainingModule):
             check_range("in [0, 1)", encoder_start=encoder_start)
         else:
             encoder_start = 0.1 if pretrained else 0.0
-        self.encoder_start: Any = encoder_start  # resolved, as `batch_norm` is
+        self.encoder_start: Any = encoder_start  # resolved, as `base_lr` is
         self.seed = seed
         with initial_weights(init_seed, "encoder"):
             self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs, batch_norm)
         self.compile_encoder = self.encoder.compiled = compile_encoder
-        # "auto" resolved: a checkpoint is loaded without `pretrained`
-        self.batch_norm: BatchNormPolicy = self.encoder.batch_norm
+        self.batch_norm: BatchNormPolicy = self.encoder.batch_norm  # resolved, as `base_lr` is
         self.contrastive = MoCo() if contrastive is None else contrastive
         self.plugins = nn.ModuleDict(plugins or {})
         self._num_images: int | None = None

@@ -17,6 +17,7 @@ from ppssl.utils.errors import UserError
 __all__ = [
     "OptimizerName",
     "clip_gradient_norm",
+    "default_base_lr",
     "delay_groups",
     "loss_scale",
     "make_optimizer",
@@ -26,6 +27,12 @@ __all__ = [
 ]
 
 OptimizerName = Literal["sgd", "adamw", "lars"]
+
+_BASE_LR: dict[OptimizerName, tuple[float, float]] = {
+    "sgd": (0.03, 0.03),
+    "lars": (0.15, 0.15),
+    "adamw": (2e-3, 6e-5),
+}
 _TIMM_NAMES = {"sgd": "momentum"}  # timm's "sgd" has Nesterov's momentum
 
 
@@ -63,6 +70,16 @@ def delay_groups(
         )
         parts.append(group | {"params": [p for p in group["params"] if p not in waiting]})
     return [part for part in parts if part["params"]]
+
+
+def default_base_lr(optimizer: OptimizerName, *, pretrained: bool) -> float:
+    """Learning rate for a batch of 128: that of MoCo v2 for SGD, of SimCLR for LARS, for AdamW measured here.
+
+    AdamW moves every weight by about the learning rate in each step. From pretrained weights a contrastive loss alone
+    makes the encoder worse at higher rates than this; beside an anchor or a teacher higher ones are better
+    (docs/results.md).
+    """
+    return _BASE_LR[optimizer][pretrained]
 
 
 def scale_learning_rate(lr: float | None, base_lr: float, source: Any, devices: int) -> float:
