@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,10 +11,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from ppssl.callbacks.labels import report_missing_labels
+from ppssl.callbacks.start_and_end import report_start_and_end
 from ppssl.metrics.knn import KNNClassifier
 from ppssl.metrics.rankme import RankMe
 from ppssl.metrics.retrieval import RetrievalMetrics
 from ppssl.utils.errors import ArgumentError
+from ppssl.utils.results import write_json
 
 __all__ = ["RepresentationMonitor", "validation_interval"]
 
@@ -58,15 +61,29 @@ class RepresentationMonitor(Callback):
         every_n_epochs: n. ``None``: :func:`validation_interval`, at most 5 % of the time of a long run; but 1 if
             another callback monitors a value under ``val/``, or the Trainer has an interval of its own
             (``check_val_every_n_epoch`` or ``val_check_interval``).
+        compare_with_start: Validate before the first step too, in place of Lightning's sanity check, and at the end of
+            the training show a table of start and end, which is also written to ``start_and_end.json`` in the folder of
+            the logger.
+
+    Attributes:
+        start: Values before the first step, fractions by name; empty if they were not measured.
+        end: Values of the last validation.
+        end_epoch: Number of finished epochs at the last validation.
     """
 
-    def __init__(self, k: int = 5, every_n_epochs: int | None = None) -> None:
+    def __init__(
+        self, k: int = 5, every_n_epochs: int | None = None, compare_with_start: bool = True
+    ) -> None:
         if k < 1:
             raise ArgumentError(f"`k` must be >= 1, got {k}.")
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ArgumentError(f"`every_n_epochs` must be >= 1, got {every_n_epochs}.")
         self.k = k
         self.every_n_epochs = every_n_epochs
+        self.compare_with_start = compare_with_start
+        self.start: dict[str, float] = {}
+        self.end: dict[str, float] = {}
+        self.end_epoch = 0
         self._interval = 1
         self._limit_val_batches: int | float | None = None
         self._embeddings: dict[int, list[_Batch]] = {}
@@ -75,6 +92,16 @@ class RepresentationMonitor(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say why nothing will be monitored, if so."""
         report_missing_labels(trainer, stage, "kNN and retrieval are")
+        if stage == "fit" and self.compare_with_start and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its connector
+            trainer.num_sanity_val_steps = math.inf
+        self.start, self.end = {}, {}
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """The start of a resumed run is that of its first part, see :meth:`load_state_dict`."""
+        if self.compare_with_start:
+            trainer.num_sanity_val_steps = 0
 
     # -- when -----------------------------------------------------------------------------------------------------
 
@@ -146,11 +173,37 @@ class RepresentationMonitor(Callback):
         """Compute and log, over all processes."""
         self._log(pl_module, "test", False)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show and write what was at the start and is at the end."""
+        if not self.start or not self.end:
+            return
+        pretrained = bool(getattr(pl_module, "pretrained", False))
+        folder = trainer.log_dir  # all processes ask for it
+        if trainer.is_global_zero:
+            report_start_and_end(self.start, self.end, self.end_epoch, pretrained=pretrained)
+            if trainer.logger is not None and folder is not None:
+                write_json(Path(folder) / "start_and_end.json", self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Start and end, for checkpoints."""
+        return {"start": self.start, "end": self.end, "end_epoch": self.end_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+        self.start, self.end = dict(state_dict["start"]), dict(state_dict["end"])
+        self.end_epoch = state_dict["end_epoch"]
+
     def _log(self, pl_module: LightningModule, stage: str, sanity_checking: bool) -> None:
         gallery, queries = self._embeddings[GALLERY], self._embeddings[QUERIES]
-        if not gallery or not queries or sanity_checking:
+        if not gallery or not queries or (sanity_checking and not self.compare_with_start):
             return
         values = self._values(pl_module, gallery, queries)
+        known = {name: float(value) for name, value in values.items() if not value.isnan()}
+        if sanity_checking:
+            self.start = known
+            return
+        if stage == "val":
+            self.end, self.end_epoch = known, pl_module.current_epoch + 1
         left_out = [name for name, value in values.items() if value.isnan()]
         if left_out and left_out != self._left_out:
             rank_zero_warn(
