@@ -2,8 +2,8 @@
 
     python experiments/bench/views.py --out experiments/results/views.json [--seeds 0 1 2] [--epochs 12]
 
-Both chains have the settings of the recipe ``ppssl:synthetic/pretrain``; torchvision's random numbers are drawn anew for
-each (seed, epoch, image, view), so a run is reproducible. Runs that the file has already are not repeated.
+Both chains have the settings of the recipe ``ppssl:synthetic/pretrain``; torchvision's random numbers are drawn anew
+for each (seed, epoch, image, view), so a run is reproducible. Runs that the file has already are not repeated.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import ppssl.data.datamodule as datamodule
 from ppssl import PPSSL, MoCo, MoCoV2Augmentation, SyntheticDataModule, evaluate
 from ppssl.data.dataset import ViewDataset, load_readable
 from ppssl.utils.randomness import torch_seed
-from ppssl.utils.results import write_json
+from ppssl.utils.results import show_table, write_json
 
 SIZE = 64
 
@@ -118,7 +118,7 @@ def main() -> None:
             if key not in results:
                 results[key] = run(chain, seed, arguments.epochs)
                 write_json(arguments.out, results)
-            print(key, results[key])
+            show_table(key, list(results[key]), [[f"{v:.3f}" for v in results[key].values()]])
 
 
 if __name__ == "__main__":
