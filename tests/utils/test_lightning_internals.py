@@ -175,6 +175,28 @@ def test_complete_epoch_and_begin_next_epoch(leave_out: str, tmp_path: Path) -> 
     assert (resumed.events == rest) is (leave_out == "")
 
 
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_batch_start"])
+def test_recount_batches(hook: str, tmp_path: Path) -> None:
+    """Counted as 1 of 3 done in place of 2, after a batch or between two, a run has 2 batches left."""
+    path = tmp_path / "middle.ckpt"
+    saved = {"on_train_batch_end": 2, "on_train_batch_start": 2}
+
+    def save(trainer: Trainer) -> None:
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        if done == saved[hook] and not path.exists():
+            trainer.save_checkpoint(path)
+
+    class Recount(Callback):
+        def on_load_checkpoint(self, trainer: Trainer, module: Any, checkpoint: Any) -> None:
+            internals.recount_batches(checkpoint, lambda done: done - 1)
+
+    batches: list[int] = []
+    _fit(tmp_path, _at(hook, save))
+    note = LambdaCallback(on_train_batch_start=lambda t, m, batch, i: batches.append(i))
+    _fit(tmp_path, Recount(), note, ckpt=path)
+    assert batches == [1, 2]
+
+
 # -- the log ----------------------------------------------------------------------------------------------------------
 
 

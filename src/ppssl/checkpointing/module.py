@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
+from ppssl.checkpointing.compatibility import check_class, check_resumable, describe_misfit
 from ppssl.checkpointing.files import SCHEMA_VERSION, check_schema, restore
 from ppssl.utils.config import Configurable
+from ppssl.utils.errors import UserError
 from ppssl.utils.finite import LossHistory
 from ppssl.utils.paths import AnyPath
 
@@ -29,6 +32,9 @@ class TrainingModule(LightningModule, Configurable):
     def __init__(self) -> None:
         super().__init__()
         self.loss_history = LossHistory()
+        self._loaded: dict[str, Any] | None = (
+            None  # configuration of the checkpoint whose weights come next
+        )
 
     def default_callbacks(self) -> list[Callback]:
         """The callbacks of every run of this model, unless the Trainer has one of the same class."""
@@ -87,8 +93,34 @@ class TrainingModule(LightningModule, Configurable):
         } | self.checkpoint_entry()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse checkpoints of other programs or newer versions; subclasses make layers that it has weights for."""
+        """Refuse checkpoints of other programs, models or optimizers; subclasses make layers that have weights."""
         check_schema(checkpoint)
+        self._loaded = checkpoint["ppssl"]["model"]
+        check_class(self, self._loaded)
+        if self._is_fitting():
+            check_resumable(self, checkpoint)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights as torch does; if those of a checkpoint do not fit, the error names the settings that differ.
+
+        Raises:
+            UserError: The weights of a checkpoint do not fit.
+            RuntimeError: Other weights do not fit.
+        """
+        loaded, self._loaded = self._loaded, None
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            if loaded is None:
+                raise
+            raise UserError(describe_misfit(self, loaded, state_dict, str(error))) from error
+
+    def _is_fitting(self) -> bool:
+        with suppress(RuntimeError):  # there is no Trainer
+            return self.trainer.state.fn == "fit"
+        return False
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes file objects and hparams files too

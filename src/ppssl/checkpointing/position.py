@@ -101,26 +101,26 @@ class OptimizerSettings:
         ]
         self.rates = [list(config.scheduler.base_lrs) for config in trainer.lr_scheduler_configs]
 
-    def apply(self, trainer: Trainer, position: int | None) -> None:
+    def apply(self, trainer: Trainer, position: int) -> None:
         """Set them again, after the checkpoint is loaded; schedules by step go on at ``position``.
 
         Args:
             trainer: The Trainer.
-            position: Optimizer steps; ``None``: as in the checkpoint.
+            position: Optimizer steps.
         """
         for optimizer, groups in zip(trainer.optimizers, self.groups, strict=True):
+            if len(groups) != len(optimizer.param_groups):
+                return  # a callback has added some
             for group, options in zip(optimizer.param_groups, groups, strict=True):
                 group |= {k: v for k, v in options.items() if k != "lr"}
         for config, rates in zip(trainer.lr_scheduler_configs, self.rates, strict=True):
             schedule = config.scheduler
             if not isinstance(schedule, LambdaLR) or config.interval != "step":
                 continue
-            if position is not None:
-                schedule.last_epoch = position
-            schedule.base_lrs = rates
+            schedule.last_epoch, schedule.base_lrs = position, rates
             groups = schedule.optimizer.param_groups
             for group, rate, factor in zip(groups, rates, schedule.lr_lambdas, strict=True):
-                group["lr"] = rate * factor(schedule.last_epoch)
+                group["lr"] = rate * factor(position)
 
 
 def announce(trainer: Trainer, position: int) -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
-from ppssl.checkpointing.files import read_checkpoint
+from ppssl.checkpointing.files import check_schema, read_checkpoint
 from ppssl.checkpointing.module import TrainingModule
 from ppssl.data.transforms import LabelledAugmentation
 from ppssl.encoder import BatchNormPolicy, Encoder, evaluation_mode
@@ -229,7 +229,7 @@ class Classifier(TrainingModule):
         Raises:
             UserError: The checkpoint is not of a classifier, or its classes differ from those of the data set.
         """
-        super().on_load_checkpoint(checkpoint)
+        check_schema(checkpoint)
         content = checkpoint["ppssl"]
         if "classes" not in content:
             kind = content["model"]["class_path"].rpartition(".")[2]
@@ -237,6 +237,7 @@ class Classifier(TrainingModule):
                 f"The checkpoint is of a `{kind}`, not of a classifier: train one from its encoder with "
                 "`ppssl fit --config ppssl:folder/finetune --model.pretrained path/to/last.ckpt`."
             )
+        super().on_load_checkpoint(checkpoint)
         placeholders = [f"class {k}" for k in range(len(self.classes))]
         if self.classes not in ([], placeholders):
             check_same_classes(content["classes"], data=self.classes)
