@@ -1,4 +1,4 @@
-"""Does the faster chain of views cost accuracy? MoCo v2 on synthetic birds with our views and with torchvision's on PIL.
+"""Does the faster chain of views cost accuracy? MoCo v2 on synthetic birds with our views and with torchvision's.
 
     python experiments/bench/views.py --out experiments/results/views.json [--seeds 0 1 2] [--epochs 12]
 
