@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from ppssl import PPSSL, FolderDataModule, MoCo
 from ppssl.callbacks.monitor import RepresentationMonitor
-from ppssl.callbacks.start_and_end import is_better, report_start_and_end
+from ppssl.callbacks.start_and_end import is_better, report_start_and_end, training_line
 
 
 def _model(lr: float = 0.05) -> PPSSL:
@@ -64,7 +64,12 @@ def test_values_are_those_of_a_validation_before_and_after(
     assert written["end_epoch"] == 2
     path = tmp_path / "last.ckpt"
     trainer.save_checkpoint(path)
-    assert torch.load(path, weights_only=True)["callbacks"]["RepresentationMonitor"] == written
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["callbacks"]["RepresentationMonitor"] == written
+    line = training_line(checkpoint)
+    first, last = (f"{100 * values['retrieval_map']:.1f}" for values in (before, after))
+    assert f"retrieval mAP {first} -> {last} %" in line
+    assert "epoch 2" in line
 
 
 def test_a_resumed_run_keeps_the_start_of_the_first(tmp_path: Path, image_folder: Path) -> None:
@@ -101,6 +106,10 @@ def test_a_run_without_a_logger_writes_nothing(tmp_path: Path, image_folder: Pat
     trainer.fit(_model(), _data(image_folder))
     assert _monitor(trainer).start
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_nothing_is_said_of_a_training_that_was_not_compared() -> None:
+    assert training_line({}) == training_line({"callbacks": {"RepresentationMonitor": {}}}) == ""
 
 
 def test_better_is_better_in_one_of_knn_and_map() -> None:

@@ -109,7 +109,7 @@ def test_evaluate_prints_and_writes(
     printed = capsys.readouterr().out
     first = json.loads(written.read_text())
     low, high = (f"{100 * end:.1f}" for end in first["intervals"]["mAP"])
-    (row,) = (line for line in printed.splitlines() if "mAP" in line)
+    (row,) = (line for line in printed.splitlines() if line.startswith("│ mAP"))
     assert f"{100 * first['metrics']['mAP']:.1f} %" in row
     assert f"{low} to {high}" in row
     recipe = [

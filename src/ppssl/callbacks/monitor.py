@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from ppssl.callbacks.label_free import embed_two_views, label_free_values
 from ppssl.callbacks.labels import report_missing_labels
 from ppssl.callbacks.start_and_end import report_start_and_end
 from ppssl.metrics.knn import KNNClassifier
@@ -63,7 +64,8 @@ class RepresentationMonitor(Callback):
             (``check_val_every_n_epoch`` or ``val_check_interval``).
         compare_with_start: Validate before the first step too, in place of Lightning's sanity check, and at the end of
             the training show a table of start and end, which is also written to ``start_and_end.json`` in the folder of
-            the logger.
+            the logger. Without labels two views of 512 training images are compared
+            (:func:`~ppssl.callbacks.label_free.label_free_values`).
 
     Attributes:
         start: Values before the first step, fractions by name; empty if they were not measured.
@@ -124,7 +126,16 @@ class RepresentationMonitor(Callback):
                 f"Validation in every {self._interval} epochs and the last one: change it by `every_n_epochs` of "
                 "RepresentationMonitor."
             )
+        if self._compares_views(trainer) and not self.start:
+            self.start = label_free_values(*embed_two_views(pl_module, trainer.datamodule))  # type: ignore[attr-defined]  # set by fit
         self.on_train_epoch_start(trainer, pl_module)
+
+    def _compares_views(self, trainer: Trainer) -> bool:
+        """Whether start and end are compared without labels, in the first process."""
+        data: Any = getattr(trainer, "datamodule", None)
+        unlabelled = hasattr(data, "normalise_with") and not data.val_dataloader()
+        wanted = self.compare_with_start and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set by its connector
+        return wanted and unlabelled and trainer.is_global_zero
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn validation on or off for this epoch."""
@@ -175,6 +186,9 @@ class RepresentationMonitor(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show and write what was at the start and is at the end."""
+        if self._compares_views(trainer) and self.start:
+            self.end = label_free_values(*embed_two_views(pl_module, trainer.datamodule))  # type: ignore[attr-defined]  # set by fit
+            self.end_epoch = trainer.current_epoch
         if not self.start or not self.end:
             return
         pretrained = bool(getattr(pl_module, "pretrained", False))

@@ -1,22 +1,27 @@
 """The encoder before and after its training, on the same images: a table, and a warning if it is not better."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ppssl.utils.results import show_table
 
-__all__ = ["NAMES", "is_better", "report_start_and_end"]
+__all__ = ["NAMES", "is_better", "report_start_and_end", "training_line"]
 
 NAMES = {
     "knn_top1": "kNN top-1",
     "retrieval_rank1": "retrieval rank-1",
     "retrieval_rank5": "retrieval rank-5",
     "retrieval_map": "retrieval mAP",
+    "view_agreement": "views that find each other",
+    "alignment": "alignment of views (lower is better)",
+    "uniformity": "uniformity (lower is better)",
     "rankme": "RankMe",
 }
 """Names of the monitored values in the table."""
 
+_NUMBERS = ("alignment", "uniformity", "rankme")
 _JUDGED = ("knn_top1", "retrieval_map")
 
 
@@ -24,6 +29,21 @@ def is_better(start: Mapping[str, float], end: Mapping[str, float]) -> bool:
     """Whether kNN or mAP is higher at the end; True if neither is known."""
     known = [name for name in _JUDGED if name in start and name in end]
     return not known or any(end[name] > start[name] for name in known)
+
+
+def training_line(checkpoint: Mapping[str, Any]) -> str:
+    """One line on start and end of a checkpoint's training; empty if they were not compared."""
+    state = checkpoint.get("callbacks", {}).get("RepresentationMonitor", {})
+    start, end = state.get("start", {}), state.get("end", {})
+    changes = [
+        f"{NAMES[name]} {100 * start[name]:.1f} -> {100 * end[name]:.1f} %"
+        for name in _JUDGED
+        if name in start and name in end
+    ]
+    if not changes:
+        return ""
+    epochs = state["end_epoch"]
+    return f"Validation images, start and epoch {epochs} of its training: {', '.join(changes)}."
 
 
 def report_start_and_end(
@@ -40,10 +60,16 @@ def report_start_and_end(
     rows = []
     for name, title in NAMES.items():
         if name in start and name in end:
-            scale = 1 if name == "rankme" else 100
-            values = [scale * value for value in (start[name], end[name], end[name] - start[name])]
-            rows.append([title, f"{values[0]:.1f}", f"{values[1]:.1f}", f"{values[2]:+.1f}"])
-    show_table("Validation images, %", ["", "start", f"epoch {epoch}", "difference"], rows)
+            first, last = start[name], end[name]
+            if name in _NUMBERS:
+                rows.append([title, f"{first:.2f}", f"{last:.2f}", f"{last - first:+.2f}"])
+            else:
+                values = (100 * first, 100 * last, 100 * (last - first))
+                rows.append(
+                    [title, f"{values[0]:.1f} %", f"{values[1]:.1f} %", f"{values[2]:+.1f}"]
+                )
+    title = "Validation images" if any(name in start for name in _JUDGED) else "Training images"
+    show_table(title, ["", "start", f"epoch {epoch}", "difference"], rows)
     if not is_better(start, end):
         advice = (
             "the plugin ppssl.Anchor or a higher weight of it (recipe ppssl:photos/pretrain), a lower learning rate, "

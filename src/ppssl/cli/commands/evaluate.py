@@ -7,6 +7,8 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import seed_everything
 
+from ppssl.callbacks.start_and_end import training_line
+from ppssl.checkpointing.files import read_checkpoint
 from ppssl.cli.arguments import (
     add_checkpoint,
     add_data,
@@ -119,7 +121,10 @@ def _data(parser: ArgumentParser, args: Namespace) -> Any:
 def _show(results: Results, args: Namespace) -> None:
     rows = [_row(results, name) for name in results.metrics]
     title = results.protocol + (", feature branch" if args.feature == "branch" else "")
-    show_table(title, ["metric", "value", "95 % interval"], rows, caption=args.checkpoint)
+    caption = args.checkpoint
+    if Path(args.checkpoint).suffix == ".ckpt":
+        caption = f"{caption}\n{training_line(read_checkpoint(args.checkpoint))}".strip()
+    show_table(title, ["metric", "value", "95 % interval"], rows, caption=caption)
     if args.json is not None:
         write_json(args.json, results.to_dict())
 
