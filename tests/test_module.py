@@ -433,20 +433,6 @@ def test_unlabelled_folder_trains_and_says_so(
     assert not any(name.startswith("val/") for name in trainer.logged_metrics)
 
 
-def test_argument_that_cannot_be_checkpointed_is_said_at_once(
-    tmp_path: Path, image_folder: Path
-) -> None:
-    class Forgetful(LossPlugin):
-        def __init__(self, secret: int = 1) -> None:
-            super().__init__()
-
-        def forward(self, step: TrainingStep) -> LossTerm:
-            return LossTerm(step.embedding.mean(dim=1))
-
-    with pytest.raises(TypeError, match=r"must keep its argument `secret` as `self.secret`"):
-        _fit(tmp_path, image_folder, _model(plugins={"f": Forgetful()}))
-
-
 def test_requested_data_arrives(tmp_path: Path, image_folder: Path) -> None:
     seen: list[Tensor] = []
 

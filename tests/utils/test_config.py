@@ -1,8 +1,10 @@
 """Objects as plain data and back; a checkpoint's class paths run nothing foreign."""
 
 import builtins
+import copy
 import importlib
 import json
+import pickle
 import sys
 from types import ModuleType
 from typing import Any, ClassVar
@@ -13,7 +15,13 @@ import torch
 
 import ppssl.data
 from ppssl.data import FolderDataModule, MoCoV2Augmentation
-from ppssl.utils.config import Configurable, instantiate, resolve_class
+from ppssl.utils.config import (
+    Configurable,
+    instantiate,
+    not_saved,
+    plain_items,
+    resolve_class,
+)
 from ppssl.utils.errors import UserError
 
 FOREIGN = """
@@ -72,6 +80,16 @@ class Forgetful(Configurable):
         self.kept = kept
 
 
+class Wrapping(Configurable):
+    def __init__(self, value: int) -> None:
+        self.value = torch.nn.Parameter(torch.tensor(float(value)))
+
+
+class Fixed(Base):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(3, **kwargs)
+
+
 class Holder(Configurable):
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -81,7 +99,10 @@ class Holder(Configurable):
 def _imported(monkeypatch):
     """This module under its own name, as a user's is: importlib mode leaves it out where no package is."""
     module = ModuleType("ppssl_test_user_code")
-    for cls in (Leaf, Branch, Base, Middle, Derived, Closed, Forgetful, Holder):
+    for cls in (
+        *(Leaf, Branch, Base, Middle, Derived, Closed),
+        *(Forgetful, Wrapping, Fixed, Holder),
+    ):
         monkeypatch.setattr(cls, "__module__", module.__name__)
         setattr(module, cls.__name__, cls)
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -105,13 +126,18 @@ def _through_plain_data(obj, tmp_path):
     return instantiate(torch.load(tmp_path / "config.pt", weights_only=True))
 
 
+def _kept(obj):
+    """The attributes that an object's class sets."""
+    return {name: value for name, value in vars(obj).items() if name != "_given_arguments"}
+
+
 # ---------------------------------------------------------------- there and back
 
 
 def test_an_object_comes_back_from_plain_data(tmp_path):
     leaf = _through_plain_data(Leaf(3, name="oak", rate=0.5), tmp_path)
     assert type(leaf) is Leaf
-    assert vars(leaf) == {"size": 3, "name": "oak", "rate": 0.5}
+    assert _kept(leaf) == {"size": 3, "name": "oak", "rate": 0.5}
 
 
 def test_nested_objects_in_dicts_and_tuples_come_back(tmp_path):
@@ -138,13 +164,13 @@ def test_plain_data_comes_back_as_it_is():
 def test_arguments_behind_kwargs_are_those_of_the_base_classes(tmp_path):
     derived = Derived("somewhere", height=7)
     assert derived.config()["init_args"] == {"root": "somewhere", "width": 1, "height": 7}
-    assert vars(_through_plain_data(derived, tmp_path)) == vars(derived)
+    assert _kept(_through_plain_data(derived, tmp_path)) == _kept(derived)
 
 
 def test_without_kwargs_the_base_classes_arguments_are_left_out(tmp_path):
     closed = Closed(4)
     assert closed.config()["init_args"] == {"depth": 4}
-    assert vars(_through_plain_data(closed, tmp_path)) == vars(closed)
+    assert _kept(_through_plain_data(closed, tmp_path)) == _kept(closed)
 
 
 def test_a_data_module_comes_back(tmp_path):
@@ -178,19 +204,46 @@ def test_paths_are_taken_wherever_a_string_is(tmp_path):
     assert config["init_args"]["paths"] == [str(tmp_path), {"b": str(tmp_path)}]
 
 
-def test_an_argument_that_is_not_kept_is_named():
+def test_an_argument_that_is_not_kept_is_recorded(tmp_path):
+    assert Forgetful(3, lost=4).config()["init_args"] == {"kept": 3, "lost": 4}
+    assert Forgetful(3).config()["init_args"] == {"kept": 3}  # the default is the class's
+    again = _through_plain_data(Forgetful(lost=4), tmp_path)
+    assert again.config() == Forgetful(1, 4).config()
+    assert copy.deepcopy(again).config() == pickle.loads(pickle.dumps(again)).config()
+
+
+def test_an_argument_in_another_form_is_recorded():
+    assert Wrapping(3).config()["init_args"] == {"value": 3}
+
+
+def test_ours_must_keep_their_arguments(monkeypatch):
+    monkeypatch.setattr(Forgetful, "__module__", "ppssl.somewhere")
     with pytest.raises(
         TypeError, match=r"`Forgetful` must keep its argument `lost` as `self.lost`"
     ):
         Forgetful().config()
 
 
+def test_arguments_that_the_constructor_passes_on_itself_are_not_given_twice(tmp_path):
+    fixed = Fixed(height=7)
+    assert _kept(_through_plain_data(fixed, tmp_path)) == _kept(fixed)
+
+
 @pytest.mark.parametrize("value", [np.zeros(2), object(), len, {1: object()}])
-def test_what_is_no_plain_data_is_named(value):
-    with pytest.raises(
-        TypeError, match=r"Holder\(value=\.\.\.\) must be plain data or a Configurable"
-    ):
-        Holder([value]).config()
+def test_what_is_no_plain_data_is_left_out_and_named(value):
+    config = Holder([value]).config()
+    assert config["init_args"] == {}
+    assert config["not_saved"] == {"value": "list"}
+    nested = Holder({"a": Holder(value)}).config()
+    assert list(not_saved(nested)) == ["value.a.value"]
+    for part in (config, nested, {"x": [nested]}):
+        with pytest.raises(UserError, match=r"Holder\(value=\.\.\.\)` was a `.*pass the object"):
+            instantiate(part)
+
+
+def test_plain_items():
+    kept = {"a": 1, "b": [1.5, "x", None], "c": {"d": True}}
+    assert plain_items(kept | {"e": len, "f": [object()], "g": Leaf(1), "h": np.float64(1)}) == kept
 
 
 # ---------------------------------------------------------------- what a file may name

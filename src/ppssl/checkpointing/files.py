@@ -1,13 +1,20 @@
 """Reading checkpoint and weight files, as plain data: nothing in them is executed, Lightning is not needed."""
 
 import argparse
+import inspect
 import re
 from pathlib import Path, PosixPath
 from typing import Any, TypeVar
 
 import torch
 
-from ppssl.utils.config import instantiate
+from ppssl.utils.config import (
+    argument_names,
+    construct,
+    instantiate,
+    not_saved,
+    resolve_class,
+)
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand
 
@@ -114,10 +121,51 @@ def restore(cls: type[M], path: AnyPath, overrides: dict[str, Any]) -> M:
     """
     checkpoint = read_checkpoint(path)
     saved = checkpoint["ppssl"]["model"]
-    init_args = saved["init_args"] | {"pretrained": False} | overrides
-    model = instantiate({"class_path": saved["class_path"], "init_args": init_args})
+    model = _rebuild(_class_of(saved, cls), saved, overrides)
     if not isinstance(model, cls):
         raise UserError(f"{path} holds a `{type(model).__name__}`, not a `{cls.__name__}`.")
     model.on_load_checkpoint(checkpoint)  # type: ignore[attr-defined]  # a LightningModule
     model.load_state_dict(checkpoint["state_dict"])  # type: ignore[attr-defined]  # likewise
     return model
+
+
+def _class_of(saved: dict[str, Any], cls: type) -> type:
+    """Class of a saved model: ``cls`` if it has the same name, since a class may be defined in another module now."""
+    name = saved["class_path"].rpartition(".")[2]
+    if name == cls.__name__:
+        return cls
+    try:
+        return resolve_class(saved["class_path"])
+    except UserError as error:
+        raise UserError(
+            f"The checkpoint holds a `{saved['class_path']}`, which is not defined here: import it, or load with "
+            f"that class, `{name}.load_from_checkpoint(path)`."
+        ) from error
+
+
+def _rebuild(cls: type, saved: dict[str, Any], overrides: dict[str, Any]) -> Any:
+    """Model of a saved configuration, without weights."""
+    names = argument_names(cls)
+    init_args = {k: v for k, v in saved["init_args"].items() if k not in overrides}
+    missing = {k: v for k, v in saved.get("not_saved", {}).items() if k not in overrides}
+    for name, value in init_args.items():
+        missing |= not_saved(value, name)
+    call = f"`{cls.__name__}.load_from_checkpoint(path, {{}}=...)`"
+    for name, kind in missing.items():
+        raise UserError(
+            f"`{name}` of the `{cls.__name__}` was a `{kind}`, which no checkpoint holds: give it, "
+            f"{call.format(name.partition('.')[0])}."
+        )
+    arguments = (
+        instantiate(init_args)
+        | ({"pretrained": False} if "pretrained" in names else {})
+        | overrides
+    )
+    try:
+        inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
+        raise UserError(
+            f"The checkpoint does not hold the arguments of this `{cls.__name__}`: {error}. Give what is missing, "
+            f"{call.format('NAME')}."
+        ) from error
+    return construct(cls, arguments)

@@ -7,11 +7,12 @@ from contextlib import suppress
 from typing import Any, Self
 
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ppssl.checkpointing.compatibility import check_class, check_resumable, describe_misfit
 from ppssl.checkpointing.files import SCHEMA_VERSION, check_schema, restore
-from ppssl.utils.config import Configurable
+from ppssl.utils.config import Configurable, not_saved, plain_items
 from ppssl.utils.errors import UserError
 from ppssl.utils.finite import LossHistory
 from ppssl.utils.paths import AnyPath
@@ -41,7 +42,16 @@ class TrainingModule(LightningModule, Configurable):
         raise NotImplementedError
 
     def configure_callbacks(self) -> list[Callback]:
-        """The default callbacks, without those whose class or a subclass of it the Trainer has already."""
+        """The default callbacks, without those whose class or a subclass of it the Trainer has already.
+
+        This comes first in a run, and names arguments that its checkpoints will not hold.
+        """
+        for name, kind in not_saved(self.config()).items():
+            cls, argument = type(self).__name__, name.partition(".")[0]
+            rank_zero_warn(
+                f"`{name}` is a `{kind}`, which checkpoints do not hold: load them with "
+                f"`{cls}.load_from_checkpoint(path, {argument}=...)`."
+            )
         present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         return [
             default
@@ -84,6 +94,12 @@ class TrainingModule(LightningModule, Configurable):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the entry ``ppssl``, from which the model can be rebuilt."""
         self.loss_history.check()
+        for name in (
+            "hyper_parameters",
+            "datamodule_hyper_parameters",
+        ):  # of `save_hyperparameters`
+            if name in checkpoint:  # objects in it would make the file unsafe to load
+                checkpoint[name] = plain_items(checkpoint[name])
         data = self._data_module()
         checkpoint["ppssl"] = {
             "schema_version": SCHEMA_VERSION,

@@ -8,32 +8,76 @@ of a whole run are recipes (:mod:`ppssl.utils.recipes`).
 import importlib
 import inspect
 import os
+import re
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Self
 
 from ppssl.utils.errors import UserError
 
-__all__ = ["Configurable", "class_path_of", "instantiate", "resolve_class"]
+__all__ = [
+    "Configurable",
+    "NotSaved",
+    "argument_names",
+    "class_path_of",
+    "construct",
+    "instantiate",
+    "not_saved",
+    "plain_items",
+    "resolve_class",
+]
 
 _PLAIN = (bool, int, float, str, type(None))
+_GIVEN = "_given_arguments"
+_DEFAULT = object()
+
+
+@dataclass(frozen=True)
+class NotSaved:
+    """Stands for an argument that is no plain data.
+
+    Attributes:
+        kind: Name of its type.
+    """
+
+    kind: str
 
 
 class Configurable:
-    """Base class of objects that can be rebuilt from their configuration."""
+    """Base class of objects that can be rebuilt from their configuration.
+
+    Of classes outside ppssl the arguments are also recorded as they are given, for those that keep one under another
+    name or in another form.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Create an object; of a class outside ppssl with a record of its arguments."""
+        self = super().__new__(cls)
+        if not cls.__module__.startswith("ppssl."):
+            self.__dict__[_GIVEN] = _record(cls, args, kwargs)
+        return self
 
     def config(self) -> dict[str, Any]:
         """Return the configuration, ``{"class_path": ..., "init_args": ...}``, of plain types.
 
+        Arguments that are no plain data, such as functions, are left out: ``"not_saved"`` has their types by name, and
+        who rebuilds the object must give them.
+
         Raises:
-            TypeError: An argument is not kept in the attribute of its name, or is not plain data.
+            TypeError: A class of ppssl does not keep an argument in the attribute of its name.
         """
         cls = type(self)
-        init_args = {
-            name: _plain(_argument(self, name), f"{cls.__name__}({name}=...)")
-            for name in _argument_names(cls)
-        }
-        return {"class_path": class_path_of(cls), "init_args": init_args}
+        init_args, not_saved = {}, {}
+        for name in argument_names(cls):
+            value = _argument(self, name)
+            if isinstance(value, NotSaved):
+                not_saved[name] = value.kind
+            elif value is not _DEFAULT:
+                init_args[name] = value
+        config = {"class_path": class_path_of(cls), "init_args": init_args}
+        return config | {"not_saved": not_saved} if not_saved else config
 
 
 def class_path_of(cls: type) -> str:
@@ -79,13 +123,57 @@ def instantiate(config: Any) -> Any:
 
     Args:
         config: A configuration of :meth:`Configurable.config`; other plain data are returned unchanged.
+
+    Raises:
+        UserError: A class is foreign, or an argument of an object was no plain data.
     """
     _check_classes(config)
     return _build(config)
 
 
+def construct(cls: type, arguments: Mapping[str, Any]) -> Any:
+    """Call a class; arguments behind its ``**kwargs`` that its constructor passes to its base itself are dropped."""
+    while True:
+        try:
+            return cls(**arguments)
+        except TypeError as error:
+            clash = re.search(r"multiple values for (?:keyword )?argument '(\w+)'", str(error))
+            if not clash or clash[1] in inspect.signature(cls).parameters:
+                raise
+            arguments = {name: value for name, value in arguments.items() if name != clash[1]}
+
+
+def not_saved(config: Any, name: str = "") -> dict[str, str]:
+    """Return the types of all arguments that a configuration does not hold, by dotted name."""
+    found: dict[str, str] = {}
+    items = config.items() if isinstance(config, Mapping) else ()
+    if _is_object(config):
+        found = {f"{name}.{key}".lstrip("."): v for key, v in config.get("not_saved", {}).items()}
+        items = config["init_args"].items()
+    for key, value in items:
+        found |= not_saved(value, f"{name}.{key}".lstrip("."))
+    return found
+
+
+def plain_items(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the items that are plain data."""
+    return {name: value for name, value in values.items() if not _holds_objects(value)}
+
+
+def _holds_objects(value: Any) -> bool:
+    items: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        items = value.values()
+    elif isinstance(value, (list, tuple)):
+        items = value
+    elif type(value) not in _PLAIN:
+        return True
+    return any(map(_holds_objects, items))
+
+
 def _is_object(value: Any) -> bool:
-    return isinstance(value, Mapping) and set(value) == {"class_path", "init_args"}
+    keys = set(value) - {"not_saved"} if isinstance(value, Mapping) else set()
+    return keys == {"class_path", "init_args"}
 
 
 def _check_classes(value: Any) -> None:
@@ -102,7 +190,11 @@ def _check_classes(value: Any) -> None:
 
 def _build(value: Any) -> Any:
     if _is_object(value):
-        return resolve_class(value["class_path"])(**_build(value["init_args"]))
+        for name, kind in value.get("not_saved", {}).items():
+            raise UserError(
+                f"`{value['class_path']}({name}=...)` was a `{kind}`, which no file holds: pass the object itself."
+            )
+        return construct(resolve_class(value["class_path"]), _build(value["init_args"]))
     if isinstance(value, Mapping):
         return {name: _build(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -110,8 +202,8 @@ def _build(value: Any) -> Any:
     return value
 
 
-def _argument_names(cls: type) -> list[str]:
-    """Names of the constructor arguments, including those that are passed on by ``**kwargs``."""
+def argument_names(cls: type) -> list[str]:
+    """Return the names of the constructor arguments, including those that are passed on by ``**kwargs``."""
     names = []
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -123,29 +215,59 @@ def _argument_names(cls: type) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _argument(owner: Any, name: str) -> Any:
+def _record(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a constructor as plain data, by name; :class:`NotSaved` for others."""
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # of the class that is called
     try:
-        return getattr(owner, name)
-    except AttributeError:
+        bound = signature.bind_partial(None, *args, **kwargs).arguments
+    except TypeError:  # as the constructor will say
+        return {}
+    given: dict[str, Any] = {}
+    for name, value in list(bound.items())[1:]:
+        several = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        given |= value if several else {name: value}
+    return {name: _plain_or_not_saved(value) for name, value in given.items()}
+
+
+def _argument(owner: Any, name: str) -> Any:
+    """Plain form of an argument: of the attribute of its name, else as it was given."""
+    value = getattr(owner, name, _DEFAULT)
+    kept = value if value is _DEFAULT else _plain_or_not_saved(value)
+    given = vars(owner).get(_GIVEN)
+    if given is None and value is _DEFAULT:
         cls = type(owner).__name__
         raise TypeError(
             f"`{cls}` must keep its argument `{name}` as `self.{name}`, so that checkpoints can rebuild it."
-        ) from None
+        )
+    if kept is _DEFAULT or isinstance(kept, NotSaved):
+        return (given or {}).get(name, kept)
+    return kept
 
 
-def _plain(value: Any, where: str) -> Any:
+def _plain_or_not_saved(value: Any) -> Any:
+    try:
+        return _plain(value)
+    except _NotPlainError:
+        return NotSaved(type(value).__name__)
+
+
+class _NotPlainError(TypeError):
+    """A value is neither plain data nor a :class:`Configurable`."""
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, Configurable):
         return value.config()
     if isinstance(value, float):
         return float(value)  # np.float64 is a subclass of float, but not plain data
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item, where) for item in value)
+        return type(value)(_plain(item) for item in value)
     if hasattr(value, "items"):
-        return {str(name): _plain(item, where) for name, item in value.items()}
-    raise TypeError(
-        f"{where} must be plain data or a Configurable to be saved in a checkpoint, got {type(value).__name__}."
-    )
+        return {str(name): _plain(item) for name, item in value.items()}
+    raise _NotPlainError
