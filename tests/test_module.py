@@ -343,6 +343,27 @@ def test_the_automatic_rate_is_of_optimizer_and_weights_and_stays_that_of_a_chec
     assert PPSSL.load_from_checkpoint(path).base_lr == base_lr
 
 
+@pytest.mark.parametrize(
+    ("backbone", "pretrained", "said"),
+    [("test_resnet", False, True), ("test_resnet", True, False), ("resnet_small", False, False)],
+)
+def test_random_weights_are_reported_where_there_are_others(
+    tmp_path: Path,
+    image_folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    backbone: str,
+    pretrained: bool,
+    said: bool,
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    state = PPSSL(backbone).encoder.model.state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, weights)
+    model = PPSSL(backbone, str(weights) if pretrained else False, contrastive=MoCo(dim=8))
+    with caplog.at_level("INFO"):
+        _fit(tmp_path, image_folder, model, max_epochs=1, limit_val_batches=0)
+    assert ("timm has pretrained ones of `test_resnet`" in caplog.text) == said
+
+
 def test_momentum_encoder_moves_once_an_optimizer_step(tmp_path: Path, image_folder: Path) -> None:
     calls = []
 

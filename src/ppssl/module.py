@@ -149,6 +149,7 @@ class PPSSL(TrainingModule):
             data.normalise_with(self.encoder.info.mean, self.encoder.info.std)
             data.request(merge_requests(self._plugins()))
         if stage == "fit":
+            self.report_random_start()
             for plugin in self._plugins().values():
                 plugin.prepare(data, self.trainer.strategy.root_device)
             self.build(data.num_train if hasattr(data, "num_train") else self._count_images())

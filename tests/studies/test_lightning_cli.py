@@ -7,6 +7,7 @@ import yaml
 from lightning.pytorch.plugins import AsyncCheckpointIO
 
 import layouts
+from ppssl import PPSSL
 from ppssl.checkpointing.atomic import AtomicCheckpointIO
 from ppssl.studies.ablate import FROM_COMMAND_LINE, load_study
 from ppssl.studies.lightning_cli import add_plugins, build_recipe
@@ -84,12 +85,14 @@ def test_recipes_of_the_published_sets_are_the_literatures(name: str) -> None:
         assert moco.queue_size == "auto"
         assert set(model.plugins) == ({"ais", "iadm"} if kind == "pretrain" else set())
         assert type(data).__name__.lower() == f"{name}datamodule"
-        assert yaml.safe_load(Path(recipe_path(f"ppssl:{name}/{kind}")).read_text())["trainer"] == {
-            "default_root_dir": f"runs/{name}/{kind}"
-        }
-    assert yaml.safe_load((EXPERIMENTS / "base.yaml").read_text())["model"]["init_args"][
-        "pretrained"
-    ]
+        recipe = yaml.safe_load(Path(recipe_path(f"ppssl:{name}/{kind}")).read_text())
+        assert recipe["trainer"] == {"default_root_dir": f"runs/{name}/{kind}"}
+        assert recipe["model"]["init_args"]["pretrained"] is True
+
+
+def test_pretrained_has_one_default_in_python_and_on_the_command_line() -> None:
+    built = build_recipe("ppssl:base", ["--model.backbone=resnet18", "--data.root=unused"])
+    assert built.model.pretrained == PPSSL("resnet18").pretrained
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -136,7 +139,8 @@ def test_every_study_names_a_recipe_and_known_options(
     monkeypatch.syspath_prepend(str(EXPERIMENTS / "bench"))  # where a study's own plugin lies
     study = load_study(str(path))
     for run in {r["variant"]: r for r in study.runs()}.values():
-        local = ["--data.root=unused"] if "folder" in study.recipe else []
+        local = [] if "synthetic" in study.recipe else ["--data.root=unused"]
+        local += ["--model.pretrained=false"] if "photos" in study.recipe else []
         given = {k: v for k, v in run["overrides"].items() if v != FROM_COMMAND_LINE}
         given |= {k: "synthetic-clip" for k in run["overrides"] if k.endswith(".teacher")}
         overrides = [

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Self
 
+import timm
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from ppssl.checkpointing.compatibility import check_class, check_resumable, describe_misfit
@@ -27,6 +28,7 @@ class TrainingModule(LightningModule, Configurable):
     """
 
     encoder: Any  # ppssl.encoder.Encoder, whose room comes later
+    pretrained: bool | str
     step_offset: int = 0
     """Position in the schedule less the global step; not 0 after resuming with batches or steps of another size."""
 
@@ -153,6 +155,15 @@ class TrainingModule(LightningModule, Configurable):
             UserError: It cannot be read, names foreign classes, holds another model, or its weights do not fit.
         """
         return restore(cls, checkpoint_path, overrides).to(map_location)
+
+    def report_random_start(self) -> None:
+        """Say that the encoder starts from random weights where timm has others."""
+        name = self.encoder.spec["backbone"]
+        cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        if not self.pretrained and cfg is not None and cfg.has_weights:
+            rank_zero_info(
+                f"The encoder starts from random weights; timm has pretrained ones of `{name}`: `pretrained: true`."
+            )
 
     def _data_module(self) -> Any:
         return getattr(self.trainer, "datamodule", None)

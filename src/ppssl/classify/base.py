@@ -134,6 +134,8 @@ class Classifier(TrainingModule):
         data.normalise_with(info.mean, info.std)
         data.request_labelled(self.augmentation or self.default_augmentation())
         prepare(self)
+        if stage == "fit":
+            self.report_random_start()
         if stage == "predict":  # needs no labels
             return
         if not data.has_labels():
