@@ -16,7 +16,7 @@ from ppssl.checkpointing.module import TrainingModule
 from ppssl.checkpointing.resume import ResumeState
 from ppssl.encoder import BatchNormPolicy, Encoder
 from ppssl.losses.ais.plugin import AIS
-from ppssl.losses.contrastive import ContrastiveObjective, ContrastiveResult, KeyQueue, MoCo
+from ppssl.losses.contrastive import ContrastiveObjective, ContrastiveResult, MoCo, queue_buffers
 from ppssl.losses.contrastive.prefill import fill
 from ppssl.losses.loss_plugin import LossPlugin, LossTerm, merge_requests, training_step
 from ppssl.utils.checks import check_choice, check_range
@@ -153,9 +153,10 @@ class PPSSL(TrainingModule):
             for plugin in self._plugins().values():
                 plugin.prepare(data, self.trainer.strategy.root_device)
             self.build(data.num_train if hasattr(data, "num_train") else self._count_images())
-            prepare(self, not_broadcast=self._queue_buffers())
+            prepare(self, not_broadcast=queue_buffers(self))
             if self.compile_encoder:
                 prepare_compiler("model.compile_encoder", self.trainer.strategy.root_device)
+            self.renew_copies()
 
     def build(self, num_images: int) -> None:
         """Create heads, queue and plugin parameters, once; a Trainer calls it in ``setup``.
@@ -170,15 +171,6 @@ class PPSSL(TrainingModule):
             for name, plugin in self._plugins().items():
                 with initial_weights(self.init_seed, name):
                     plugin.build(self.encoder.info)
-
-    def _queue_buffers(self) -> list[str]:
-        """Every process enqueues the same gathered keys, and a queue is by far the largest buffer."""
-        return [
-            f"{prefix}.{name}"
-            for prefix, part in self.named_modules()
-            if isinstance(part, KeyQueue)
-            for name, _ in part.named_buffers()
-        ]
 
     def _count_images(self) -> int:
         return len(load_training_data(self.trainer).dataset)
@@ -204,8 +196,7 @@ class PPSSL(TrainingModule):
         loss, logs = self.losses(
             batch, seed=shared, progress=self.progress, number=self.global_step
         )
-        lr = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log_step(loss, logs | {"lr": lr}, batch_size=len(batch["index"]))
+        self.log_step(loss, logs, batch_size=len(batch["index"]))
         return loss
 
     def on_after_backward(self) -> None:
@@ -281,24 +272,17 @@ class PPSSL(TrainingModule):
         """Finished fraction of the training, in [0, 1]."""
         return min(1.0, (self.global_step + self.step_offset) / self._total_steps)
 
-    def _learning_rate(self) -> float:
-        """Learning rate of the run; logged in one line."""
-        trainer = self.trainer
-        source = self._data_module() or trainer.train_dataloader
-        devices = trainer.world_size * trainer.accumulate_grad_batches
-        lr = scale_learning_rate(self.lr, self.base_lr, source, devices)
-        batch = getattr(source, "batch_size", None)
-        size = f"global batch {batch * devices}, " if batch else ""
-        rank_zero_info(f"Learning rate {lr:.3g}, {size}{self._total_steps} steps.")
-        return lr
-
     def configure_optimizers(self) -> Any:
         """Optimizer over all trained parameters, with warm-up and cosine decay by step."""
+        source = self._data_module() or self.trainer.train_dataloader
+        devices = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        lr = scale_learning_rate(self.lr, self.base_lr, source, devices)
+        rank_zero_info(f"Learning rate {lr:.3g}, {self._total_steps} steps.")
         groups = weight_decay_groups(self, self.weight_decay)
         optimizer = make_optimizer(
             delay_groups(groups, self.encoder, self.encoder_start),
             self.optimizer,
-            lr=self._learning_rate(),
+            lr=lr,
             sgd_momentum=self.sgd_momentum,
             fused=self.trainer.scaler is None,
         )

@@ -8,6 +8,11 @@ from typing import Any, Self
 
 import timm
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
@@ -48,22 +53,37 @@ class TrainingModule(LightningModule, Configurable):
 
         This comes first in a run, and names arguments that its checkpoints will not hold.
         """
+        present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, BackboneFinetuning) for callback in present):
+            raise UserError(
+                "`BackboneFinetuning` is not supported, as the encoder is not in `model.backbone`: set "
+                "`model.freeze_epochs` of FineTune, or `model.encoder_start` of PPSSL."
+            )
         for name, kind in not_saved(self.config()).items():
             cls, argument = type(self).__name__, name.partition(".")[0]
             rank_zero_warn(
                 f"`{name}` is a `{kind}`, which checkpoints do not hold: load them with "
                 f"`{cls}.load_from_checkpoint(path, {argument}=...)`."
             )
-        present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         return [
             default
             for default in self.default_callbacks()
             if not any(isinstance(callback, type(default)) for callback in present)
         ]
 
+    def renew_copies(self) -> None:
+        """Have callbacks that average the weights copy the model again, at the end of its own setup.
+
+        Lightning calls their setup first, before the model has all its layers.
+        """
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
+                callback.setup(self.trainer, self, "fit")
+
     def log_step(self, loss: Tensor, logs: Mapping[str, Tensor], *, batch_size: int) -> None:
         """Log values of a training step under ``train/``, in the steps in which loggers write; check the losses then.
 
+        ``train/lr``, the largest learning rate of all parameters, is logged beside them.
         Reading a value makes the host wait for the device, so nothing is read in the steps in between.
 
         Args:
@@ -78,7 +98,9 @@ class TrainingModule(LightningModule, Configurable):
         if not every or (self.global_step + 1) % every:
             return
         self.loss_history.check()
+        rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch_size)
+        self.log("train/lr", max(rates), batch_size=batch_size)
         self.log_dict({f"train/{n}": value for n, value in logs.items()}, batch_size=batch_size)
 
     def on_fit_start(self) -> None:

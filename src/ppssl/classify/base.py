@@ -150,6 +150,7 @@ class Classifier(TrainingModule):
         self._take_classes(list(data.classes))
         if stage == "fit":
             self.class_weight = self._weights(data.sources["train"].labels[data.train_fit])
+            self.renew_copies()
 
     def default_augmentation(self) -> LabelledAugmentation:
         """Return the augmentation of the training images if none was given."""
@@ -191,8 +192,7 @@ class Classifier(TrainingModule):
         loss = self.training_loss(batch, batch_idx)
         where = {"step": self.global_step, "epoch": self.current_epoch}
         self.loss_history.add(loss, {"loss": loss}, batch["index"], **where)
-        rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
-        self.log_step(loss, {"lr": torch.tensor(max(rates))}, batch_size=len(batch["index"]))
+        self.log_step(loss, {}, batch_size=len(batch["index"]))
         return loss
 
     def training_loss(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:

@@ -2,6 +2,6 @@
 
 from ppssl.losses.contrastive.moco import MoCo
 from ppssl.losses.contrastive.objective import ContrastiveObjective, ContrastiveResult
-from ppssl.losses.contrastive.queue import KeyQueue
+from ppssl.losses.contrastive.queue import KeyQueue, queue_buffers
 
-__all__ = ["ContrastiveObjective", "ContrastiveResult", "KeyQueue", "MoCo"]
+__all__ = ["ContrastiveObjective", "ContrastiveResult", "KeyQueue", "MoCo", "queue_buffers"]
