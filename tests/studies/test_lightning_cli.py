@@ -1,4 +1,5 @@
 import re
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,15 @@ def test_the_steps_that_are_told_are_those_of_the_whole_set(name: str, kind: str
     (row,) = [line for line in table.splitlines() if line.startswith("| `") and f"`{kind}`" in line]
     cell = row.split("|")[4 + list(PUBLISHED).index(name)].strip()
     assert cell == f"{steps} x {epochs} = {steps * epochs:,}"
+
+
+def test_every_folder_of_recipes_is_packaged() -> None:
+    config = ConfigParser()
+    config.read(EXPERIMENTS.parent / "setup.cfg")
+    folders = {path.parent.relative_to(EXPERIMENTS) for path in RECIPES}
+    names = {".".join(["ppssl.experiments", *folder.parts]) for folder in folders}
+    assert names <= set(config["options"]["packages"].split())
+    assert names <= set(config["options.package_data"])
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
