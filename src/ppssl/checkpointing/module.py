@@ -107,6 +107,14 @@ class TrainingModule(LightningModule, Configurable):
         """Silence Lightning's warning about layers that are frozen on purpose."""
         self.encoder.expect_frozen(self)
 
+    def on_train_epoch_start(self) -> None:
+        """Drop the gradients of the step before.
+
+        ``StochasticWeightAveraging`` ends with an epoch for batch norm without backward passes, whose last batch would
+        make a step with them.
+        """
+        self.zero_grad()
+
     def on_train_epoch_end(self) -> None:
         """Check the losses since the last logged step."""
         self.loss_history.check()

@@ -34,11 +34,10 @@ class MovingAverage(WeightAveraging):
         self._updates = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copy the model after its own setup, which creates layers, and on its device.
+        """Copy the model on its device, to which Lightning moves it later.
 
-        Lightning calls the model's setup and moves the model after this hook.
+        The copy is renewed after the model's own setup, which creates layers.
         """
-        pl_module.setup(stage)
         if stage == "fit":
             pl_module.to(trainer.strategy.root_device)
         super().setup(trainer, pl_module, stage)

@@ -22,6 +22,8 @@ _LOST_PROCESS = re.compile(
 _KILLED_WORKER = re.compile(
     r"DataLoader worker .*(killed by signal: (Killed|Bus error)|exited unexpectedly)", re.DOTALL
 )
+_TOO_SMALL_BATCH = re.compile(r"Expected more than 1 value per channel when training")
+_LATE_VALIDATION = re.compile(r"`val_check_interval` \(\d+\) must be less than or equal")
 _UNKNOWN_METRIC = re.compile(r"conditioned on metric|but could not find the monitored key")
 _OTHER_OPTIMIZER = re.compile(r"loaded state dict (contains|has) a")
 
@@ -70,6 +72,13 @@ def _describe_runtime_error(text: str) -> tuple[int, str] | None:
             "A worker of the data loader was killed, as the system does when memory or shared memory is used up: "
             "lower `data.num_workers`, or give a container more of it (`--shm-size`); then use `--resume auto`."
         )
+    if _TOO_SMALL_BATCH.search(text):
+        return 2, (
+            "Batch norm needs more than one value per channel, and a batch of one image has one: set `data.batch_size` "
+            "to 2 or more, or `model.batch_norm` to `frozen`."
+        )
+    if _LATE_VALIDATION.search(text):
+        return 2, text.partition(". ")[0].replace("`val_check", "`trainer.val_check") + "."
     if _UNKNOWN_METRIC.search(text):
         return 2, f"A monitored value does not exist: {text}"
     if _OTHER_OPTIMIZER.search(text):

@@ -58,8 +58,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, i = key
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
+        epoch, i = _epoch_and_number(key)
         short_side = None if self.requests else self.augmentation.shortest_side(self.size)
         image, i, broken = load_readable(self.source, range(len(self.source)), i, short_side)
         index, pixels = i + self.offset, np.asarray(image)
@@ -104,8 +104,8 @@ class LabelledDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, position = key
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
+        epoch, position = _epoch_and_number(key)
         image, i, broken = load_readable(self.source, self.items, position)
         index = i + self.offset
         view = self.augmentation.view(image, self.seed, epoch, index, self.size)
@@ -176,3 +176,8 @@ def load_readable(
 def item_numbers(source: ImageSource, i: int, index: int) -> dict[str, int]:
     """Batch entries ``index`` and ``label`` of image ``i``."""
     return {"index": index, "label": int(source.labels[i])}
+
+
+def _epoch_and_number(key: tuple[int, int] | int) -> tuple[int, int]:
+    """Key of a sampler; that of ``trainer.overfit_batches`` gives numbers alone, for the same views in every epoch."""
+    return key if isinstance(key, tuple) else (0, key)
