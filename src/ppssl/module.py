@@ -16,6 +16,7 @@ from ppssl.checkpointing.module import TrainingModule
 from ppssl.checkpointing.resume import ResumeState
 from ppssl.encoder import BatchNormPolicy, Encoder
 from ppssl.losses.ais.plugin import AIS
+from ppssl.losses.batch import check_batch, count_images
 from ppssl.losses.contrastive import ContrastiveObjective, ContrastiveResult, MoCo, queue_buffers
 from ppssl.losses.contrastive.prefill import fill
 from ppssl.losses.loss_plugin import LossPlugin, LossTerm, merge_requests, training_step
@@ -152,7 +153,8 @@ class PPSSL(TrainingModule):
             self.report_random_start()
             for plugin in self._plugins().values():
                 plugin.prepare(data, self.trainer.strategy.root_device)
-            self.build(data.num_train if hasattr(data, "num_train") else self._count_images())
+            loader = None if hasattr(data, "num_train") else load_training_data(self.trainer)
+            self.build(data.num_train if loader is None else count_images(loader))
             prepare(self, not_broadcast=queue_buffers(self))
             if self.compile_encoder:
                 prepare_compiler("model.compile_encoder", self.trainer.strategy.root_device)
@@ -171,9 +173,6 @@ class PPSSL(TrainingModule):
             for name, plugin in self._plugins().items():
                 with initial_weights(self.init_seed, name):
                     plugin.build(self.encoder.info)
-
-    def _count_images(self) -> int:
-        return len(load_training_data(self.trainer).dataset)
 
     def _plugins(self) -> dict[str, LossPlugin]:
         return dict(self.plugins.items())  # type: ignore[arg-type]  # ModuleDict's values are Modules
@@ -219,6 +218,7 @@ class PPSSL(TrainingModule):
         Returns:
             The total loss, a scalar with its graph, and the values to log, by name.
         """
+        check_batch(batch)
         plugins = self._plugins()
         if any(plugin.needs_image_gradient(progress, number) for plugin in plugins.values()):
             query, *others = batch["views"]

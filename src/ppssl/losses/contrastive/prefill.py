@@ -1,8 +1,11 @@
 """Prefill of the key queue before the first step (:ref:`D1 <d1>`)."""
 
+import itertools
 from typing import Any
 
+from ppssl.losses.batch import check_batch
 from ppssl.losses.contrastive.objective import ContrastiveObjective
+from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import torch_seed
 
 __all__ = ["fill"]
@@ -14,18 +17,34 @@ def fill(objective: ContrastiveObjective, trainer: Any, data: Any, seed: int) ->
     Args:
         objective: The objective whose queue is filled.
         trainer: The Trainer, for device and precision.
-        data: The data module, whose epoch -1 is used; without one of ppssl, the Trainer's own loader.
+        data: The data module, whose epochs -1, -2, ... are used; without one of ppssl, the Trainer's own loader.
         seed: The run's seed.
+
+    Raises:
+        UserError: The loader has no images, or not for a second pass.
     """
-    if not objective.needs_prefill():
-        return
-    of_ppssl = hasattr(data, "normalise_with")
-    loader = data.train_dataloader(epoch=-1) if of_ppssl else trainer.train_dataloader
-    device = trainer.strategy.root_device
-    while objective.needs_prefill():
-        for i, cpu_batch in enumerate(loader):
-            batch = trainer.strategy.batch_to_device(cpu_batch, device)
-            with trainer.precision_plugin.forward_context():
-                objective.prefill_batch(batch, seed=torch_seed(seed, "prefill", i))
+    done = 0
+    for number in itertools.count(1):
+        if not objective.needs_prefill():
+            return
+        of_ppssl = hasattr(data, "normalise_with")
+        loader = data.train_dataloader(epoch=-number) if of_ppssl else trainer.train_dataloader
+        before = done
+        for cpu_batch in loader:
+            _pass(objective, trainer, cpu_batch, torch_seed(seed, "prefill", done))
+            done += 1
             if not objective.needs_prefill():
                 return
+        if done == before:
+            raise UserError(
+                f"The training loader has no batch in its pass number {number}, and the key queue is not full: give a "
+                "loader that can be iterated again, a smaller `queue_size` of MoCo, or `prefill: random`."
+            )
+
+
+def _pass(objective: ContrastiveObjective, trainer: Any, cpu_batch: Any, seed: int) -> None:
+    """Pass a batch of the loader to an objective."""
+    batch = trainer.strategy.batch_to_device(cpu_batch, trainer.strategy.root_device)
+    check_batch(batch)
+    with trainer.precision_plugin.forward_context():
+        objective.prefill_batch(batch, seed=seed)

@@ -1,0 +1,60 @@
+"""The training batch that objectives and plugins work on: a check of what a data set of one's own yields."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ppssl.utils.errors import UserError
+
+__all__ = ["check_batch", "count_images"]
+
+_EXPECTED = (
+    "A training batch must be a dict with `views`, two normalised floating-point tensors (B, C, H, W), and `index`, "
+    "the numbers of the images (B,)"
+)
+_REMEDY = "FolderDataModule makes such batches of a folder; wrap another data set likewise."
+
+
+def check_batch(batch: Any) -> None:
+    """Check the entries of a training batch that every objective needs.
+
+    Raises:
+        UserError: The message says what came instead.
+    """
+    if not isinstance(batch, Mapping) or not {"views", "index"} <= batch.keys():
+        raise UserError(f"{_EXPECTED}; got {_describe(batch)}. {_REMEDY}")
+    views, index = batch["views"], batch["index"]
+    pair = isinstance(views, list | tuple) and len(views) >= 2
+    if not pair or not all(isinstance(v, Tensor) and v.ndim == 4 for v in views):
+        raise UserError(f"{_EXPECTED}; got `views` that are {_describe(views)}. {_REMEDY}")
+    if not all(view.is_floating_point() for view in views):
+        raise UserError(f"{_EXPECTED}; got `views` that are {_describe(views)}. {_REMEDY}")
+    if not isinstance(index, Tensor) or index.shape != views[0].shape[:1]:
+        raise UserError(f"{_EXPECTED}; got an `index` that is {_describe(index)}. {_REMEDY}")
+
+
+def count_images(loader: Any) -> int:
+    """Return the number of images of a training loader.
+
+    Raises:
+        UserError: It is no DataLoader, or its data set has no length.
+    """
+    try:
+        return len(loader.dataset)
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            "The training data must be a DataLoader of a data set with a length, or one of ppssl's data modules; got a "
+            f"{type(loader).__name__}."
+        ) from error
+
+
+def _describe(value: Any) -> str:
+    """What a value is, in a few words."""
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, Mapping):
+        return f"a dict with {', '.join(f'`{name}`' for name in value) or 'nothing'}"
+    if isinstance(value, list | tuple):
+        return f"a list of {', '.join(map(_describe, value[:4])) or 'nothing'}"
+    return f"a {type(value).__name__}"
