@@ -88,3 +88,13 @@ def test_init_seed_gives_all_initial_weights() -> None:
     assert made[0].keys() == made[1].keys()
     for name, value in made[0].items():
         torch.testing.assert_close(made[1][name], value, rtol=0, atol=0, msg=name)
+
+
+def test_beside_a_validation_split_it_is_that(image_folder: Path, tmp_path: Path) -> None:
+    (image_folder / "test").rename(image_folder / "val")
+    data, model = _data(image_folder), FineTune(**SMALL)
+    Trainer(default_root_dir=tmp_path, max_steps=1, **QUIET).fit(model, data)
+    results = evaluate_classifier(model, data)
+    logits, labels = _logits(model, data, "val", range(12))
+    right = (logits.argmax(dim=1).numpy() == labels).tolist()
+    assert unpack_bits(results.per_image["top-1"]).tolist() == right

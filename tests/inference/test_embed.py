@@ -45,6 +45,8 @@ def test_a_row_an_image_of_all_splits(image_folder: Path, tmp_path: Path) -> Non
     assert table["path"][0] == str(image_folder / "train" / "class0" / "0.png")
     assert table["path"][-1] == str(image_folder / "test" / "class2" / "3.png")
     assert table["class"][-1] == "class2"
+    cfg = Colour().pretrained_cfg
+    data.normalise_with(cfg["mean"], cfg["std"])
     expected = embed_loader(Colour(), data.eval_loader("test"), data).features
     torch.testing.assert_close(torch.tensor(table["embedding"][24:]), expected)
     assert [p.name for p in out.parent.iterdir()] == ["e.parquet"]

@@ -111,6 +111,18 @@ def test_the_commit_is_that_of_the_code_and_says_if_it_was_changed(tmp_path, mon
     assert provenance()["commit"] == f"{commit}-dirty"
 
 
+def test_a_repository_around_the_environment_is_not_ours(tmp_path, monkeypatch):
+    package = tmp_path / "venv" / "site-packages"
+    package.mkdir(parents=True)
+    (package / "results.py").write_text("1")
+    (tmp_path / "theirs.py").write_text("1")
+    _git(tmp_path, "init", "-q")
+    _git(tmp_path, "add", "theirs.py")
+    _git(tmp_path, "commit", "-qm", "m")
+    monkeypatch.setattr(results, "__file__", str(package / "results.py"))
+    assert provenance()["commit"] is None
+
+
 def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance()["commit"] is None

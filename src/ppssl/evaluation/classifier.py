@@ -1,13 +1,15 @@
 """Evaluation of a trained classifier by the protocol ``accuracy-1``: top-1, top-5 and macro accuracy.
 
 ``accuracy-1`` evaluates the last weights (the moving average if there is one) on the un-augmented images of the test
-split, or without a test split on the held-out part of the training images. Nothing is selected on these images.
+split; without one on those of the validation split, else on the held-out part of the training images. Nothing is
+selected on the test images.
 """
 
 import torch
 
 from ppssl.classify.base import Classifier
 from ppssl.data.datamodule import FineGrainedDataModule
+from ppssl.data.normalisation import normalised
 from ppssl.inference.embeddings import embed_loader
 from ppssl.metrics.classification import TOP, ClassificationMetrics, check_same_classes
 from ppssl.utils.errors import UserError
@@ -38,15 +40,16 @@ def evaluate_classifier(model: Classifier, data: FineGrainedDataModule) -> Resul
     data.setup()
     check_same_classes(model.classes, data=data.classes)
     info = model.encoder.info
-    data.normalise_with(info.mean, info.std)
-    split, items = ("test", None) if "test" in data.sources else ("train", data.train_val)
+    split = next((name for name in ("test", "val") if name in data.sources), "train")
+    items = data.train_val if split == "train" else None
     if items is not None and not len(items):
         raise UserError(
             "Nothing to evaluate on: there is no test split, and no labelled image is held out. Add a `test/` folder, "
             f"or raise `val_fraction` above {data.val_fraction}."
         )
     loader = data.eval_loader(split, items)
-    outputs = embed_loader(model, loader, data, description=f"Classifying {split}")
+    with normalised(data, info.mean, info.std):
+        outputs = embed_loader(model, loader, data, description=f"Classifying {split}")
     has_label = outputs.labels >= 0
     if not has_label.any():
         raise UserError(

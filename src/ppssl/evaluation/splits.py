@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.label_splits import select_held_out, select_labelled
+from ppssl.data.normalisation import normalised
 from ppssl.data.source import UNKNOWN
 from ppssl.inference.embed import read_description, read_embeddings
 from ppssl.inference.embeddings import Embeddings, Feature, embed_loader
@@ -73,8 +74,6 @@ def embed_splits(encoder: Any, data: FineGrainedDataModule, *, device: str = "au
         raise UserError(
             "Nothing to evaluate against: no training image has a label. Put images into class folders."
         )
-    cfg = encoder.pretrained_cfg
-    data.normalise_with(tuple(cfg["mean"]), tuple(cfg["std"]))
     split = next((name for name in ("test", "val") if name in data.sources), "train")
     if split != "train":
         query_items, gallery_items = None, data.train_labelled  # None: all images of the split
@@ -85,7 +84,8 @@ def embed_splits(encoder: Any, data: FineGrainedDataModule, *, device: str = "au
             "Nothing to evaluate on: there is no test split, and no labelled image is held out. Add a `test/` folder, "
             f"or raise `val_fraction` above {data.val_fraction}."
         )
-    with on_device(encoder, device):
+    cfg = encoder.pretrained_cfg
+    with on_device(encoder, device), normalised(data, cfg["mean"], cfg["std"]):
         query_loader = data.eval_loader(split, query_items)
         queries = embed_loader(encoder, query_loader, data, description=f"Embedding {split}")
         gallery_loader = data.eval_loader("train", gallery_items)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ppssl.data.datamodule import FineGrainedDataModule
+from ppssl.data.normalisation import normalised
 from ppssl.data.source import digest
 from ppssl.inference.embeddings import Embeddings, Feature, embed_loader, feature_encoder
 from ppssl.utils.device import on_device
@@ -93,15 +94,14 @@ def embed(
     out = writable_file(out)
     encoder = feature_encoder(model, feature)
     data.setup()
-    cfg = encoder.pretrained_cfg
-    data.normalise_with(tuple(cfg["mean"]), tuple(cfg["std"]))
     description = _description_of(encoder, data, feature)
     if out.is_file() and _try_description(out) == description:
         return out
     parts = out.with_name(f".{out.name}.parts")
     with writing(out):
         parts.mkdir(parents=True, exist_ok=True)
-        with on_device(encoder, device):
+        cfg = encoder.pretrained_cfg
+        with on_device(encoder, device), normalised(data, cfg["mean"], cfg["std"]):
             files = [
                 _embed_part(parts, encoder, data, split, items, description)
                 for split, items in _split_into_parts(data, part_size)

@@ -90,13 +90,19 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "describe"]
-    command += ["--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Commit of the repository that this file is in, not of one that merely surrounds the installed package."""
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
+    return tracked and _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints in this file's folder; ``None`` if it fails."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:  # no git on this machine
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def write_json(path: AnyPath, content: Mapping[str, Any]) -> None:
