@@ -34,8 +34,9 @@ def _model() -> PPSSL:
 
 
 def _trainer(strategy: Any) -> Any:
-    limits = {"max_epochs": 1, "max_steps": -1, "state": SimpleNamespace(fn="fit")}
-    return SimpleNamespace(strategy=strategy, datamodule=None, precision="32-true", **limits)
+    options = {"max_epochs": 1, "max_steps": -1, "precision": "32-true", "callbacks": []}
+    state = SimpleNamespace(fn="fit")
+    return SimpleNamespace(strategy=strategy, datamodule=None, state=state, **options)
 
 
 def _with(strategy: Any) -> PPSSL:

@@ -154,6 +154,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
 
     def normalise_with(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Set the per-channel mean and standard deviation for normalisation, in units of [0, 1]."""
+        self.normalisation = tuple(mean), tuple(std)
         self._mean = torch.tensor(mean).view(1, -1, 1, 1)
         self._std = torch.tensor(std).view(1, -1, 1, 1)
 

@@ -21,9 +21,9 @@ def normalised(
         mean: Mean of each channel, in units of [0, 1].
         std: Standard deviation of each channel.
     """
-    before = data._mean, data._std
+    before = data.normalisation
     data.normalise_with(tuple(mean), tuple(std))
     try:
         yield
     finally:
-        data._mean, data._std = before
+        data.normalise_with(*before)
