@@ -32,6 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     assert main(fit_arguments(root / "images", root / "run")) == 0
     (root / "text.ckpt").write_text("hello")
     (root / "empty.ckpt").write_bytes(b"")
+    (root / "number.yaml").write_text("model: 3")
     torch.save({"a": 1}, root / "other.ckpt")
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, root / "foreign.ckpt")
     (last,) = (root / "run").rglob("last.ckpt")
@@ -77,6 +78,12 @@ OTHERS = {
     "--data.augmentation.crop_scale=3": r"`data\.augmentation\.crop_scale`: expected a list, got 3",
     "--data.image_size=[3]": r"`data\.image_size`: expected an integer, got \[3\]",
     "--data.image_size=0": "`image_size` must be >= 1, got 0",
+    "--seed_everything=-1": "A seed must be from 0 to 4294967295, got -1",
+    "--config={root}/empty.ckpt": "empty.ckpt is no recipe: .* and is a NoneType",
+    "--config={root}/text.ckpt": "text.ckpt is no recipe: .* and is a str",
+    "--config={last}": "last.ckpt is not valid YAML",
+    "--config={root}/number.yaml": "`model`: expected the class path of a LightningModule .* got 3",
+    "--config={images}": "No such config: ",
     "--seed_everything=abc": "`seed_everything`: expected true or false or an integer, got abc",
     "--checkpoint.every_n_train_steps=0": "`every_n_train_steps` must be >= 1, got 0",
     "--checkpoint.train_time_interval=abc": r"a time such as 00:05:00 or null, got abc",
@@ -110,6 +117,26 @@ def test_a_wrong_option_is_one_line(
     assert re.search(message, line), line
     assert "<class" not in line
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "{last}", "--seed=-1"], "A seed must be from 0 to"),
+        (["evaluate", "{last}", "--data={last}"], "last.ckpt is not valid YAML"),
+        (["embed", "{last}", "--out={root}/e.parquet", "--seed=-1"], "A seed must be from 0 to"),
+        (
+            ["explain", "{last}", "{images}", "--out={root}/maps", "--image-size=0"],
+            "`image_size` must be >= 1, got 0",
+        ),
+        (["ablate", "{last}", "--out={root}/study"], "last.ckpt is not valid YAML"),
+    ],
+)
+def test_of_other_commands(
+    arguments: list[str], message: str, made: dict[str, Path], capsys: Any
+) -> None:
+    assert main([argument.format(**made) for argument in arguments]) == 2
+    assert message in error_line(capsys)
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])

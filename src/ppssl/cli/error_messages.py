@@ -24,6 +24,7 @@ _KILLED_WORKER = re.compile(
 )
 _TOO_SMALL_BATCH = re.compile(r"Expected more than 1 value per channel when training")
 _LATE_VALIDATION = re.compile(r"`val_check_interval` \(\d+\) must be less than or equal")
+_SEED = re.compile(r"(-?\d+) is not in bounds, numpy accepts from (\d+) to (\d+)")
 _UNKNOWN_METRIC = re.compile(r"conditioned on metric|but could not find the monitored key")
 _OTHER_OPTIMIZER = re.compile(r"loaded state dict (contains|has) a")
 
@@ -79,6 +80,8 @@ def _describe_runtime_error(text: str) -> tuple[int, str] | None:
         )
     if _LATE_VALIDATION.search(text):
         return 2, text.partition(". ")[0].replace("`val_check", "`trainer.val_check") + "."
+    if seed := _SEED.search(text):
+        return 2, f"A seed must be from {seed[2]} to {seed[3]}, got {seed[1]}."
     if _UNKNOWN_METRIC.search(text):
         return 2, f"A monitored value does not exist: {text}"
     if _OTHER_OPTIMIZER.search(text):

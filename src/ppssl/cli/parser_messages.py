@@ -30,6 +30,11 @@ _TOP_LEVEL_OPTIONS = (
 )
 
 
+_UNINFORMATIVE = re.compile(
+    r"^(Expected|Problem with|Not (of type|a valid)|Subclass types|a class path|a dict )|object has no"
+)
+"""Reasons of jsonargparse that say less than the types that it lists."""
+
 _TYPES = {
     "bool": "true or false",
     "int": "an integer",
@@ -74,7 +79,7 @@ def _union_message(name: str, text: str) -> str:
         name, value = f"{name}.{nested[1]}", nested[2].strip("'")
     errors = text.rpartition("Errors:")[2].partition("Given value type")[0]
     reasons = [line.strip(" -") for line in errors.splitlines() if line.strip(" -")]
-    reasons = [r for r in reasons if not r.startswith(("Expected", "Problem with", "Not of type"))]
+    reasons = [reason for reason in reasons if not _UNINFORMATIVE.search(reason)]
     if reasons:
         return f"`{name}`: {one_line(reasons[0])}."
     subtypes = text.rpartition("Subtypes: [")[2].partition("\n")[0].removesuffix("]")

@@ -21,6 +21,7 @@ from ppssl.checkpointing.run_checkpoint import RunCheckpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.inference.predictions import PredictionWriter
 from ppssl.studies.command_checks import check_checkpoint, require_weights, trainer_options
+from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand, expand_config, writable_folder
 from ppssl.utils.recipes import BASE_RECIPE, read_yaml, recipe_path
 
@@ -241,7 +242,7 @@ def add_plugins(args: Sequence[str]) -> list[str]:
     """
     options = [*itertools.pairwise(args), *(arg.split("=", 1) for arg in args if "=" in arg)]
     configs = [value for option, value in options if option in ("--config", "-c")]
-    present = {name for path in configs for name in _plugins_of(read_yaml(path))}
+    present = {name for path in configs for name in _plugins_of(_read_recipe(path))}
     extended: list[str] = []
     for arg in args:
         option = _PLUGIN_OPTION.match(arg)
@@ -252,6 +253,16 @@ def add_plugins(args: Sequence[str]) -> list[str]:
             present.add(name)
         extended.append(arg)
     return extended
+
+
+def _read_recipe(path: str) -> dict[str, Any]:
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} is no recipe: it must have sections such as `model:`, `data:` and `trainer:`, and is a "
+            f"{type(content).__name__}."
+        )
+    return content
 
 
 def _plugins_of(config: Any) -> list[str]:

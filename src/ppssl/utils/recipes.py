@@ -52,5 +52,5 @@ def read_yaml(name: AnyPath) -> Any:
     path = recipe_path(name)
     try:
         return yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
