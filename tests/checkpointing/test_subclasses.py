@@ -150,6 +150,6 @@ def test_a_class_that_is_not_defined_here_is_named(image_folder: Path, tmp_path:
     assert type(Wide.load_from_checkpoint(path)) is Wide  # the same class, now elsewhere
     del content["ppssl"]["model"]["init_args"]["width"]
     torch.save(content, path)
-    with pytest.raises(UserError, match=r"missing a required argument: 'width'.*Give what is mis"):
+    with pytest.raises(UserError, match=r"missing a required argument: 'width'.*Give what is"):
         Wide.load_from_checkpoint(path)
     assert Wide.load_from_checkpoint(path, width=4).encoder.info.dim == 32

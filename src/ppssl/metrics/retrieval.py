@@ -170,11 +170,10 @@ def unit_rows(embeddings: Tensor) -> Tensor:
     Raises:
         ValueError: A row is not finite.
     """
-    finite = embeddings.isfinite().all(dim=1)
-    if not finite.all():
-        raise ArgumentError(
-            f"`embeddings` must be finite, got NaN or infinity in {(~finite).sum()} of {len(finite)} rows."
-        )
+    broken = int((~embeddings.isfinite().all(dim=1)).sum())
+    if broken:
+        wrong = f"got NaN or infinity in {broken} of {len(embeddings)} rows"
+        raise ArgumentError(f"`embeddings` must be finite, {wrong}.")
     rows = embeddings.to(torch.float64, copy=True)
     largest = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True)
     rows /= largest.where(largest > 0, 1)  # avoids under- and overflow of the squares
