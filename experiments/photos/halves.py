@@ -12,7 +12,9 @@ from pathlib import Path
 def main() -> None:
     """Make the links; those that are there stay."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("source", type=Path, help="A folder with train/ and test/ of class folders.")
+    parser.add_argument(
+        "source", type=Path, help="A folder with train/ and test/ of class folders."
+    )
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     source = arguments.source.resolve()

@@ -306,7 +306,7 @@ def test_damaged_aircraft_lists_are_read_or_refused(
         file.write_bytes(original)
     assert descriptions or re.search(r"images_\w+_trainval\.txt(, line [0-9]+)?: ", message)
     known = {word for row in AIRCRAFT for name in row[1:] for word in name.split()}
-    written = set(re.split(r"[\s\ufeff]+", content.decode("utf-8", "replace")))
+    written = set(re.split(r"[\s,\ufeff]+", content.decode("utf-8", "replace")))
     for phrasings in descriptions:
         names = " ".join(phrasings).replace(",", " ").split()
         assert set(names) <= known | written | set(FIXED.split())
