@@ -17,6 +17,7 @@ from ppssl.studies.compare import summarise
 from ppssl.studies.lightning_cli import build_recipe
 from ppssl.studies.single_run import QUIET, execute_run
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import only_writer
 from ppssl.utils.results import unpack_bits
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -339,6 +340,13 @@ def test_a_failing_run_is_named_with_the_last_line_of_its_log(tmp_path):
     assert str(log) in str(error.value)
     assert log.read_text()
     assert not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_one_process_at_a_time_uses_a_work_folder(tmp_path):
+    study = Study(str(RECIPE), seeds=[0], overrides=TINY)
+    work = tmp_path / "work"
+    with only_writer(work), pytest.raises(UserError, match=r"Another process is writing .*work"):
+        ablate(study, tmp_path / "out", work=work)
 
 
 @pytest.mark.slow

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from ppssl.utils.errors import UserError
-from ppssl.utils.paths import expand, writable_figure, writable_file, writable_folder, writing
+from ppssl.utils.paths import (
+    expand,
+    only_writer,
+    writable_figure,
+    writable_file,
+    writable_folder,
+    writing,
+)
 from ppssl.utils.results import write_json
 
 
@@ -69,3 +76,13 @@ def test_a_json_that_cannot_be_written_leaves_no_part(
 def test_only_errors_of_the_system_are_translated(tmp_path: Path) -> None:
     with pytest.raises(KeyError), writing(tmp_path):
         raise KeyError("a bug")
+
+
+def test_one_writer_at_a_time_and_another_one_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    with only_writer(path), pytest.raises(UserError, match=r"Another process is writing .*jsonl"):
+        only_writer(path).__enter__()
+    with pytest.raises(KeyboardInterrupt), only_writer(path):
+        raise KeyboardInterrupt
+    with only_writer(path):  # free again
+        pass

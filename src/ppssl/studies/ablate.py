@@ -28,13 +28,14 @@ from rich.progress import (
 )
 
 from ppssl.utils.errors import ArgumentError, UserError
-from ppssl.utils.paths import AnyPath, writable_file, writable_folder
+from ppssl.utils.paths import AnyPath, only_writer, writable_file, writable_folder
 from ppssl.utils.recipes import read_yaml
 
 __all__ = ["FROM_COMMAND_LINE", "Study", "ablate", "load_study"]
 
 FROM_COMMAND_LINE = "given"
 """Value of an override in a study that must be given on the command line, such as the path of a checkpoint."""
+_SHARED_CORES = {"OMP_WAIT_POLICY": "passive"}  # a waiting thread leaves its core to other runs
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,8 @@ def ablate(
         The content of each run's JSON, in the order of :meth:`Study.runs`.
 
     Raises:
-        UserError: A folder cannot be written, a JSON in ``out`` is from other settings, an override that the command
-            line must give is missing, or a run failed; the results of the other runs are kept.
+        UserError: A folder cannot be written or is in use, a JSON in ``out`` is from other settings, an override that
+            the command line must give is missing, or a run failed; the results of the other runs are kept.
     """
     if jobs < 1:
         raise ArgumentError(f"`jobs` must be >= 1, got {jobs}.")
@@ -190,7 +191,7 @@ def ablate(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress:
+    with only_writer(work), Progress(*columns) as progress:
         completed = len(runs) - len(pending)
         task = progress.add_task("Runs", total=len(runs), completed=completed)
         runner = _Runner(out, work, jobs, overrides)
@@ -274,7 +275,7 @@ class _Runner:
         command = [sys.executable, "-m", "ppssl.studies.single_run", json.dumps(run), str(path)]
         command += [*self.overrides[run["key"]], f"--trainer.default_root_dir={folder}"]
         with log.open("wb") as output:
-            env = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
+            env = _SHARED_CORES | os.environ | {"OMP_NUM_THREADS": str(self.threads)}
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
             self.running[process.pid] = process
             code = process.wait()

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.progress import Progress
 
@@ -17,7 +16,7 @@ from ppssl.text.language_model import LanguageModel
 from ppssl.text.sentence_cleaning import clean_sentences
 from ppssl.text.teachers.base import hash_folder, local_folder
 from ppssl.utils.errors import ArgumentError, UserError
-from ppssl.utils.paths import AnyPath, expand, expand_text, writable_file, writing
+from ppssl.utils.paths import AnyPath, expand, expand_text, only_writer, writable_file, writing
 from ppssl.utils.randomness import torch_seed
 from ppssl.utils.results import provenance, write_json
 
@@ -71,12 +70,8 @@ def generate_corpus(
     path = _output(out)
     model = expand_text(model)
     settings = {"per_class": per_class, "kind": kind, "seed": seed, "temperature": temperature}
-    lock = FileLock(path.with_name(f"{path.name}.lock"))
-    try:
-        with lock.acquire(timeout=0):
-            done = _complete(path, model, classes, settings, device)
-    except Timeout:
-        raise UserError(f"Another process is writing {path}: wait until it has finished.") from None
+    with only_writer(path):
+        done = _complete(path, model, classes, settings, device)
     described = {name: done[name] for name in classes if done.get(name)}
     if not described:
         raise UserError(

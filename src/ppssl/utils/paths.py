@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ppssl.utils.errors import UserError
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "expand_arguments",
     "expand_config",
     "expand_text",
+    "only_writer",
     "writable_figure",
     "writable_file",
     "writable_folder",
@@ -134,6 +137,26 @@ def writing(path: AnyPath) -> Iterator[None]:
         raise UserError(
             f"Cannot write {os.fspath(path)}: {reason}. Choose a place that is writable and has space."
         ) from error
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold a lock beside a file or folder while it is written.
+
+    Raises:
+        UserError: Another process holds it.
+    """
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"Another process is writing {path}: wait until it has finished, or choose another place."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_access(path: Path) -> None:
