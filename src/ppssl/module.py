@@ -277,7 +277,9 @@ class PPSSL(TrainingModule):
         source = self._data_module() or self.trainer.train_dataloader
         devices = self.trainer.world_size * self.trainer.accumulate_grad_batches
         lr = scale_learning_rate(self.lr, self.base_lr, source, devices)
-        rank_zero_info(f"Learning rate {lr:.3g}, {self._total_steps} steps.")
+        batch = getattr(source, "batch_size", None)
+        size = f"global batch {batch * devices}, " if batch else ""
+        rank_zero_info(f"Learning rate {lr:.3g}, {size}{self._total_steps} steps.")
         groups = weight_decay_groups(self, self.weight_decay)
         optimizer = make_optimizer(
             delay_groups(groups, self.encoder, self.encoder_start),
