@@ -403,6 +403,11 @@ def test_interruption_is_130_and_keeps_the_checkpoint(
     "said",
     [
         "[.../unbound_buffer.cc:81] Timed out waiting 20000ms for recv operation to complete",
+        "[.../pair.cc:553] writev [10.0.0.2]:4711: Network is unreachable",
+        "[.../pair.cc:463] Read error [10.0.0.2]:4711: Connection timed out",
+        "failed to recv, got 0 bytes",
+        "Connection was likely closed. Did the remote server shutdown or crash?",
+        "wait timeout after 20000ms, keys: /default_pg/0/0",
         "[.../pair.cc:544] Connection closed by peer [10.77.0.1]:22001",
     ],
 )
