@@ -405,6 +405,7 @@ def test_interruption_is_130_and_keeps_the_checkpoint(
         "[.../unbound_buffer.cc:81] Timed out waiting 20000ms for recv operation to complete",
         "[.../pair.cc:553] writev [10.0.0.2]:4711: Network is unreachable",
         "[.../pair.cc:463] Read error [10.0.0.2]:4711: Connection timed out",
+        "[/torch/third_party/gloo/gloo/transport/tcp/pair.cc:446] Read error: any error of a socket",
         "failed to recv, got 0 bytes",
         "Connection was likely closed. Did the remote server shutdown or crash?",
         "wait timeout after 20000ms, keys: /default_pg/0/0",

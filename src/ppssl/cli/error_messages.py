@@ -17,7 +17,7 @@ _LOST_PROCESS = re.compile(
     r"Timed out waiting \d+ms for (send|recv)|Connection (closed|reset) by peer|Broken pipe|"
     r"Watchdog caught collective operation timeout|No route to host|Network is unreachable|Host is down|"
     r"Connection timed out|Connection was likely closed|failed to recv, got 0 bytes|socket has timed out|"
-    r"wait timeout after \d+ms",
+    r"wait timeout after \d+ms|gloo/transport/",
 )
 """Messages of gloo, NCCL and torch's store if another process, its machine or the network is lost."""
 
