@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from operations import Operations
 from ppssl import AIS, IADM, PPSSL, FolderDataModule, LossPlugin, LossTerm, TrainingStep
 from ppssl.losses.contrastive import MoCo
 from tiny import tiny_clip
@@ -16,18 +16,6 @@ from tiny import tiny_clip
 EVERY = 4
 """Steps between two logged ones."""
 HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operators that are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counts[func.__name__.split(".")[0]] += 1
-        return func(*args, **(kwargs or {}))
 
 
 class InUnloggedSteps(Callback):

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from operations import Operations
 from ppssl import FolderDataModule
 from ppssl.classify.averaging import MovingAverage, decay_of_update, update_average
 from ppssl.classify.finetune import FineTune
@@ -61,18 +61,6 @@ def test_average_is_torchs() -> None:
 def test_decay_grows_from_the_weights_themselves_to_its_limit() -> None:
     assert [decay_of_update(n, 0.9) for n in (0, 1, 2)] == pytest.approx([0, 2 / 11, 3 / 12])
     assert decay_of_update(80, 0.9) == decay_of_update(10_000, 0.9) == 0.9
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operators that are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counts[func.__name__.split(".")[0]] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def test_updates_read_no_value_and_take_one_operation_for_all_weights() -> None:

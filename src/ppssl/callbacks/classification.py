@@ -16,7 +16,7 @@ from ppssl.metrics.classification import (
     confused_pairs,
     confusion_matrix,
 )
-from ppssl.utils.errors import ArgumentError
+from ppssl.utils.checks import check_range
 from ppssl.utils.plots.confusion import ConfusedPair, confusion_panel
 
 __all__ = ["ClassificationMonitor", "confused_examples"]
@@ -31,10 +31,8 @@ class ClassificationMonitor(Callback):
     """
 
     def __init__(self, pairs: int = 6, every_n_epochs: int = 10) -> None:
-        if pairs < 0:
-            raise ArgumentError(f"`pairs` must be >= 0, got {pairs}.")
-        if every_n_epochs < 1:
-            raise ArgumentError(f"`every_n_epochs` must be >= 1, got {every_n_epochs}.")
+        check_range(">= 0", pairs=pairs)
+        check_range(">= 1", every_n_epochs=every_n_epochs)
         self.pairs = pairs
         self.every_n_epochs = every_n_epochs
         self._metrics: ClassificationMetrics | None = None

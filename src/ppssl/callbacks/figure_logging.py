@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ppssl.utils.errors import ArgumentError
+from ppssl.utils.checks import check_range
 from ppssl.utils.paths import expand
 
 if TYPE_CHECKING:
@@ -29,10 +29,8 @@ class FigureCallback(Callback):
     """
 
     def __init__(self, every_n_epochs: int, num_images: int) -> None:
-        if every_n_epochs < 0:
-            raise ArgumentError(f"`every_n_epochs` must be >= 0, got {every_n_epochs}.")
-        if num_images < 1:
-            raise ArgumentError(f"`num_images` must be >= 1, got {num_images}.")
+        check_range(">= 0", every_n_epochs=every_n_epochs)
+        check_range(">= 1", num_images=num_images)
         self.every_n_epochs = every_n_epochs
         self.num_images = num_images
 

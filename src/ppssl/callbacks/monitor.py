@@ -16,7 +16,7 @@ from ppssl.callbacks.start_and_end import report_start_and_end
 from ppssl.metrics.knn import KNNClassifier
 from ppssl.metrics.rankme import RankMe
 from ppssl.metrics.retrieval import RetrievalMetrics
-from ppssl.utils.errors import ArgumentError
+from ppssl.utils.checks import check_range
 from ppssl.utils.results import write_json
 
 __all__ = ["RepresentationMonitor", "validation_interval"]
@@ -76,10 +76,7 @@ class RepresentationMonitor(Callback):
     def __init__(
         self, k: int = 5, every_n_epochs: int | None = None, compare_with_start: bool = True
     ) -> None:
-        if k < 1:
-            raise ArgumentError(f"`k` must be >= 1, got {k}.")
-        if every_n_epochs is not None and every_n_epochs < 1:
-            raise ArgumentError(f"`every_n_epochs` must be >= 1, got {every_n_epochs}.")
+        check_range(">= 1", k=k, every_n_epochs=every_n_epochs)
         self.k = k
         self.every_n_epochs = every_n_epochs
         self.compare_with_start = compare_with_start

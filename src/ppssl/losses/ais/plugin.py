@@ -21,6 +21,7 @@ from ppssl.text.bank import TextBank, open_bank, ranked
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.load import load_teacher, teacher_name
+from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.errors import ArgumentError, UserError
 
 if TYPE_CHECKING:
@@ -103,12 +104,11 @@ class AIS(LossPlugin):
         self.last_choice: Tensor | None = None
 
     def _check(self) -> None:
-        if self.loss_weight < 0:
-            raise ArgumentError(f"`loss_weight` must be >= 0, got {self.loss_weight}.")
-        if not 0 <= self.warmup_fraction <= 1:
-            raise ArgumentError(f"`warmup_fraction` must be in [0, 1], got {self.warmup_fraction}.")
-        if not 0 < self.perplexity < 1:
-            raise ArgumentError(f"`perplexity` must be in (0, 1), got {self.perplexity}.")
+        check_range(">= 0", loss_weight=self.loss_weight)
+        check_range("in [0, 1]", warmup_fraction=self.warmup_fraction)
+        check_range("in (0, 1)", perplexity=self.perplexity)
+        check_range(">= 1", teacher_views=self.teacher_views)
+        check_choice(get_args(Control), control=self.control)
         tau = self.teacher_temperature
         if not (tau in ("auto", "teacher") if isinstance(tau, str) else tau > 0):
             raise ArgumentError(
@@ -118,13 +118,6 @@ class AIS(LossPlugin):
             raise ArgumentError(f"`head` must be 'linear' or 'mlp', got {self.head!r}.")
         if self.top_k is not None and self.top_k < 1:
             raise ArgumentError(f"`top_k` must be >= 1 or None, got {self.top_k}.")
-        if self.teacher_views < 1:
-            raise ArgumentError(f"`teacher_views` must be >= 1, got {self.teacher_views}.")
-        controls = get_args(Control)
-        if self.control not in controls:
-            raise ArgumentError(
-                f"`control` must be one of {', '.join(controls)}, got {self.control!r}."
-            )
 
     # -- building -------------------------------------------------------------------------------------------------
 
