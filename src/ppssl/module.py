@@ -29,6 +29,7 @@ from ppssl.utils.optim import (
     clip_gradient_norm,
     default_base_lr,
     delay_groups,
+    global_batch_size,
     loss_scale,
     make_optimizer,
     scale_learning_rate,
@@ -277,8 +278,8 @@ class PPSSL(TrainingModule):
         source = self._data_module() or self.trainer.train_dataloader
         devices = self.trainer.world_size * self.trainer.accumulate_grad_batches
         lr = scale_learning_rate(self.lr, self.base_lr, source, devices)
-        batch = getattr(source, "batch_size", None)
-        size = f"global batch {batch * devices}, " if batch else ""
+        batch = global_batch_size(source, devices)
+        size = f"global batch {batch}, " if batch else ""
         rank_zero_info(f"Learning rate {lr:.3g}, {size}{self._total_steps} steps.")
         groups = weight_decay_groups(self, self.weight_decay)
         optimizer = make_optimizer(

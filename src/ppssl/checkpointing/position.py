@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.optim.lr_scheduler import LambdaLR
 
 from ppssl.utils.lightning_internals import batches_begun, load_training_data, recount_batches
+from ppssl.utils.optim import global_batch_size
 
 __all__ = [
     "EpochSize",
@@ -46,12 +47,11 @@ class EpochSize:
         """Return the sizes of a training run."""
         loader = load_training_data(trainer)
         source: Any = getattr(trainer, "datamodule", None) or loader
-        size = getattr(source, "batch_size", None)
         batches = trainer.num_training_batches
         steps = (
             math.ceil(batches / trainer.accumulate_grad_batches) if batches < math.inf else batches
         )
-        return cls(None if size is None else size * trainer.world_size, batches, steps)
+        return cls(global_batch_size(source, trainer.world_size), batches, steps)
 
 
 def continue_epoch(checkpoint: dict[str, Any], before: EpochSize, now: EpochSize) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "clip_gradient_norm",
     "default_base_lr",
     "delay_groups",
+    "global_batch_size",
     "loss_scale",
     "make_optimizer",
     "scale_learning_rate",
@@ -82,6 +83,12 @@ def default_base_lr(optimizer: OptimizerName, *, pretrained: bool) -> float:
     return _BASE_LR[optimizer][pretrained]
 
 
+def global_batch_size(source: Any, batches: int) -> int | None:
+    """Images of several batches of a data module or data loader; ``None`` if it has no ``batch_size``."""
+    size = getattr(source, "batch_size", None)
+    return None if size is None else size * batches
+
+
 def scale_learning_rate(lr: float | None, base_lr: float, source: Any, devices: int) -> float:
     """Learning rate of a run: ``lr`` if it is given, else ``base_lr`` times the global batch size over 128.
 
@@ -96,13 +103,13 @@ def scale_learning_rate(lr: float | None, base_lr: float, source: Any, devices: 
     """
     if lr is not None:
         return lr
-    batch_size = getattr(source, "batch_size", None)
-    if batch_size is None:
+    batch = global_batch_size(source, devices)
+    if batch is None:
         raise UserError(
             f"The learning rate follows the batch size, and `{type(source).__name__}` has no `batch_size`: set that "
             "attribute, or the rate itself (`lr`)."
         )
-    return base_lr * batch_size * devices / 128
+    return base_lr * batch / 128
 
 
 def make_optimizer(
