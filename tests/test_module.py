@@ -168,6 +168,21 @@ def test_third_plugin_trains_logs_and_is_checkpointed(tmp_path: Path, image_fold
     torch.testing.assert_close(total, parts)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_the_contrastive_loss_has_a_weight(weight: float) -> None:
+    model = _model(plugins={"whiten": Whiten(0.1)}, contrastive_weight=weight)
+    model.build(num_images=16)
+    images = torch.randn(2, 8, 3, 32, 32)
+    batch = {"views": list(images), "index": torch.arange(8)}
+    model.contrastive.prefill_batch(batch | {"index": torch.arange(8, 16)}, seed=1)
+    total, logs = model.losses(batch, seed=0, progress=0.0)
+    torch.testing.assert_close(total, weight * logs["loss_contrastive"] + 0.1 * logs["loss_whiten"])
+    total.backward()
+    gradients = [p.grad for p in model.contrastive.parameters() if p.grad is not None]
+    assert gradients
+    assert any(bool(g.any()) for g in gradients) == (weight > 0)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
 def test_weight_zero_is_bitwise_the_run_without(
     optimizer: Any, tmp_path: Path, image_folder: Path
@@ -479,6 +494,7 @@ def test_requested_data_arrives(tmp_path: Path, image_folder: Path) -> None:
         ({"warmup_fraction": 1.0}, r"`warmup_fraction` must be in \[0, 1\), got 1.0"),
         ({"lr": 0.0}, "`lr` must be > 0, got 0.0"),
         ({"base_lr": -1.0}, "`base_lr` must be > 0, got -1.0"),
+        ({"contrastive_weight": -0.5}, "`contrastive_weight` must be >= 0, got -0.5"),
     ],
 )
 def test_errors(kwargs: dict[str, Any], message: str) -> None:

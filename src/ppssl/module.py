@@ -45,7 +45,7 @@ __all__ = ["PPSSL"]
 class PPSSL(TrainingModule):
     """Priority-perception self-supervised learning (arXiv 2412.00134) of an encoder.
 
-    ``L = L_con + sum of weight(progress) * L_plugin``. As a function it is its encoder: ``model(images)`` gives the
+    ``L = contrastive_weight * L_con + sum of weight(progress) * L_plugin``. As a function it is its encoder: ``model(images)`` gives the
     embeddings ``(B, C)`` of normalised images ``(B, 3, H, W)``.
 
     Args:
@@ -62,6 +62,7 @@ class PPSSL(TrainingModule):
         init_seed: Seed of all randomly initialised weights, for runs that differ in ``seed`` but share their initial
             weights; ``None``: the seed of the run.
         contrastive: The contrastive objective; ``None``: :class:`~ppssl.losses.contrastive.MoCo`.
+        contrastive_weight: Weight of L_con; 0 trains with the plugins alone.
         plugins: Loss plugins by name.
         optimizer: ``"sgd"``, ``"adamw"`` or ``"lars"`` (for large batches).
         base_lr: Learning rate for a global batch of 128; it scales with the batch. ``"auto"``: 0.03 for SGD, 0.15 for
@@ -85,6 +86,7 @@ class PPSSL(TrainingModule):
         compile_encoder: bool = False,
         init_seed: int | None = None,
         contrastive: ContrastiveObjective | None = None,
+        contrastive_weight: float = 1.0,
         plugins: dict[str, LossPlugin] | None = None,
         optimizer: OptimizerName = "sgd",
         base_lr: float | Literal["auto"] = "auto",
@@ -100,6 +102,7 @@ class PPSSL(TrainingModule):
         if base_lr == "auto":
             base_lr = default_base_lr(optimizer, pretrained=bool(pretrained))
         check_range("> 0", base_lr=base_lr, lr=lr)
+        check_range(">= 0", contrastive_weight=contrastive_weight)
         check_range("in [0, 1)", warmup_fraction=warmup_fraction)
         self.backbone = backbone
         self.pretrained = pretrained
@@ -123,6 +126,7 @@ class PPSSL(TrainingModule):
         self.compile_encoder = self.encoder.compiled = compile_encoder
         self.batch_norm: BatchNormPolicy = self.encoder.batch_norm  # resolved, as `base_lr` is
         self.contrastive = MoCo() if contrastive is None else contrastive
+        self.contrastive_weight = contrastive_weight
         self.plugins = nn.ModuleDict(plugins or {})
         self._num_images: int | None = None
         self._result: ContrastiveResult | None = None
@@ -225,8 +229,9 @@ class PPSSL(TrainingModule):
             query, *others = batch["views"]
             batch = dict(batch) | {"views": [query.detach().requires_grad_(), *others]}
         result = self._result = self.contrastive(self.encoder, batch, seed=seed)
-        loss, terms = result.loss.mean(), {"contrastive": result.loss}
-        logs = dict(result.logs) | {"loss_contrastive": loss.detach()}
+        contrastive, terms = result.loss.mean(), {"contrastive": result.loss}
+        logs = dict(result.logs) | {"loss_contrastive": contrastive.detach()}
+        loss = self.contrastive_weight * contrastive
         step = training_step(batch, result, progress, number)
         for name, plugin in plugins.items():
             term: LossTerm = plugin(step)

@@ -113,7 +113,7 @@ def test_a_run_across_both_is_cut_off_and_goes_on(
     began = time.monotonic()
     for process in reversed(processes):
         output = finish(process, timeout=6 * TIMEOUT, code=1)
-        assert "ppssl: Lost another process: " in output
+        assert "ppssl: Lost another process: " in output, output
         assert "`--resume auto`, which continues from the last checkpoint" in output
     assert time.monotonic() - began < 6 * TIMEOUT
     assert 4 <= int(_newest(cut)["step"]) < 9
