@@ -14,12 +14,12 @@ from ppssl.utils.errors import ArgumentError, UserError
 __all__ = ["describe_error"]
 
 _LOST_PROCESS = re.compile(
-    r"Timed out waiting \d+ms for (send|recv)|Connection (closed|reset) by peer|Broken pipe|"
-    r"Watchdog caught collective operation timeout|No route to host|Network is unreachable|Host is down|"
-    r"Connection timed out|Connection was likely closed|failed to recv, got 0 bytes|socket has timed out|"
-    r"wait timeout after \d+ms|gloo/transport/",
+    r"^(?!DataLoader).*(timed?[ -]?out|connection|pair closure|broken pipe|no route to host|network is unreachable|"
+    r"host is down|failed to recv|failed to send|gloo/transport/)",
+    re.IGNORECASE | re.DOTALL,
 )
-"""Messages of gloo, NCCL and torch's store if another process, its machine or the network is lost."""
+"""Messages of gloo, NCCL and torch's store if another process, its machine or the network is lost: all that is about
+time or a connection, for the same loss gives many of them, as it hits a send, a receive or the start of one."""
 
 _KILLED_WORKER = re.compile(
     r"DataLoader worker .*(killed by signal: (Killed|Bus error)|exited unexpectedly)", re.DOTALL
