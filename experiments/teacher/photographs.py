@@ -14,6 +14,8 @@ embeddings of the likeliest ImageNet classes (Norouzi et al., ICLR 2014). As a t
     teacher:
       class_path: experiments.teacher.photographs.Photographs
       init_args: {head: runs/teacher/head.safetensors, image_weights: lite2.safetensors, sentences: MINILM}
+
+The phrases of all classes, each once and without its class, are written beside it (``head.txt``), as a corpus for AIS.
 """
 
 import argparse
@@ -231,6 +233,8 @@ def fit(arguments: argparse.Namespace) -> None:
         {name: value.contiguous() for name, value in weights.items()} | {"text_mean": text_mean},
         arguments.out,
     )
+    every = {text for texts in json.loads(arguments.phrases.read_text()).values() for text in texts}
+    arguments.out.with_suffix(".txt").write_text("\n".join(sorted(every)) + "\n")
     unseen, unseen_labels, unseen_names = embed_folder(
         arguments.unseen, str(arguments.image_weights)
     )

@@ -17,7 +17,7 @@ from ppssl.checkpointing.resume import ResumeState
 from ppssl.encoder import BatchNormPolicy, Encoder
 from ppssl.losses.ais.plugin import AIS
 from ppssl.losses.batch import check_batch, count_images
-from ppssl.losses.contrastive import ContrastiveObjective, ContrastiveResult, MoCo, queue_buffers
+from ppssl.losses.contrastive import ContrastiveObjective, ContrastiveResult, MoCo
 from ppssl.losses.contrastive.prefill import fill
 from ppssl.losses.loss_plugin import LossPlugin, LossTerm, merge_requests, training_step
 from ppssl.utils.checks import check_choice, check_range
@@ -45,8 +45,8 @@ __all__ = ["PPSSL"]
 class PPSSL(TrainingModule):
     """Priority-perception self-supervised learning (arXiv 2412.00134) of an encoder.
 
-    ``L = contrastive_weight * L_con + sum of weight(progress) * L_plugin``. As a function it is its encoder: ``model(images)`` gives the
-    embeddings ``(B, C)`` of normalised images ``(B, 3, H, W)``.
+    ``L = contrastive_weight * L_con + sum of weight(progress) * L_plugin``. As a function it is its encoder:
+    ``model(images)`` gives the embeddings ``(B, C)`` of normalised images ``(B, 3, H, W)``.
 
     Args:
         backbone: Any timm model name, or ``resnet_small``.
@@ -160,7 +160,7 @@ class PPSSL(TrainingModule):
                 plugin.prepare(data, self.trainer.strategy.root_device)
             loader = None if hasattr(data, "num_train") else load_training_data(self.trainer)
             self.build(data.num_train if loader is None else count_images(loader))
-            prepare(self, not_broadcast=queue_buffers(self))
+            prepare(self)
             if self.compile_encoder:
                 prepare_compiler("model.compile_encoder", self.trainer.strategy.root_device)
             self.renew_copies()

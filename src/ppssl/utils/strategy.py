@@ -1,7 +1,5 @@
 """What a model needs of its Trainer: options, precision, strategy, DDP's broadcasts, synchronised batch norm."""
 
-from collections.abc import Iterable
-
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.strategies import (
@@ -37,12 +35,13 @@ _BATCH_NORM_STATE = (
 )
 
 
-def prepare(model: LightningModule, *, not_broadcast: Iterable[str] = ()) -> None:
+def prepare(model: LightningModule) -> None:
     """Prepare a model and its Trainer's strategy for several processes.
+
+    DDP does not broadcast the buffers of modules whose ``equal_buffers`` is true: every process has the same.
 
     Args:
         model: The model with all its layers, attached to its Trainer.
-        not_broadcast: Names of buffers that DDP need not broadcast, since they are equal on every process anyway.
 
     Raises:
         UserError: See :func:`check_strategy`; or ``trainer.sync_batchnorm`` over processes without GPUs.
@@ -54,7 +53,13 @@ def prepare(model: LightningModule, *, not_broadcast: Iterable[str] = ()) -> Non
         raise UserError(
             "`trainer.sync_batchnorm` needs GPUs: PyTorch's synchronised batch norm has no version for the CPU."
         )
-    exclude_from_broadcast(model, not_broadcast)
+    parts = [
+        (prefix, part)
+        for prefix, part in model.named_modules()
+        if getattr(part, "equal_buffers", False)
+    ]
+    names = [f"{prefix}.{name}" for prefix, part in parts for name, _ in part.named_buffers()]
+    exclude_from_broadcast(model, names)
 
 
 def check_trainer(trainer: Trainer) -> None:

@@ -16,6 +16,7 @@ from ppssl.functional import student_log_probabilities
 from ppssl.losses.ais.callback import AISCallback
 from ppssl.losses.ais.head import TAU_BOUNDS, StudentHead
 from ppssl.losses.ais.targets import Control, Targets, make_targets
+from ppssl.losses.ais.whitening import CorpusWhitening
 from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep, numbered_images
 from ppssl.text.bank import TextBank, open_bank, ranked
 from ppssl.text.corpus import TextCorpus
@@ -51,6 +52,8 @@ class AIS(LossPlugin):
         teacher_temperature: tau_T (:ref:`D5 <d5>`): a number, ``"teacher"`` for that of the teacher, or
             ``"auto"`` for the one that gives ``perplexity``.
         perplexity: Mean perplexity of P for ``"auto"``, as a fraction of the corpus size, with ``top_k`` and all views.
+        whiten: Whiten texts and images by the covariance of the corpus, with this ridge (a fraction of its largest
+            eigenvalue), so that what all descriptions share does not decide the similarities; ``None``: do not.
         centre_hubs: Subtract the mean similarity of each description over the training set (:ref:`D6 <d6>`).
         top_k: Number of most similar descriptions that keep their probability; ``None``: all.
         head: Student head W: ``"linear"`` or a two-layer ``"mlp"``.
@@ -59,6 +62,7 @@ class AIS(LossPlugin):
         memory_map: Leave the image embeddings on disk; otherwise they are read into memory.
         bank_dir: Folder of the banks; ``None``: ``$PPSSL_CACHE/banks`` or ``~/.cache/ppssl/banks``.
         control: Control experiment in place of AIS: ``"random_texts"`` uses orthogonal directions as descriptions,
+            ``"rotated_texts"`` turns T by a random rotation, which keeps the similarities of descriptions, and
             ``"shuffled_images"`` permutes v over the images. (v without a corpus: :class:`~ppssl.Distillation`.)
     """
 
@@ -73,6 +77,7 @@ class AIS(LossPlugin):
         warmup_fraction: float = 0.0,
         teacher_temperature: float | Literal["auto", "teacher"] = "auto",
         perplexity: float = 0.1,
+        whiten: float | None = None,
         centre_hubs: bool = True,
         top_k: int | None = None,
         head: Literal["linear", "mlp"] = "linear",
@@ -90,6 +95,7 @@ class AIS(LossPlugin):
         self.warmup_fraction = warmup_fraction
         self.teacher_temperature = teacher_temperature
         self.perplexity = perplexity
+        self.whiten = whiten
         self.centre_hubs = centre_hubs
         self.top_k = top_k
         self.head = head
@@ -101,12 +107,14 @@ class AIS(LossPlugin):
         self._check()
         self._teacher_dim: int | None = None
         self._targets: Targets | None = None
+        self.whitening: CorpusWhitening | None = None
         self.last_choice: Tensor | None = None
 
     def _check(self) -> None:
         check_range(">= 0", loss_weight=self.loss_weight)
         check_range("in [0, 1]", warmup_fraction=self.warmup_fraction)
         check_range("in (0, 1)", perplexity=self.perplexity)
+        check_range("> 0", whiten=self.whiten)
         check_range(">= 1", teacher_views=self.teacher_views)
         check_choice(get_args(Control), control=self.control)
         tau = self.teacher_temperature
@@ -164,7 +172,9 @@ class AIS(LossPlugin):
             top_k=self.top_k,
             control=self.control,
             online=self.online,
+            whiten=self.whiten,
         )
+        self.whitening = self._targets.whitening
         tau, name = self._targets.temperature, teacher_name(self.teacher)
         rank_zero_info(f"AIS: {len(bank.texts)} descriptions, tau_T {tau:.3g} ({name}).")
 
@@ -183,6 +193,10 @@ class AIS(LossPlugin):
                 "AIS has no bank yet: train with a Trainer and a data module of ppssl, or call `prepare(data)` first."
             )
         self.student = StudentHead(encoder.dim, self._teacher_dim, self.head)
+        if (
+            self.whiten is not None and self.whitening is None
+        ):  # of a checkpoint, which is read next
+            self.whitening = CorpusWhitening(self._teacher_dim)
         if self._targets is not None:
             self._targets.mean, self._targets.std = encoder.mean, encoder.std
 
@@ -246,11 +260,13 @@ class AIS(LossPlugin):
             corpus = TextCorpus.load(self.corpus, self.corpus_column)
         corpus = corpus if isinstance(corpus, TextCorpus) else TextCorpus(corpus)
         texts = open_bank(self.teacher, corpus, None, folder=self.bank_dir).texts
+        if self.whitening is not None:
+            texts = self.whitening.texts(texts.to(self.whitening.matrix.device))
         return ranked(self.student_sees(embeddings, texts), corpus.titles, k)
 
     @torch.no_grad()
     def student_sees(self, embeddings: Tensor, texts: Tensor) -> Tensor:
-        """Q, ``(B, M)`` float32, of embeddings p ``(B, D)`` over texts ``(M, e)``, without gradient."""
+        """Q, ``(B, M)`` float32, of embeddings p ``(B, D)`` over texts ``(M, e)`` like the targets'; no gradient."""
         s = self.student(embeddings)
         tau = self.student.log_temperature.clamp(*TAU_BOUNDS).exp()
         return student_log_probabilities(s, texts.to(s.device), temperature=tau).exp()

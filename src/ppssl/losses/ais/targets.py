@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ppssl.functional import teacher_probabilities
+from ppssl.losses.ais.whitening import CorpusWhitening
 from ppssl.losses.loss_plugin import TrainingStep
 from ppssl.text.bank import TextBank
 from ppssl.text.image_bank import ImageBank
@@ -29,7 +30,7 @@ _SAMPLE_ELEMENTS = 2**26
 _BOUNDS = 1e-5, 1e3
 """Temperatures that the calibration tries."""
 
-Control = Literal["none", "random_texts", "shuffled_images"]
+Control = Literal["none", "random_texts", "rotated_texts", "shuffled_images"]
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Targets:
 
     Attributes:
         titles: First phrasing of each description.
-        texts: T, ``(M, e)`` float32.
+        texts: T, ``(M, e)`` float32, whitened if there is a whitening.
         hubs: ``(M,)`` mean similarities, which are subtracted; or ``None``.
         temperature: tau_T.
         top_k: Number of descriptions that keep their probability, or ``None``.
@@ -46,6 +47,7 @@ class Targets:
         online: The teacher, if it is run on the views.
         mean: Mean of each channel that the views are normalised with.
         std: Standard deviation of each channel, likewise.
+        whitening: Whitening of the teacher's space, or ``None``.
     """
 
     titles: list[str]
@@ -57,6 +59,7 @@ class Targets:
     online: Teacher | None = None
     mean: tuple[float, ...] = (0, 0, 0)
     std: tuple[float, ...] = (1, 1, 1)
+    whitening: CorpusWhitening | None = None
 
     def embeddings(self, step: TrainingStep) -> Tensor:
         """Teacher embeddings v of a batch, ``(B, k, e)`` float32 on the device of the student; no gradient."""
@@ -73,6 +76,7 @@ class Targets:
         if self.texts.device != v.device:
             self.texts = self.texts.to(v.device)
             self.hubs = None if self.hubs is None else self.hubs.to(v.device)
+        v = v if self.whitening is None else self.whitening.images(v)
         return teacher_probabilities(
             v, self.texts, temperature=self.temperature, hubs=self.hubs, top_k=self.top_k
         )
@@ -87,6 +91,7 @@ def make_targets(
     top_k: int | None = None,
     control: Control = "none",
     online: bool = False,
+    whiten: float | None = None,
 ) -> Targets:
     """Create the targets from a bank; the arguments are those of :class:`~ppssl.losses.ais.plugin.AIS`.
 
@@ -98,21 +103,39 @@ def make_targets(
     texts, images = bank.texts, bank.images
     if control == "random_texts":
         texts = _orthogonal(*texts.shape)
+    if control == "rotated_texts":
+        texts = texts @ _orthogonal(texts.shape[1], texts.shape[1])
     if control == "shuffled_images":
         order = generator(0, "shuffled images").permutation(len(images))
         images = images[torch.from_numpy(order)]
-    hubs = bank.mean @ texts.T if centre_hubs else None
+    mean, whitening = bank.mean, None
+    if whiten is not None:
+        whitening = CorpusWhitening(texts.shape[1]).fit(texts, mean, whiten)
+        texts, mean = whitening.texts(texts), _mean(images, whitening)
+    hubs = mean @ texts.T if centre_hubs else None
     tau = bank.temperature if teacher_temperature == "teacher" else teacher_temperature
     if tau == "auto":
         views = 1 if online else images.shape[1]  # the teacher sees one view of a step
         largest = _SAMPLE_ELEMENTS // (views * len(texts))
-        sample = bank.sample(min(_SAMPLE, max(largest, 64)))[:, :views].double()
+        sample = bank.sample(min(_SAMPLE, max(largest, 64)))[:, :views]
+        sample = sample if whitening is None else whitening.images(sample)
+        sample = sample.double()
         p = teacher_probabilities(
             sample.flatten(0, 1), texts, temperature=1.0, hubs=hubs, top_k=top_k
         )
         tau = _calibrate(p.log().view(-1, views, len(texts)), perplexity, top_k)
     rows = ImageBank(images, bank.mean, bank.first_index)
-    return Targets(bank.corpus.titles, texts, hubs, float(tau), top_k, rows)
+    return Targets(bank.corpus.titles, texts, hubs, float(tau), top_k, rows, whitening=whitening)
+
+
+def _mean(images: Tensor, whitening: CorpusWhitening) -> Tensor:
+    """Mean of the whitened embeddings of all images that could be read, ``(e,)`` float32."""
+    total, count = torch.zeros(images.shape[-1], dtype=torch.float64), 0
+    for part in images.split(4096):
+        v = whitening.images(part)
+        total += v.double().sum(dim=(0, 1))
+        count += int(part.any(dim=-1).sum())
+    return (total / max(count, 1)).float()
 
 
 def _orthogonal(count: int, dim: int) -> Tensor:

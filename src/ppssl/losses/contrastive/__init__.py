@@ -2,6 +2,6 @@
 
 from ppssl.losses.contrastive.moco import MoCo
 from ppssl.losses.contrastive.objective import ContrastiveObjective, ContrastiveResult
-from ppssl.losses.contrastive.queue import KeyQueue, queue_buffers
+from ppssl.losses.contrastive.queue import KeyQueue
 
-__all__ = ["ContrastiveObjective", "ContrastiveResult", "KeyQueue", "MoCo", "queue_buffers"]
+__all__ = ["ContrastiveObjective", "ContrastiveResult", "KeyQueue", "MoCo"]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["KeyQueue", "queue_buffers"]
+__all__ = ["KeyQueue"]
 
 
 class KeyQueue(nn.Module):
@@ -24,6 +24,7 @@ class KeyQueue(nn.Module):
     index: Tensor
     position: Tensor
     filled: Tensor
+    equal_buffers = True  # every process enqueues the same keys
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
@@ -91,13 +92,3 @@ def _resize(queue: KeyQueue, state: dict[str, Any], prefix: str, *_: Any) -> Non
 def _read_counters(queue: KeyQueue, _: Any) -> None:
     """Copy the counters from the buffers, after a checkpoint's state is loaded."""
     queue._position, queue._filled = int(queue.position), int(queue.filled)
-
-
-def queue_buffers(module: nn.Module) -> list[str]:
-    """Names of the buffers of all queues in a module, by far its largest: every process enqueues the same keys."""
-    return [
-        f"{prefix}.{name}"
-        for prefix, part in module.named_modules()
-        if isinstance(part, KeyQueue)
-        for name, _ in part.named_buffers()
-    ]
