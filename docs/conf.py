@@ -15,7 +15,7 @@ import ppssl
 DOCS = Path(__file__).parent
 PROJECT = DOCS.parent
 COPIES = {
-    "all-results": PROJECT / "experiments" / "RESULTS.md",
+    "results": PROJECT / "experiments" / "RESULTS.md",
     "literature": PROJECT / "experiments" / "LITERATURE.md",
     "changelog": PROJECT / "CHANGELOG.md",
 }
@@ -126,6 +126,9 @@ def write_copies(*_: object) -> None:
     """Write the pages that are files of the repository, with links that hold from docs/generated."""
     folder = DOCS / "generated"
     folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.md"):
+        if old.stem not in COPIES:
+            old.unlink()
     for name, source in COPIES.items():
         link = partial(_link_from_generated, source.parent)
         text = re.sub(r"(!?)\[([^\]]*)\]\((?!\w+:)([^)]+)\)", link, source.read_text())
@@ -141,6 +144,8 @@ def _link_from_generated(folder: Path, match: re.Match[str]) -> str:
         return f"![{text}]({os.path.relpath(file, DOCS / 'generated')})"
     if file in pages:
         return f"[{text}]({pages[file]})"
+    if file.suffix == ".md" and file.is_relative_to(DOCS):
+        return f"[{text}]({os.path.relpath(file, DOCS / 'generated')})"
     return f"{text} (`{os.path.relpath(file, PROJECT)}`)"
 
 
@@ -150,9 +155,9 @@ def link_to_pages(app: Any, docname: str, source: list[str]) -> None:
 
     def link(match: re.Match[str]) -> str:
         page = PAGE_OF.get((folder / match[1]).resolve())
-        return match[0] if page is None else f"]({os.path.relpath(page, folder)})"
+        return match[0] if page is None else f"]({os.path.relpath(page, folder)}{match[2] or ''})"
 
-    source[0] = re.sub(r"\]\(([^)#:]+)\)", link, source[0])
+    source[0] = re.sub(r"\]\(([^)#:]+)(#[\w-]+)?\)", link, source[0])
 
 
 def _write(path: Path, text: str) -> None:

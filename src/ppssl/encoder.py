@@ -27,6 +27,13 @@ from ppssl.checkpointing.files import read_checkpoint
 from ppssl.utils.checks import check_choice
 from ppssl.utils.compiler import compiled_version
 from ppssl.utils.paths import expand
+from ppssl.utils.timm_features import (
+    FeatureShapes,
+    as_map,
+    feature_shapes,
+    forward_features,
+    from_map,
+)
 
 __all__ = [
     "BatchNormPolicy",
@@ -79,12 +86,13 @@ class Encoder(nn.Module):
         backbone: Any timm model name, or ``resnet_small``, this project's encoder for small images on a CPU.
         pretrained: timm's weights (``True``), none (``False``), or a local file or folder: an encoder or checkpoint of
             ppssl, or a timm ``.safetensors`` / ``.pth`` file, all of whose encoder weights must fit.
-        image_size: Height and width of the input in pixels, for models that are built for one size (ViT).
+        image_size: Height and width of the input in pixels, for models that are built for one size (ViT); ``None``:
+            their own.
         kwargs: More arguments of the timm model, such as ``channels`` or ``drop_path_rate``.
         batch_norm: ``"frozen"``: batch norm always uses its running statistics and never updates them; its affine
             parameters are trained. ``"batch"``: statistics of the batch in training. ``"auto"``: frozen for pretrained
             weights, which lose half of their accuracy when the statistics are estimated anew on a small data set
-            (docs/results.md); batch for random weights.
+            (experiments/RESULTS.md); batch for random weights.
         compiled: Whether ``forward_features`` is compiled (``torch.compile``) in training mode. Only the call is, so
             weights, copies and files are those of the plain model. Images that require a gradient pass through the
             plain model: its backward pass to the image is cheaper, and may run twice.
@@ -93,7 +101,8 @@ class Encoder(nn.Module):
         batch_norm: ``"frozen"`` or ``"batch"``.
 
     Raises:
-        UserError: No such model, weights that do not fit, or none to be had.
+        UserError: No such model, weights that do not fit, or none to be had; a model that does not take images of this
+            size, has no feature map or no pooled embedding.
     """
 
     model: Any  # timm's models share an interface, not a type
@@ -125,15 +134,25 @@ class Encoder(nn.Module):
         self.model.to(memory_format=self._format)
         if not isinstance(pretrained, bool):
             load_file(self.model, expand(pretrained))
+        own_size = self.model.pretrained_cfg.get("input_size", (3, 224, 224))[-1]
+        self._shapes = self.check_image_size(image_size or own_size)
         self.train()
+
+    def check_image_size(self, size: int) -> FeatureShapes:
+        """Shapes of the features of images of ``size`` x ``size`` pixels; nothing is computed.
+
+        Raises:
+            UserError: The model does not take this size.
+        """
+        with evaluation_mode(self):
+            return feature_shapes(self.model, self.spec["backbone"], size)
 
     @property
     def info(self) -> EncoderInfo:
         """Sizes of the feature map and embedding, and the normalisation of the input."""
         cfg = self.model.pretrained_cfg
-        dim = getattr(self.model, "head_hidden_size", None) or self.model.num_features
         mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
-        return EncoderInfo(dim, self.model.num_features, mean, std, self._frozen_copy)
+        return EncoderInfo(self._shapes.dim, self._shapes.channels, mean, std, self._frozen_copy)
 
     def _frozen_copy(self) -> nn.Module:
         return copy.deepcopy(self).requires_grad_(False).eval()
@@ -179,17 +198,17 @@ class Encoder(nn.Module):
     def features(self, images: Tensor) -> Features:
         """Feature map and embedding of ``(B, 3, H, W)`` normalised images; gradients flow to the images.
 
-        The embedding is pooled from this very map, so its gradient with respect to the map can be asked for.
+        The embedding is pooled from this very map, so its gradient with respect to the map can be asked for, except of
+        models with :attr:`~ppssl.utils.timm_features.FeatureShapes.map_beside`.
         """
         images = images.contiguous(memory_format=self._format)
         run = (
-            compiled_version(_forward_features)
-            if self._runs_compiled(images)
-            else _forward_features
+            compiled_version(forward_features) if self._runs_compiled(images) else forward_features
         )
-        hidden = run(self.model, images)
-        feature_map = as_map(self.model, hidden)
-        hidden = _from_map(self.model, feature_map, hidden)
+        hidden, feature_map = run(self.model, images, self._shapes.map_beside)
+        if not self._shapes.map_beside:
+            feature_map = as_map(self.model, hidden)
+            hidden = from_map(self.model, feature_map, hidden)
         return Features(feature_map, self.model.forward_head(hidden, pre_logits=True))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -226,10 +245,6 @@ class Encoder(nn.Module):
                 hook.remove()
 
 
-def _forward_features(model: Any, images: Tensor) -> Tensor:
-    return model.forward_features(images)
-
-
 def _is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
@@ -237,16 +252,6 @@ def _is_batch_norm(module: nn.Module) -> bool:
 def _is_convolutional(model: nn.Module) -> bool:
     """Whether channels_last pays: an encoder of convolutions, not one whose only convolution makes patches."""
     return sum(isinstance(m, nn.Conv2d) for m in model.modules()) > 3
-
-
-def as_map(model: Any, hidden: Tensor) -> Tensor:
-    """Output of ``forward_features`` or of a stage of a timm model as a map ``(B, C, h, w)``, without class tokens."""
-    if hidden.ndim == 4:
-        channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        return hidden.permute(0, 3, 1, 2) if channels_last else hidden
-    tokens = hidden[:, getattr(model, "num_prefix_tokens", 0) :]
-    height, width = model.patch_embed.grid_size
-    return tokens.transpose(1, 2).unflatten(2, (height, width))
 
 
 def load_encoder(path: str | Path) -> nn.Module:
@@ -276,15 +281,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes.items():
             part.training = training
-
-
-def _from_map(model: Any, feature_map: Tensor, hidden: Tensor) -> Tensor:
-    """Inverse of :func:`as_map`: the map in the layout of the model, with the class tokens of ``hidden``."""
-    if hidden.ndim == 4:
-        channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        return feature_map.permute(0, 2, 3, 1) if channels_last else feature_map
-    prefix = hidden[:, : getattr(model, "num_prefix_tokens", 0)]
-    return torch.cat([prefix, feature_map.flatten(2).transpose(1, 2)], dim=1)
 
 
 def _keep(seen: dict[str, Tensor], name: str, _: nn.Module, __: Any, output: Tensor) -> None:

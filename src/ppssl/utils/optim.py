@@ -78,7 +78,7 @@ def default_base_lr(optimizer: OptimizerName, *, pretrained: bool) -> float:
 
     AdamW moves every weight by about the learning rate in each step. From pretrained weights a contrastive loss alone
     makes the encoder worse at higher rates than this; beside an anchor or a teacher higher ones are better
-    (docs/results.md).
+    (experiments/RESULTS.md).
     """
     return _BASE_LR[optimizer][pretrained]
 
