@@ -24,7 +24,7 @@ from ppssl.checkpointing.encoder_weights import (
     load_strictly,
 )
 from ppssl.checkpointing.files import read_checkpoint
-from ppssl.utils.checks import check_choice
+from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.compiler import compiled_version
 from ppssl.utils.paths import expand
 from ppssl.utils.timm_features import (
@@ -70,6 +70,7 @@ class EncoderInfo:
         mean: Mean of each channel that its input is normalised with, in units of [0, 1].
         std: Standard deviation of each channel, likewise.
         frozen_copy: Returns a copy of the encoder as it is now, in evaluation mode and without gradients.
+        pools_map: Whether the embedding is pooled from the feature map; else it is of class tokens or of several maps.
     """
 
     dim: int
@@ -77,6 +78,7 @@ class EncoderInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     frozen_copy: Callable[[], nn.Module] | None = field(default=None, compare=False, repr=False)
+    pools_map: bool = True
 
 
 class Encoder(nn.Module):
@@ -118,6 +120,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         check_choice(get_args(BatchNormPolicy), batch_norm=batch_norm)
+        check_range(">= 1", image_size=image_size)
         if batch_norm == "auto":
             batch_norm = "frozen" if pretrained else "batch"
         self.batch_norm: Literal["frozen", "batch"] = batch_norm
@@ -134,12 +137,14 @@ class Encoder(nn.Module):
         self.model.to(memory_format=self._format)
         if not isinstance(pretrained, bool):
             load_file(self.model, expand(pretrained))
-        own_size = self.model.pretrained_cfg.get("input_size", (3, 224, 224))[-1]
-        self._shapes = self.check_image_size(image_size or own_size)
+        self._shapes = self.check_image_size(image_size or self.spec["kwargs"].get("img_size"))
         self.train()
 
-    def check_image_size(self, size: int) -> FeatureShapes:
-        """Shapes of the features of images of ``size`` x ``size`` pixels; nothing is computed.
+    def check_image_size(self, size: int | tuple[int, int] | None) -> FeatureShapes:
+        """Shapes of the features of images of a size in pixels; nothing is computed.
+
+        Args:
+            size: Height and width; ``None``: those that the model was trained with.
 
         Raises:
             UserError: The model does not take this size.
@@ -150,9 +155,10 @@ class Encoder(nn.Module):
     @property
     def info(self) -> EncoderInfo:
         """Sizes of the feature map and embedding, and the normalisation of the input."""
-        cfg = self.model.pretrained_cfg
+        cfg, (channels, dim, beside) = self.model.pretrained_cfg, self._shapes
+        pools_map = not beside and getattr(self.model, "global_pool", "") != "token"
         mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
-        return EncoderInfo(self._shapes.dim, self._shapes.channels, mean, std, self._frozen_copy)
+        return EncoderInfo(dim, channels, mean, std, self._frozen_copy, pools_map)
 
     def _frozen_copy(self) -> nn.Module:
         return copy.deepcopy(self).requires_grad_(False).eval()
@@ -198,8 +204,8 @@ class Encoder(nn.Module):
     def features(self, images: Tensor) -> Features:
         """Feature map and embedding of ``(B, 3, H, W)`` normalised images; gradients flow to the images.
 
-        The embedding is pooled from this very map, so its gradient with respect to the map can be asked for, except of
-        models with :attr:`~ppssl.utils.timm_features.FeatureShapes.map_beside`.
+        The embedding is pooled from this very map, so its gradient with respect to the map can be asked for, unless
+        :attr:`EncoderInfo.pools_map` is false.
         """
         images = images.contiguous(memory_format=self._format)
         run = (

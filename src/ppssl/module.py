@@ -153,6 +153,7 @@ class PPSSL(TrainingModule):
         check_trainer(self.trainer)
         if hasattr(data := self._data_module(), "normalise_with"):
             data.normalise_with(self.encoder.info.mean, self.encoder.info.std)
+            self.encoder.check_image_size(data.image_size)
             data.request(merge_requests(self._plugins()))
         if stage == "fit":
             self.report_random_start()

@@ -39,34 +39,48 @@ def create_model(
     Raises:
         UserError: No such model, arguments that it does not take, or no weights to be had.
     """
-    if backbone == "resnet_small":
-        if pretrained:
-            raise UserError(
-                "There are no pretrained weights for `resnet_small`; set `pretrained: false`."
-            )
-        return resnet_small(**kwargs)
-    if not timm.is_model(backbone):
+    channels = kwargs.get("in_chans", 3)
+    if channels != 3:
+        raise UserError(
+            f"`in_chans` is {channels}, and encoders see images of 3 channels (grey ones are read as colour): leave it "
+            "out of `backbone_kwargs`."
+        )
+    if backbone == "resnet_small" and pretrained:
+        raise UserError(
+            "There are no pretrained weights for `resnet_small`; set `pretrained: false`."
+        )
+    if backbone != "resnet_small" and not timm.is_model(backbone):
         hint = did_you_mean(backbone, timm.list_models(), "; `timm.list_models()` names them")
         raise UserError(f"timm has no model `{backbone}`{hint}.")
-    cfg = timm.get_pretrained_cfg(backbone)
-    sized: dict[str, Any] = (
-        {"img_size": image_size} if image_size and cfg is not None and cfg.fixed_input_size else {}
-    )
     try:
+        if backbone == "resnet_small":
+            return resnet_small(num_classes=0, **kwargs)
+        cfg = timm.get_pretrained_cfg(backbone)
+        fixed = image_size is not None and cfg is not None and cfg.fixed_input_size
+        sized: dict[str, Any] = {"img_size": image_size} if fixed else {}
         return timm.create_model(backbone, pretrained=pretrained, num_classes=0, **sized, **kwargs)
-    except TypeError as error:
-        raise UserError(
-            f"`{backbone}` does not take these `backbone_kwargs` {dict(kwargs)}: {error}. If they are of the recipe's "
-            "backbone, leave them out: `--model.backbone_kwargs=null`."
-        ) from error
-    except (OSError, RuntimeError) as error:
-        if not pretrained:
-            raise
-        reason = str(error).split("\n")[0]
-        raise UserError(
+    except Exception as error:  # of timm, which checks little, or of the network
+        size = "" if image_size is None else f" and `image_size` {image_size}"
+        settings = f"`backbone_kwargs` {dict(kwargs)}{size}"
+        raise UserError(_not_created(backbone, settings, pretrained, error)) from error
+
+
+def _not_created(backbone: str, settings: str, pretrained: bool, error: Exception) -> str:
+    """One line on why timm cannot create a model."""
+    reason = str(error).split("\n")[0].rstrip(". ") or type(error).__name__
+    if isinstance(error, TypeError):
+        return (
+            f"`{backbone}` does not take these {settings}: {reason}. If they are of the recipe's backbone, leave them "
+            "out: `--model.backbone_kwargs=null`."
+        )
+    if pretrained and "state_dict" in reason:
+        return f"timm's weights of `{backbone}` do not fit {settings}: leave these out, or set `pretrained: false`."
+    if pretrained and isinstance(error, OSError | RuntimeError):
+        return (
             f"Cannot get timm's weights of `{backbone}` ({reason}): without network give a local file, "
             "`pretrained: path/to/model.safetensors`."
-        ) from error
+        )
+    return f"timm cannot create `{backbone}` with {settings} ({reason}): change these."
 
 
 def load_file(model: nn.Module, path: Path) -> None:
@@ -180,7 +194,7 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) -
             for kind, keys in wrong.items()
         )
         raise UserError(
-            f"The encoder weights in {where} do not fit the backbone: {listed}. Give the `backbone` and "
+            f"The encoder weights in {where} do not fit the backbone: {listed}. Give the `backbone`, `image_size` and "
             "`backbone_kwargs` that they were trained with; of a checkpoint a classifier knows them: `backbone: null`."
         )
     model.load_state_dict(weights)

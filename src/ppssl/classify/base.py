@@ -132,6 +132,7 @@ class Classifier(TrainingModule):
             )
         info = self.encoder.info
         data.normalise_with(info.mean, info.std)
+        self.encoder.check_image_size(data.image_size)
         data.request_labelled(self.augmentation or self.default_augmentation())
         prepare(self)
         if stage == "fit":

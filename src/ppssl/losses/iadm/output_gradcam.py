@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppssl.encoder import as_map
+from ppssl.utils.timm_features import NoFeatureMapError, as_map
 
 __all__ = ["find_timm_model", "output_gradcam"]
 
@@ -30,7 +30,8 @@ def output_gradcam(
             attention, which is the last layer where patches influence the class token.
 
     Returns:
-        ``(B, H, W)`` in [0, 1], as the library scales and resizes it; ``None`` without a timm model or a layer.
+        ``(B, H, W)`` in [0, 1], as the library scales and resizes it; ``None`` without a timm model or a layer, or if
+        the output of the last stage is no map.
     """
     from pytorch_grad_cam import GradCAM
 
@@ -45,14 +46,17 @@ def output_gradcam(
         images.detach().clone().requires_grad_()
     )  # a frozen encoder has a gradient at its layers then
     scored = _Scored(model, score)
-    with (
-        torch.enable_grad(),
-        GradCAM(model=scored, target_layers=[layer], reshape_transform=reshape) as cam,
-    ):
-        maps = torch.from_numpy(cam(x, targets=[_itself] * len(x)))
-    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-        parameter.grad = gradient  # the library zeroes them
-    return maps
+    try:
+        with (
+            torch.enable_grad(),
+            GradCAM(model=scored, target_layers=[layer], reshape_transform=reshape) as cam,
+        ):
+            return torch.from_numpy(cam(x, targets=[_itself] * len(x)))
+    except NoFeatureMapError:
+        return None
+    finally:
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient  # the library zeroes them
 
 
 def find_timm_model(model: nn.Module) -> Any:

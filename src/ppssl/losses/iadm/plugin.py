@@ -112,8 +112,13 @@ class IADM(LossPlugin):
         """Create the branch.
 
         Raises:
-            UserError: ``use`` pools features with A, but the embedding of this encoder is no pooled feature map.
+            UserError: ``use`` or ``source`` does not go with the embedding of this encoder.
         """
+        if self.source == "output" and not encoder.pools_map:
+            raise UserError(
+                "`source: output` asks for the gradient at the feature map, which the embedding of this encoder is not "
+                "pooled from: choose `source: image`, or `global_pool: avg` in `backbone_kwargs` if it has that."
+            )
         if self.use != "regularise" and encoder.dim != encoder.channels:
             raise UserError(
                 f"`use: {self.use}` pools the feature map of {encoder.channels} channels in place of the embedding, "
