@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.classify.linear_probe import LinearProbe as LinearProbe
     from ppssl.data.datamodule import FineGrainedDataModule as FineGrainedDataModule
     from ppssl.data.sets.aircraft import AircraftDataModule as AircraftDataModule
+    from ppssl.data.sets.any_dataset import DatasetDataModule as DatasetDataModule
     from ppssl.data.sets.cars import CarsDataModule as CarsDataModule
     from ppssl.data.sets.cub import CUBDataModule as CUBDataModule
     from ppssl.data.sets.folder import FolderDataModule as FolderDataModule
@@ -65,6 +66,7 @@ PUBLIC = {
     "demo": "ppssl.studies.demo",
     # data
     "FolderDataModule": "ppssl.data.sets.folder",
+    "DatasetDataModule": "ppssl.data.sets.any_dataset",
     "CUBDataModule": "ppssl.data.sets.cub",
     "CarsDataModule": "ppssl.data.sets.cars",
     "AircraftDataModule": "ppssl.data.sets.aircraft",

@@ -19,6 +19,7 @@ from ppssl.data.dataset import ImageDataset, LabelledDataset, Request, ViewDatas
 from ppssl.data.device_augmentation import augment_views
 from ppssl.data.label_splits import select_held_out, select_labelled
 from ppssl.data.loader import EpochSampler, check_batch_size, default_workers, make_loader
+from ppssl.data.own_views import OwnView, check_place
 from ppssl.data.report import report
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.data.transforms import LabelledAugmentation, MoCoV2Augmentation, center_view
@@ -39,7 +40,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
     A training batch, after transfer, is a dict of ``views`` (two tensors ``(B, 3, S, S)`` float32, normalised with the
     encoder's mean and std), ``index`` ``(B,)`` int64 (the image's number in the full data set), ``label`` ``(B,)``
     int64 (-1 where unknown), ``geometry`` ``(B, 2, 5)`` float32 (each view's left, top, width, height as fractions of
-    the original, and flip), and what plugins requested. An evaluation batch has ``image`` instead of ``views``.
+    the original, and flip; NaN for own views), and what plugins requested. An evaluation batch has ``image`` instead.
 
     A subclass needs to implement :meth:`load_sources` only.
 
@@ -52,8 +53,9 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         val_fraction: Fraction of each class whose labels are held out for the online monitors, if the data set has no
             validation split.
         label_fraction: Fraction of each class whose labels may be used; smaller fractions are subsets of larger ones.
-        augmentation: Augmentation that draws the two views; ``None``: MoCo v2's.
-        augment_on: Where views are flipped, recoloured and blurred: in the ``"workers"``, or batched on the training
+        augmentation: Augmentation that draws the two views; ``None``: MoCo v2's. Or a function of your own, ``(image,
+            generator) -> view``, called for each (:data:`~ppssl.data.own_views.OwnView`).
+        augment_on: Where views are flipped, recoloured and blurred: in the ``"workers"``, or batched on the
             ``"device"``, for machines with few cores per GPU; the views are equal to 2 of 255 levels.
         eval_crop: The centre crop for evaluation, as a fraction of the short side.
         on_error: What happens for an unreadable image: ``"raise"`` an error with its path, or ``"skip"`` it with one
@@ -69,7 +71,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         prefetch_factor: int | None = None,
         val_fraction: float = 0.1,
         label_fraction: float = 1.0,
-        augmentation: MoCoV2Augmentation | None = None,
+        augmentation: MoCoV2Augmentation | OwnView | None = None,
         augment_on: Literal["workers", "device"] = "workers",
         eval_crop: float = 0.875,
         on_error: Literal["raise", "skip"] = "raise",
@@ -83,6 +85,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         check_range("in [0, 1)", val_fraction=val_fraction)
         check_choice(("raise", "skip"), on_error=on_error)
         check_choice(("workers", "device"), augment_on=augment_on)
+        check_place(augmentation, augment_on)
         self.image_size = image_size
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -251,19 +254,16 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
     ) -> DataLoader[Any]:
         processes = 1 if self.trainer is None else self.trainer.num_devices
         workers = default_workers(processes) if self.num_workers is None else self.num_workers
-        options: dict[str, Any] = {"workers": workers, "prefetch_factor": self.prefetch_factor}
-        return make_loader(dataset, batch_size=self.batch_size, sampler=sampler, **options)
+        shared: dict[str, Any] = {"workers": workers, "prefetch_factor": self.prefetch_factor}
+        return make_loader(dataset, batch_size=self.batch_size, sampler=sampler, **shared)
 
     def _world(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _used(self) -> int:
         """Number of images of the current epoch that the Trainer has used in this process."""
         trainer = self.trainer
-        if trainer is None or not trainer.training:
-            return 0
-        return batches_begun(trainer) * self.batch_size
+        return batches_begun(trainer) * self.batch_size if trainer and trainer.training else 0
 
     # -- batches --------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ppssl.data.device_augmentation import largest_kernel, parameter_tensors
+from ppssl.data.own_views import OwnView, own_view
 from ppssl.data.source import UNREADABLE, ImageSource
 from ppssl.data.transforms import (
     LabelledAugmentation,
@@ -45,7 +46,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
         source: ImageSource,
         *,
         offset: int,
-        augmentation: MoCoV2Augmentation,
+        augmentation: MoCoV2Augmentation | OwnView,
         size: int,
         seed: int,
         requests: Mapping[str, Request],
@@ -53,31 +54,47 @@ class ViewDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.source, self.offset, self.augmentation = source, offset, augmentation
         self.size, self.seed, self.requests = size, seed, requests
-        self.kernel = largest_kernel(augmentation, size) if on_device else None
+        self.kernel = None
+        if on_device and isinstance(augmentation, MoCoV2Augmentation):
+            self.kernel = largest_kernel(augmentation, size)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
         epoch, i = _epoch_and_number(key)
-        short_side = None if self.requests else self.augmentation.shortest_side(self.size)
-        image, i, broken = load_readable(self.source, range(len(self.source)), i, short_side)
-        index, pixels = i + self.offset, np.asarray(image)
+        image, i, broken = load_readable(self.source, range(len(self.source)), i, self._short_side)
+        index = i + self.offset
+        item = {**self._views(image, epoch, index), **item_numbers(self.source, i, index)}
+        item |= {name: make(image) for name, make in self.requests.items()}
+        return item | {"broken": broken}
+
+    @property
+    def _short_side(self) -> int | None:
+        if self.requests or not isinstance(self.augmentation, MoCoV2Augmentation):
+            return None
+        return self.augmentation.shortest_side(self.size)
+
+    def _views(self, image: Image.Image, epoch: int, index: int) -> dict[str, Any]:
+        augmentation = self.augmentation
+        if not isinstance(augmentation, MoCoV2Augmentation):
+            key: dict[str, int] = {"seed": self.seed, "epoch": epoch, "index": index}
+            views = [
+                own_view(augmentation, image, **key, view=view, size=self.size) for view in (0, 1)
+            ]
+            return {"views": views, "geometry": torch.full((2, 5), torch.nan)}
+        shape, pixels = (image.height, image.width), np.asarray(image)
         parameters = [
-            self.augmentation.sample(
-                self.seed, epoch, index, view, size=(image.height, image.width), view_size=self.size
-            )
+            augmentation.sample(self.seed, epoch, index, view, size=shape, view_size=self.size)
             for view in (0, 1)
         ]
-        item = {
+        made: dict[str, Any] = {
             "views": [self._view(pixels, p) for p in parameters],
             "geometry": torch.stack([p.geometry() for p in parameters]),
-            **item_numbers(self.source, i, index),
-            "broken": broken,
         }
         if self.kernel is not None:
-            item["augmentation"] = parameter_tensors(parameters, self.kernel)
-        return item | {name: make(image) for name, make in self.requests.items()}
+            made["augmentation"] = parameter_tensors(parameters, self.kernel)
+        return made
 
     def _view(self, pixels: np.ndarray, parameters: ViewParameters) -> Tensor:
         if self.kernel is None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["deep_range", "read_frame", "read_image", "turn_upright"]
+__all__ = ["deep_range", "read_frame", "read_image", "to_rgb", "turn_upright"]
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -69,7 +69,7 @@ def read_image(
             turn = _TURNS.get(_orientation(image))
             if short_side is not None:
                 image.draft(None, (short_side, short_side))  # only JPEG has it
-            rgb = _rgb(image, 16 if bit_depth is None else bit_depth)
+            rgb = to_rgb(image, 16 if bit_depth is None else bit_depth)
             return rgb if turn is None else rgb.transpose(turn)
     except UnidentifiedImageError:
         size = len(file) if isinstance(file, bytes) else file.stat().st_size
@@ -133,7 +133,8 @@ def _is_deep_colour(image: Image.Image) -> bool:
     return deep and not image.mode.startswith("I")
 
 
-def _rgb(image: Image.Image, bit_depth: int) -> Image.Image:
+def to_rgb(image: Image.Image, bit_depth: int = 16) -> Image.Image:
+    """Convert the pixels of an image to 8-bit RGB; see :func:`read_image`."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # Pillow clips these to 8 bits: nearly all would be white

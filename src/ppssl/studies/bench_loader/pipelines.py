@@ -18,6 +18,7 @@ from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.dataset import ViewDataset
 from ppssl.data.files import FileSource
 from ppssl.data.source import ImageSource
+from ppssl.data.transforms import MoCoV2Augmentation
 from ppssl.utils.errors import UserError
 
 __all__ = [
@@ -108,7 +109,7 @@ def make_pipelines(data: FineGrainedDataModule) -> dict[str, Pipeline]:
         torchvision_transform(size),
         torchvision_v2_transform(size),
     )
-    short_side = dataset.augmentation.shortest_side(size)
+    short_side = MoCoV2Augmentation().shortest_side(size)
 
     def on_tensors(i: int) -> Sequence[Tensor]:
         pixels = v2.functional.pil_to_tensor(load_image(source, i))

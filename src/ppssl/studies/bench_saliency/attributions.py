@@ -77,7 +77,8 @@ def select_probe_images(data: FineGrainedDataModule, count: int) -> ProbeImages:
     split = "test" if "test" in data.sources else "train"
     source, offset = data.sources[split], data.offset(split)
     items = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int))
-    augmentation = data.augmentation or MoCoV2Augmentation()
+    own = data.augmentation
+    augmentation = own if isinstance(own, MoCoV2Augmentation) else MoCoV2Augmentation()
     size, seed = data.image_size, resolve_seed(data.seed)
     images, keys, masks = [], [], []
     for i in items.tolist():

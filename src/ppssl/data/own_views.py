@@ -1,0 +1,81 @@
+"""Views by a function of the user's own, such as a transform of torchvision, kornia or albumentations."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from PIL import Image
+from torch import Tensor
+
+from ppssl.data.transforms import MoCoV2Augmentation
+from ppssl.utils import randomness
+from ppssl.utils.errors import ArgumentError, UserError
+
+__all__ = ["OwnView", "check_place", "own_view"]
+
+OwnView = Callable[[Image.Image, np.random.Generator], Any]
+"""``(image, generator) -> view``: of the original RGB image a view that is not normalised: a tensor ``(3, S, S)`` of
+uint8 or of floats in [0, 1], a PIL image, or an array ``(S, S, 3)`` of uint8."""
+
+
+def check_place(augmentation: Any, augment_on: str) -> None:
+    """Refuse views of the user's own on the device, which has MoCo v2's augmentation only.
+
+    Raises:
+        ArgumentError: They are asked for.
+    """
+    if augment_on == "device" and not isinstance(augmentation, MoCoV2Augmentation | None):
+        raise ArgumentError(
+            "`augment_on` must be 'workers' for an `augmentation` of your own: the device has MoCo v2's only."
+        )
+
+
+def own_view(
+    function: OwnView,
+    image: Image.Image,
+    *,
+    seed: int,
+    epoch: int,
+    index: int,
+    view: int,
+    size: int,
+) -> Tensor:
+    """Draw one view: ``(3, S, S)`` uint8, or float32 in [0, 255].
+
+    The generator, and the global ones of torch, NumPy and Python, are seeded by (seed, epoch, index, view), so
+    transforms that draw from any of them are reproducible.
+
+    Raises:
+        UserError: The view has another form, size or range.
+    """
+    with isolate_rng(include_cuda=False):
+        number = randomness.torch_seed(seed, "view", epoch, index, view)
+        torch.manual_seed(number)
+        np.random.seed(number % 2**32)  # for functions that draw from it
+        random.seed(number)
+        made = function(image, randomness.generator(seed, "view", epoch, index, view))
+    return _checked(made, size)
+
+
+def _checked(made: Any, size: int) -> Tensor:
+    if isinstance(made, Image.Image):
+        made = np.array(made.convert("RGB"))
+    if isinstance(made, np.ndarray) and made.dtype == np.uint8 and made.ndim == 3:
+        made = torch.from_numpy(np.ascontiguousarray(made.transpose(2, 0, 1)))
+    made = made[0] if isinstance(made, Tensor) and made.ndim == 4 and len(made) == 1 else made
+    if not isinstance(made, Tensor) or tuple(made.shape) != (3, size, size):
+        form = tuple(made.shape) if hasattr(made, "shape") else f"a `{type(made).__name__}`"
+        raise UserError(
+            f"`augmentation` must give views of (3, {size}, {size}) for `image_size` {size}, got {form}."
+        )
+    if made.dtype == torch.uint8:
+        return made.as_subclass(Tensor)
+    if not made.is_floating_point() or not 0 <= made.min() <= made.max() <= 1:
+        raise UserError(
+            f"`augmentation` must give views of uint8, or of floats in [0, 1], got {made.dtype} from {made.min():.3g} "
+            f"to {made.max():.3g}: leave the normalisation to the model, which has the encoder's mean and deviation."
+        )
+    return made.as_subclass(Tensor).float() * 255

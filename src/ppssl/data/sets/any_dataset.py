@@ -1,0 +1,164 @@
+"""Data module of data sets that exist as objects: of torch, torchvision, Hugging Face, tables, lists of files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ppssl.data.datamodule import FineGrainedDataModule
+from ppssl.data.files import FileSource
+from ppssl.data.images import read_image, to_rgb
+from ppssl.data.sets.rows import image_of_row, number_labels, open_rows
+from ppssl.data.source import ImageSource
+
+__all__ = ["DatasetDataModule", "RowSource", "as_image"]
+
+_HASHED = 32
+"""Number of images whose pixels the fingerprint of a data set holds."""
+
+
+class DatasetDataModule(FineGrainedDataModule):
+    """Data module over data sets of your own.
+
+    Each of ``train``, ``val`` and ``test`` is one of:
+
+    - a map-style data set of torch (``len(d)`` and ``d[i]``) of images, of pairs of image and label, or of dicts with
+      an ``image`` and perhaps a ``label``; a ``Dataset`` of Hugging Face is one of dicts;
+    - torchvision's ``ImageFolder``, whose files are read directly;
+    - a list of files, or of pairs of a file and a label;
+    - a table with columns (a DataFrame, ``pyarrow.Table`` or dict of lists), with a file in each row.
+
+    An image is a PIL image, a file's path or bytes, an array ``(H, W)`` or ``(H, W, 3)`` uint8, or a tensor
+    ``(3, H, W)``, uint8 or float in [0, 1]: *before* augmentation, so a data set's own transform should at most resize.
+    A label is an integer from 0, a name, or ``None`` where it is unknown. Views, splits, seeds, exact resuming and
+    several processes are those of every data module of this package.
+
+    Args:
+        train: Training images.
+        val: Images for the online monitors; ``None``: a part of the training labels is held out.
+        test: Images for evaluation, or ``None``.
+        image_column: Name of the images in dicts and tables; ``None``: the first of image, img, pixel_values, path,
+            file, filename.
+        label_column: Name of the labels there; ``None``: the first of label, labels, fine_label, target, class.
+        class_names: Class names in label order; ``None``: those that the data set knows, else the labels themselves.
+        kwargs: Arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
+    """
+
+    def __init__(
+        self,
+        train: Any,
+        val: Any = None,
+        test: Any = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        class_names: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.train = train
+        self.val = val
+        self.test = test
+        self.image_column = image_column
+        self.label_column = label_column
+        self.class_names = class_names
+
+    def load_sources(self) -> dict[str, ImageSource]:
+        """Wrap each data set.
+
+        Raises:
+            UserError: A data set is of another kind, or its images or labels are.
+        """
+        given = {"train": self.train, "val": self.val, "test": self.test}
+        classes = self.class_names
+        sources: dict[str, ImageSource] = {}
+        for split, dataset in given.items():
+            if dataset is not None:
+                rows = open_rows(dataset, split, self.image_column, self.label_column)
+                known = rows.names if classes is None else classes
+                labels, classes = number_labels(rows.labels, len(rows.images), known, split)
+                sources[split] = _source(rows.images, self.image_column, labels, classes)
+        return sources
+
+
+class RowSource(ImageSource):
+    """Images of anything with ``rows[i]``.
+
+    Args:
+        rows: Images, pairs that begin with one, or dicts.
+        column: Name of the image in a dict; ``None``: the first that is known.
+        labels: ``(N,)`` int64.
+        classes: Class names.
+    """
+
+    def __init__(
+        self, rows: Any, column: str | None, labels: np.ndarray, classes: list[str]
+    ) -> None:
+        self.rows, self.column = rows, column
+        self.labels, self.classes = labels, classes
+
+    def load(self, i: int) -> Image.Image:
+        """Load image ``i`` by :func:`as_image`."""
+        return as_image(image_of_row(self.rows[int(i)], self.column))
+
+    def fingerprint(self) -> str:
+        """Hash of the number of rows and the pixels of some of them, evenly spaced."""
+        sha = hashlib.sha256(f"{len(self)} {type(self.rows).__name__}".encode())
+        for i in np.linspace(0, len(self) - 1, min(_HASHED, len(self))).round().astype(int):
+            sha.update(self.load(i).tobytes())
+        return sha.hexdigest()[:16]
+
+
+def as_image(value: Any) -> Image.Image:
+    """An RGB image of any of the forms that :class:`DatasetDataModule` takes.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: It has another form, or a tensor's values are outside [0, 1].
+    """
+    if isinstance(value, Mapping) and {"bytes", "path"} & value.keys():  # Hugging Face, undecoded
+        value = value["bytes"] if value.get("bytes") is not None else value["path"]
+    if isinstance(value, bytes):
+        return read_image(value)
+    if isinstance(value, str | os.PathLike):
+        return read_image(Path(value).expanduser())
+    if isinstance(value, Image.Image):
+        return to_rgb(value)
+    if isinstance(value, Tensor) and value.ndim == 3 and len(value) in (1, 3):
+        return to_rgb(Image.fromarray(_pixels(value)))
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):
+        return to_rgb(Image.fromarray(value))
+    form = f" {value.dtype} {tuple(value.shape)}" if hasattr(value, "dtype") else ""
+    raise ValueError(
+        f"`{type(value).__name__}`{form} is no image: give a PIL image, a file's path or bytes, an array (H, W, 3) of "
+        "uint8, or a tensor (3, H, W) of uint8 or of floats in [0, 1], before augmentation and normalisation"
+    )
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    if image.is_floating_point():
+        if not 0 <= image.min() <= image.max() <= 1:
+            raise ValueError(
+                f"a tensor of values from {image.min():.3g} to {image.max():.3g} is no image in [0, 1]: take its "
+                "normalisation out of the data set's transform"
+            )
+        image = (image * 255).round().to(torch.uint8)
+    elif image.dtype != torch.uint8:
+        raise ValueError(f"a tensor of {image.dtype} is no image: give it as uint8")
+    return image.expand(3, -1, -1).permute(1, 2, 0).numpy()
+
+
+def _source(images: Any, column: str | None, labels: np.ndarray, classes: list[str]) -> ImageSource:
+    """Files are read as files, which may be decoded at a reduced size; all else by its row."""
+    if isinstance(images, list | tuple) and all(isinstance(x, str | os.PathLike) for x in images):
+        paths = [Path(path).expanduser().absolute() for path in images]
+        root = Path(os.path.commonpath([path.parent for path in paths]))
+        return FileSource(root, paths, labels, classes)
+    return RowSource(images, column, labels, classes)

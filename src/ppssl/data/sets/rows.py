@@ -1,0 +1,169 @@
+"""Rows of data sets that exist as objects: where the images are, and what the labels are."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+from torchvision.datasets import DatasetFolder
+
+from ppssl.data.source import UNKNOWN
+from ppssl.utils.errors import UserError
+
+__all__ = ["Rows", "image_of_row", "number_labels", "open_rows"]
+
+_IMAGE_KEYS = ("image", "img", "pixel_values", "path", "file", "filename")
+_LABEL_KEYS = ("label", "labels", "fine_label", "target", "class")
+_LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a data set.
+
+    Attributes:
+        images: Anything with ``images[i]``: images, or rows that hold one (:func:`image_of_row`).
+        labels: Labels of all rows, as they are; ``None`` if there are none.
+        names: Class names in label order; ``None`` if they are not known.
+    """
+
+    images: Any
+    labels: Iterable[Any] | None = None
+    names: Sequence[str] | None = None
+
+
+def open_rows(dataset: Any, split: str, image: str | None, label: str | None) -> Rows:
+    """Open a data set of any kind that :class:`~ppssl.data.sets.any_dataset.DatasetDataModule` takes.
+
+    Args:
+        dataset: The data set.
+        split: Its split, for messages.
+        image: Name of the images' column, or ``None``.
+        label: Name of the labels' column, or ``None``.
+
+    Raises:
+        UserError: It is of another kind, is empty, or has no such column.
+    """
+    if isinstance(dataset, DatasetFolder):
+        paths = [path for path, _ in dataset.samples]
+        return Rows(paths, dataset.targets, dataset.classes)
+    columns = getattr(dataset, "column_names", getattr(dataset, "columns", None))
+    columns = list(dataset) if isinstance(dataset, Mapping) else columns
+    if columns is not None:
+        return _open_table(dataset, list(columns), split, image, label)
+    other = isinstance(dataset, str | bytes | Tensor | IterableDataset | DataLoader)
+    if other or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        raise UserError(
+            f"`{split}` must be a data set with `len(d)` and `d[i]`, a list of files or a table, got a "
+            f"`{type(dataset).__name__}`. For a folder use FolderDataModule; of a loader give its data set."
+        )
+    if not len(dataset):
+        raise UserError(f"`{split}` is empty: a `{type(dataset).__name__}` of length 0.")
+    if isinstance(dataset, list | tuple) and all(isinstance(x, str | os.PathLike) for x in dataset):
+        return Rows(dataset)
+    names = getattr(dataset, "classes", None)
+    for attribute in _LABEL_ATTRIBUTES:
+        labels = getattr(dataset, attribute, None)
+        if isinstance(labels, Sequence | np.ndarray | Tensor) and len(labels) == len(dataset):
+            return Rows(dataset, labels, names)
+    numbers = track(range(len(dataset)), f"Reading the labels of {split}", transient=True)
+    found = [_label_of_row(dataset[i], label) for i in numbers]
+    if isinstance(dataset, list | tuple) and all(isinstance(x, list | tuple) for x in dataset):
+        dataset = [x[0] for x in dataset]
+    return Rows(dataset, found, names)
+
+
+def _open_table(
+    table: Any, columns: list[str], split: str, image: str | None, label: str | None
+) -> Rows:
+    image = _column(columns, image, _IMAGE_KEYS)
+    label = _column(columns, label, _LABEL_KEYS)
+    if image is None:
+        raise UserError(f"`{split}` has no column of images among {columns}: set `image_column`.")
+    labels = None if label is None else _values(table[label])
+    features = getattr(table, "features", None)
+    if features is not None:  # Hugging Face decodes a row when it is asked for it
+        return Rows(table, labels, getattr(features.get(label), "names", None))
+    return Rows(_values(table[image]), labels)
+
+
+def _column(columns: list[str], given: str | None, known: Sequence[str]) -> str | None:
+    if given is not None and given not in columns:
+        raise UserError(f"There is no column {given!r} among {columns}.")
+    return given or next((name for name in known if name in columns), None)
+
+
+def _values(column: Any) -> list[Any]:
+    """Values of a column of pyarrow, pandas or Hugging Face, or of a list."""
+    convert = getattr(column, "to_pylist", getattr(column, "tolist", None))
+    return list(column) if convert is None else convert()
+
+
+def image_of_row(row: Any, column: str | None) -> Any:
+    """The image of a row: of a dict by its name, of a pair the first, else the row itself."""
+    if isinstance(row, Mapping) and not row.keys() <= {"bytes", "path"}:
+        name = _column(list(row), column, _IMAGE_KEYS)
+        if name is None:
+            raise UserError(f"There is no image among {list(row)}: set `image_column`.")
+        return row[name]
+    return row[0] if isinstance(row, list | tuple) and row else row
+
+
+def _label_of_row(row: Any, column: str | None) -> Any:
+    if isinstance(row, Mapping):
+        name = _column(list(row), column, _LABEL_KEYS)
+        return None if name is None else row[name]
+    return row[1] if isinstance(row, list | tuple) and len(row) > 1 else None
+
+
+def number_labels(
+    labels: Iterable[Any] | None, count: int, classes: Sequence[str] | None, split: str
+) -> tuple[np.ndarray, list[str]]:
+    """Labels as numbers ``(N,)`` int64, and the class names.
+
+    Args:
+        labels: Numbers or names; ``None``, NaN and numbers below 0 are unknown. ``None``: none is known.
+        count: N.
+        classes: Class names in label order; ``None``: sorted names, or ``class 0`` and so on.
+        split: The split, for messages.
+
+    Raises:
+        UserError: A label is neither, or none of the classes.
+    """
+    values = [None] * count if labels is None else [_plain(label, split) for label in labels]
+    names = {value for value in values if isinstance(value, str)}
+    numbers = {value for value in values if isinstance(value, int)}
+    if names and numbers:
+        raise UserError(f"The labels of `{split}` are numbers and names: give one kind.")
+    if classes is None:
+        classes = sorted(names) or [f"class {i}" for i in range(max(numbers, default=-1) + 1)]
+    number_of: dict[Any, int] = {name: i for i, name in enumerate(classes)} if names else {}
+    number_of |= {i: i for i in range(len(classes))}
+    foreign = [value for value in values if value is not None and value not in number_of]
+    if foreign:
+        raise UserError(
+            f"`{split}` has the label {foreign[0]!r}, which is none of the {len(classes)} classes: {list(classes)[:5]}."
+        )
+    found = [UNKNOWN if value is None else number_of[value] for value in values]
+    return np.array(found, dtype=np.int64), list(classes)
+
+
+def _plain(label: Any, split: str) -> str | int | None:
+    """A label as name, as number from 0, or as ``None``."""
+    label = label.item() if getattr(label, "ndim", None) == 0 else label
+    if label is None or isinstance(label, str):
+        return label
+    if isinstance(label, float) and math.isnan(label):
+        return None
+    if isinstance(label, bool) or not isinstance(label, int | float) or label != int(label):
+        raise UserError(
+            f"A label of `{split}` is {label!r}: give an integer from 0, a name, or None where it is unknown."
+        )
+    return None if label < 0 else int(label)
