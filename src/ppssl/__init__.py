@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.inference.explain import explain as explain
     from ppssl.inference.export import export as export
     from ppssl.inference.neighbours import neighbours as neighbours
+    from ppssl.inference.preprocessing import load_transform as load_transform
     from ppssl.losses.ais.plugin import AIS as AIS
     from ppssl.losses.anchor import Anchor as Anchor
     from ppssl.losses.contrastive.moco import MoCo as MoCo
@@ -74,6 +75,7 @@ PUBLIC = {
     "SyntheticDataModule": "ppssl.data.synthetic.datamodule",
     # using an encoder
     "load_encoder": "ppssl.encoder",
+    "load_transform": "ppssl.inference.preprocessing",
     "evaluate": "ppssl.evaluation.evaluate",
     "evaluate_rows": "ppssl.evaluation.evaluate_rows",
     "embed": "ppssl.inference.embed",

@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from ppssl import PPSSL, FolderDataModule, UserError, export, load_encoder
-from ppssl.inference.model_card import Preprocessing, model_card
+from ppssl.inference.model_card import model_card
+from ppssl.inference.preprocessing import Preprocessing
 
 RESNET = {"backbone": "resnet18"}
 VIT = {

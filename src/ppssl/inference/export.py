@@ -23,7 +23,8 @@ from torch import nn
 
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.encoder import load_encoder
-from ppssl.inference.model_card import READERS, Preprocessing, model_card
+from ppssl.inference.model_card import READERS, model_card
+from ppssl.inference.preprocessing import Preprocessing
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, expand, writable_folder, writing
 from ppssl.utils.results import provenance

@@ -1,12 +1,12 @@
 """Model card of an exported encoder: code that reads it, preprocessing, verification and provenance."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
+from ppssl.inference.preprocessing import Preprocessing
 from ppssl.utils.results import without_paths
 
-__all__ = ["READERS", "Preprocessing", "model_card"]
+__all__ = ["READERS", "model_card"]
 
 READERS = {
     "timm": """\
@@ -42,54 +42,6 @@ pipeline_tag: image-feature-extraction
 tags: [ppssl, self-supervised, fine-grained]
 ---"""
 """What model hubs read of a card."""
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Preprocessing of images: resize the short side to ``image_size / crop``, centre crop, normalise.
-
-    Attributes:
-        image_size: Height and width in pixels.
-        crop: The centre crop, as a fraction of the short side.
-        mean: Mean of each channel, for pixels in [0, 1].
-        std: Standard deviation of each channel, for pixels in [0, 1].
-    """
-
-    image_size: int
-    crop: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, encoder: Any, content: dict[str, Any]) -> "Preprocessing":
-        """Return the preprocessing of a checkpoint's ``ppssl`` entry; size 224 and crop 0.875 where it has none."""
-        data = (content["data"] or {"init_args": {}})["init_args"]
-        size = content["encoder"]["image_size"] or data.get("image_size", 224)
-        cfg = encoder.pretrained_cfg
-        return cls(size, data.get("eval_crop", 0.875), tuple(cfg["mean"]), tuple(cfg["std"]))
-
-    def timm(self) -> dict[str, Any]:
-        """Return the entries of timm's ``pretrained_cfg``."""
-        return {
-            "input_size": [3, self.image_size, self.image_size],
-            "crop_pct": self.crop,
-            "crop_mode": "center",
-            "interpolation": "bilinear",
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
-
-    def code(self) -> str:
-        """Return torchvision code of the preprocessing."""
-        return f"""\
-from torchvision import transforms
-
-prepare = transforms.Compose([
-    transforms.Resize({round(self.image_size / self.crop)}),
-    transforms.CenterCrop({self.image_size}),
-    transforms.ToTensor(),
-    transforms.Normalize({self.mean}, {self.std}),
-])"""
 
 
 def model_card(

@@ -1,0 +1,85 @@
+"""Preprocessing of images for an encoder, as evaluation has it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchvision.transforms import v2
+
+from ppssl.checkpointing.encoder_weights import create_model
+from ppssl.checkpointing.files import read_checkpoint
+from ppssl.utils.paths import AnyPath
+
+__all__ = ["Preprocessing", "load_transform"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Preprocessing of images: resize the short side to ``image_size / crop``, centre crop, normalise.
+
+    Attributes:
+        image_size: Height and width in pixels.
+        crop: The centre crop, as a fraction of the short side.
+        mean: Mean of each channel, for pixels in [0, 1].
+        std: Standard deviation of each channel, for pixels in [0, 1].
+    """
+
+    image_size: int
+    crop: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, encoder: Any, content: dict[str, Any]) -> "Preprocessing":
+        """Return the preprocessing of a checkpoint's ``ppssl`` entry; size 224 and crop 0.875 where it has none."""
+        data = (content["data"] or {"init_args": {}})["init_args"]
+        size = content["encoder"]["image_size"] or data.get("image_size", 224)
+        cfg = encoder.pretrained_cfg
+        return cls(size, data.get("eval_crop", 0.875), tuple(cfg["mean"]), tuple(cfg["std"]))
+
+    def transform(self) -> v2.Compose:
+        """Return it as a transform of torchvision: an RGB image to ``(3, S, S)`` float32, normalised."""
+        steps = [v2.Resize([round(self.image_size / self.crop)]), v2.CenterCrop([self.image_size])]
+        to_floats = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+        return v2.Compose([*steps, *to_floats, v2.Normalize(list(self.mean), list(self.std))])
+
+    def timm(self) -> dict[str, Any]:
+        """Return the entries of timm's ``pretrained_cfg``."""
+        return {
+            "input_size": [3, self.image_size, self.image_size],
+            "crop_pct": self.crop,
+            "crop_mode": "center",
+            "interpolation": "bilinear",
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    def code(self) -> str:
+        """Return torchvision code of the preprocessing."""
+        return f"""\
+from torchvision import transforms
+
+prepare = transforms.Compose([
+    transforms.Resize({round(self.image_size / self.crop)}),
+    transforms.CenterCrop({self.image_size}),
+    transforms.ToTensor(),
+    transforms.Normalize({self.mean}, {self.std}),
+])"""
+
+
+def load_transform(path: AnyPath) -> v2.Compose:
+    """Load the preprocessing of a checkpoint's encoder: what evaluation does to an image at the training's size.
+
+    Args:
+        path: A checkpoint of ``ppssl fit``.
+
+    Returns:
+        A transform of torchvision, an RGB PIL image to ``(3, S, S)`` float32, normalised, for the model of
+        :func:`~ppssl.encoder.load_encoder`.
+
+    Raises:
+        UserError: No such file, or no checkpoint of ppssl.
+    """
+    content = read_checkpoint(path)["ppssl"]
+    encoder = create_model(**content["encoder"], pretrained=False)
+    return Preprocessing.of(encoder, content).transform()
