@@ -31,9 +31,8 @@ from ppssl.utils.optim import (
     delay_groups,
     global_batch_size,
     loss_scale,
-    make_optimizer,
+    optimizer_and_schedule,
     scale_learning_rate,
-    warmup_cosine,
     weight_decay_groups,
 )
 from ppssl.utils.randomness import initial_weights, resolve_seed, seed_step, torch_seed
@@ -185,10 +184,9 @@ class PPSSL(TrainingModule):
 
     def default_callbacks(self) -> list[Callback]:
         """Monitors, resuming, and the callbacks of the plugins."""
-        callbacks: list[Callback] = [RepresentationMonitor(), Throughput(), ResumeState()]
-        for plugin in self._plugins().values():
-            callbacks += plugin.callbacks()
-        return callbacks
+        # Throughput starts its clock after the figures of the epoch before are drawn.
+        watchers = [c for plugin in self._plugins().values() for c in plugin.callbacks()]
+        return [RepresentationMonitor(), *watchers, Throughput(), ResumeState()]
 
     def on_train_start(self) -> None:
         """Fill the key queue with keys of training images."""
@@ -288,17 +286,8 @@ class PPSSL(TrainingModule):
         size = f"global batch {batch}, " if batch else ""
         rank_zero_info(f"Learning rate {lr:.3g}, {size}{self._total_steps} steps.")
         groups = weight_decay_groups(self, self.weight_decay)
-        optimizer = make_optimizer(
-            delay_groups(groups, self.encoder, self.encoder_start),
-            self.optimizer,
-            lr=lr,
-            sgd_momentum=self.sgd_momentum,
-            fused=self.trainer.scaler is None,
-        )
-        schedule = warmup_cosine(
-            optimizer, warmup_fraction=self.warmup_fraction, steps=self._total_steps
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        groups = delay_groups(groups, self.encoder, self.encoder_start)
+        return optimizer_and_schedule(self, groups, lr)
 
     def checkpoint_entry(self) -> dict[str, Any]:
         """The number of training images, and the plugins' sizes."""

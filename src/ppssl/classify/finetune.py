@@ -22,7 +22,7 @@ from ppssl.classify.base import Classifier
 from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.compiler import prepare_compiler
 from ppssl.utils.errors import UserError
-from ppssl.utils.optim import OptimizerName, make_optimizer, warmup_cosine
+from ppssl.utils.optim import OptimizerName, optimizer_and_schedule
 from ppssl.utils.randomness import generator, resolve_seed
 
 __all__ = ["FineTune", "layer_decay_groups"]
@@ -164,18 +164,8 @@ class FineTune(Classifier):
             weight_decay=self.weight_decay,
             layer_decay=self.layer_decay,
         )
-        optimizer = make_optimizer(
-            groups,
-            self.optimizer,
-            lr=self.lr,
-            sgd_momentum=self.sgd_momentum,
-            fused=self.trainer.scaler is None,
-        )
         self._announce(self.lr)
-        schedule = warmup_cosine(
-            optimizer, warmup_fraction=self.warmup_fraction, steps=self._total_steps
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizer_and_schedule(self, groups, self.lr)
 
 
 def layer_decay_groups(

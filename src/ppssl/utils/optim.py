@@ -22,6 +22,7 @@ __all__ = [
     "global_batch_size",
     "loss_scale",
     "make_optimizer",
+    "optimizer_and_schedule",
     "scale_learning_rate",
     "warmup_cosine",
     "weight_decay_groups",
@@ -150,6 +151,26 @@ def warmup_cosine(optimizer: Optimizer, *, warmup_fraction: float, steps: int) -
         for group in optimizer.param_groups
     ]
     return LambdaLR(optimizer, factors)
+
+
+def optimizer_and_schedule(model: Any, groups: list[dict[str, Any]], lr: float) -> dict[str, Any]:
+    """What ``configure_optimizers`` returns: :func:`make_optimizer` and :func:`warmup_cosine`, by step.
+
+    Args:
+        model: A model with its Trainer and the settings ``optimizer``, ``sgd_momentum`` and ``warmup_fraction``.
+        groups: Parameter groups.
+        lr: Learning rate of groups without one.
+    """
+    optimizer = make_optimizer(
+        groups,
+        model.optimizer,
+        lr=lr,
+        sgd_momentum=model.sgd_momentum,
+        fused=model.trainer.scaler is None,
+    )
+    steps = max(1, int(model.trainer.estimated_stepping_batches))
+    schedule = warmup_cosine(optimizer, warmup_fraction=model.warmup_fraction, steps=steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def _factor(step: int, *, start: int, warmup: int, steps: int) -> float:
