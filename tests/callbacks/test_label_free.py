@@ -1,5 +1,7 @@
 """Comparison of start and end without labels."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from ppssl import PPSSL, FolderDataModule, MoCo
 from ppssl.callbacks.label_free import embed_two_views, label_free_values
 from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.metrics.rankme import rankme
+from processes import finish, start
 
 
 @pytest.fixture
@@ -106,3 +109,27 @@ def test_the_same_views_at_each_call_at_most_as_many_as_wanted(
     assert len(a) == len(b) == 8
     assert not torch.equal(a, b)
     torch.testing.assert_close((a, b), (c, d), rtol=0, atol=0)
+
+
+TWO_PROCESSES = """
+import sys
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from ppssl import PPSSL, FolderDataModule, MoCo
+
+images, out = sys.argv[1:]
+small = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}, "lr": 0.05}
+kinds = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "enable_progress_bar": False}
+trainer = Trainer(**kinds, max_epochs=1, logger=CSVLogger(out), default_root_dir=out)
+data = FolderDataModule(images, image_size=32, batch_size=4, num_workers=0)
+trainer.fit(PPSSL(**small, contrastive=MoCo(dim=8)), data)
+"""
+
+
+@pytest.mark.slow
+def test_only_the_first_of_two_processes_compares_views(unlabelled: str, tmp_path: Path) -> None:
+    """The second one has no start to report, and still answers where the folder of the logs is."""
+    (tmp_path / "run.py").write_text(TWO_PROCESSES)
+    finish(start([sys.executable, tmp_path / "run.py", unlabelled, tmp_path / "out"]))
+    (written,) = (tmp_path / "out").rglob("start_and_end.json")
+    assert json.loads(written.read_text())["end"]

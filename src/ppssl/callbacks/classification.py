@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from ppssl.callbacks.diagnostics import diagnostic
 from ppssl.callbacks.figure_logging import log_figure
 from ppssl.callbacks.labels import report_missing_labels
 from ppssl.data.datamodule import FineGrainedDataModule
@@ -60,8 +61,11 @@ class ClassificationMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the logits of a batch."""
-        if self._metrics is not None:
-            self._metrics.update(outputs.float(), batch["label"], batch["index"])
+        metrics, self._metrics = self._metrics, None  # none of a part of the images after an error
+        with diagnostic(self, trainer, "accuracies", collective=True):
+            if metrics is not None:
+                metrics.update(outputs.float(), batch["label"], batch["index"])
+            self._metrics = metrics
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log, over all processes."""
@@ -82,20 +86,35 @@ class ClassificationMonitor(Callback):
         metrics, self._metrics = self._metrics, None
         if metrics is None or trainer.sanity_checking:
             return
+        found: dict[str, Tensor] = {}
+        with diagnostic(self, trainer, "accuracies", collective=True):
+            found = self._log_accuracies(pl_module, metrics, stage)
+        if found and draw and trainer.is_global_zero:
+            with diagnostic(self, trainer, "confused classes"):
+                self._draw(trainer, pl_module, found, stage)
+
+    def _log_accuracies(
+        self, pl_module: Any, metrics: ClassificationMetrics, stage: str
+    ) -> dict[str, Tensor]:
+        """All metrics, over all processes; empty if no image has a label."""
         found = metrics.compute()
         if not len(found["index"]):
             rank_zero_warn(f"No {stage} image has a label: nothing to compare with.")
-            return
+            return {}
         for name in ("top1", "top5", "macro"):
             pl_module.log(f"{stage}/{name}", found[name], prog_bar=name == "top1", batch_size=1)
+        return found
+
+    def _draw(self, trainer: Trainer, pl_module: Any, found: dict[str, Tensor], stage: str) -> None:
         data: Any = getattr(trainer, "datamodule", None)
-        if draw and trainer.is_global_zero and isinstance(data, FineGrainedDataModule):
-            rows = {name: found[name].cpu() for name in ("index", "label", "predicted")}
-            pairs = confused_examples(data, rows, pl_module.classes, self.pairs)
-            title = f"Most confused classes; top-1 {100 * float(found['top1']):.1f} %"
-            log_figure(
-                trainer, f"{stage}/confusion", confusion_panel(pairs, title), trainer.global_step
-            )
+        if not isinstance(data, FineGrainedDataModule):
+            return
+        rows = {name: found[name].cpu() for name in ("index", "label", "predicted")}
+        pairs = confused_examples(data, rows, pl_module.classes, self.pairs)
+        title = f"Most confused classes; top-1 {100 * float(found['top1']):.1f} %"
+        log_figure(
+            trainer, f"{stage}/confusion", confusion_panel(pairs, title), trainer.global_step
+        )
 
 
 def confused_examples(

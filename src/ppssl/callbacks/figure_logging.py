@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from ppssl.callbacks.diagnostics import diagnostic
 from ppssl.utils.checks import check_range
 from ppssl.utils.paths import expand
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import LightningModule, Trainer
     from matplotlib.figure import Figure
 
 __all__ = ["FigureCallback", "log_figure"]
@@ -21,12 +22,17 @@ __all__ = ["FigureCallback", "log_figure"]
 class FigureCallback(Callback):
     """Base of callbacks that observe the loss plugins of one type and draw training images every few epochs.
 
-    A plugin names its callback (:attr:`ppssl.LossPlugin.watcher`), not the other way round.
+    A plugin names its callback (:attr:`ppssl.LossPlugin.watcher`), not the other way round. A figure is drawn after the
+    checkpoint of its epoch is written; one that fails is left out with a warning
+    (:func:`~ppssl.callbacks.diagnostics.diagnostic`).
 
     Args:
         every_n_epochs: Epochs between two figures; 0: none.
         num_images: Number of images in a figure, evenly spaced among the training images.
     """
+
+    collective: ClassVar[bool] = False
+    """Whether :meth:`draw` takes all processes; otherwise only the first one draws."""
 
     def __init__(self, every_n_epochs: int, num_images: int) -> None:
         check_range(">= 0", every_n_epochs=every_n_epochs)
@@ -38,9 +44,35 @@ class FigureCallback(Callback):
         """Whether a figure is due at the end of an epoch, counted from 0."""
         return self.every_n_epochs > 0 and (epoch + 1) % self.every_n_epochs == 0
 
+    def draw(self, trainer: Trainer, module: Any, name: str, plugin: Any) -> None:
+        """Draw and log the figure of a plugin.
+
+        Args:
+            trainer: The trainer, at the end of an epoch.
+            module: The model, in training mode.
+            name: Name of the plugin.
+            plugin: The plugin.
+        """
+        raise NotImplementedError
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what is due of the epoch before, whose checkpoint is written by now."""
+        epochs, data = trainer.current_epoch, getattr(trainer, "datamodule", None)
+        if epochs == 0 or not self.should_draw(epochs - 1) or not hasattr(data, "normalise_with"):
+            return  # nothing is due, or the images are not of a data module of ppssl
+        for name, plugin in self.plugins(pl_module).items():
+            if self.collective or trainer.is_global_zero:
+                what = f"the figure of `{name}`"
+                with diagnostic(self, trainer, what, collective=self.collective):
+                    self.draw(trainer, pl_module, name, plugin)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what is due of the last epoch."""
+        FigureCallback.on_train_epoch_start(self, trainer, pl_module)
+
     def plugins(self, module: Any) -> dict[str, Any]:
         """The plugins of a :class:`ppssl.PPSSL` that name this callback as their watcher, by name."""
-        plugins = module.plugins.items()
+        plugins = dict(getattr(module, "plugins", {})).items()
         return {name: p for name, p in plugins if p.watcher and isinstance(self, p.watcher)}
 
 

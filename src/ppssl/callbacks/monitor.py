@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from ppssl.callbacks.diagnostics import diagnostic
 from ppssl.callbacks.label_free import embed_two_views, label_free_values
 from ppssl.callbacks.labels import report_missing_labels
 from ppssl.callbacks.start_and_end import report_start_and_end
@@ -123,8 +124,9 @@ class RepresentationMonitor(Callback):
                 f"Validation in every {self._interval} epochs and the last one: change it by `every_n_epochs` of "
                 "RepresentationMonitor."
             )
-        if self._compares_views(trainer) and not self.start:
-            self.start = label_free_values(*embed_two_views(pl_module, trainer.datamodule))  # type: ignore[attr-defined]  # set by fit
+        with diagnostic(self, trainer, "the comparison of views"):
+            if self._compares_views(trainer) and not self.start:
+                self.start = label_free_values(*embed_two_views(pl_module, trainer.datamodule))  # type: ignore[attr-defined]  # set by fit
         self.on_train_epoch_start(trainer, pl_module)
 
     def _compares_views(self, trainer: Trainer) -> bool:
@@ -168,11 +170,15 @@ class RepresentationMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect a batch."""
-        self._embeddings[dataloader_idx].append((outputs, batch["label"], batch["index"]))
+        embeddings, self._embeddings = self._embeddings, {}  # none of a part after an error
+        with diagnostic(self, trainer, "kNN and retrieval", collective=True):
+            embeddings[dataloader_idx].append((outputs, batch["label"], batch["index"]))
+            self._embeddings = embeddings
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log, over all processes."""
-        self._log(pl_module, "val", trainer.sanity_checking)
+        with diagnostic(self, trainer, "kNN and retrieval", collective=True):
+            self._log(pl_module, "val", trainer.sanity_checking)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
@@ -183,14 +189,14 @@ class RepresentationMonitor(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show and write what was at the start and is at the end."""
-        if self._compares_views(trainer) and self.start:
-            self.end = label_free_values(*embed_two_views(pl_module, trainer.datamodule))  # type: ignore[attr-defined]  # set by fit
-            self.end_epoch = trainer.current_epoch
-        if not self.start or not self.end:
-            return
-        pretrained = bool(getattr(pl_module, "pretrained", False))
-        folder = trainer.log_dir  # all processes ask for it
-        if trainer.is_global_zero:
+        folder = trainer.log_dir  # all processes ask for it, and only the first one compares views
+        with diagnostic(self, trainer, "the comparison of start and end"):
+            if self._compares_views(trainer) and self.start:
+                self.end = label_free_values(*embed_two_views(pl_module, trainer.datamodule))  # type: ignore[attr-defined]  # set by fit
+                self.end_epoch = trainer.current_epoch
+            if not self.start or not self.end or not trainer.is_global_zero:
+                return
+            pretrained = bool(getattr(pl_module, "pretrained", False))
             report_start_and_end(self.start, self.end, self.end_epoch, pretrained=pretrained)
             if trainer.logger is not None and folder is not None:
                 write_json(Path(folder) / "start_and_end.json", self.state_dict())

@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ppssl.callbacks.diagnostics import diagnostic
+
 __all__ = ["Throughput"]
 
 
@@ -35,7 +37,8 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the images of all processes."""
-        self._images += len(batch["index"]) * trainer.world_size
+        with diagnostic(self, trainer, "images per second", collective=True):
+            self._images += len(batch["index"]) * trainer.world_size
         self._batch_ended = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from ppssl.callbacks.diagnostics import diagnostic
 from ppssl.callbacks.example_images import example_batch
 from ppssl.callbacks.figure_logging import FigureCallback, log_figure
 from ppssl.encoder import evaluation_mode
@@ -55,14 +56,13 @@ class AISCallback(FigureCallback):
             self._used[name].index_fill_(0, plugin.last_choice, True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the share of the corpus in use; draw a figure if it is due."""
-        for name, plugin in self.plugins(pl_module).items():
-            if name in self._used:
-                everywhere: Any = pl_module.all_gather(self._used.pop(name))
-                share = everywhere.reshape(-1, len(plugin.targets.texts)).any(dim=0).float().mean()
+        """Log the share of the corpus in use."""
+        used, self._used = self._used, {}
+        with diagnostic(self, trainer, "the corpus in use", collective=True):
+            for name in [name for name in self.plugins(pl_module) if name in used]:
+                everywhere: Any = pl_module.all_gather(used[name])
+                share = everywhere.reshape(-1, len(used[name])).any(dim=0).float().mean()
                 pl_module.log(f"train/{name}_corpus_in_use", share)
-            if self.should_draw(trainer.current_epoch) and trainer.is_global_zero:
-                self._draw(trainer, pl_module, name, plugin)
 
     def state_dict(self) -> dict[str, Any]:
         """Descriptions recorded in the running epoch."""
@@ -72,12 +72,13 @@ class AISCallback(FigureCallback):
         """See :meth:`state_dict`."""
         self._used = dict(state_dict["used"])
 
-    def _draw(self, trainer: Trainer, pl_module: Any, name: str, plugin: AIS) -> None:
+    def draw(self, trainer: Trainer, module: Any, name: str, plugin: AIS) -> None:
+        """Draw the descriptions of training images by teacher and student."""
         data: FineGrainedDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
         batch = example_batch(data, self.num_images)
         targets = plugin.targets
-        with evaluation_mode(pl_module), torch.no_grad():
-            embeddings = pl_module(data.normalise(batch["image"].to(pl_module.device)))
+        with evaluation_mode(module), torch.no_grad():
+            embeddings = module(data.normalise(batch["image"].to(module.device)))
             q = plugin.student_sees(embeddings, targets.texts)
             p = targets.probabilities(targets.images.lookup(batch["index"]).to(embeddings.device))
         teacher, student = (ranked(x, targets.titles, self.top) for x in (p, q))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from ppssl.callbacks.diagnostics import diagnostic
 from ppssl.callbacks.example_images import example_batch, example_masks
 from ppssl.callbacks.figure_logging import FigureCallback, log_figure
 from ppssl.encoder import evaluation_mode
@@ -41,6 +42,10 @@ class IADMCallback(FigureCallback):
         num_probes: Number of images for the quality measures.
     """
 
+    collective: ClassVar[bool] = (
+        True  # the keys of shuffled batch norm are gathered from all processes
+    )
+
     def __init__(self, every_n_epochs: int = 5, num_images: int = 6, num_probes: int = 64) -> None:
         super().__init__(every_n_epochs, num_images)
         if num_probes < 1:
@@ -48,21 +53,25 @@ class IADMCallback(FigureCallback):
         self.num_probes = num_probes
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the quality measures; draw a panel if it is due."""
-        module: Any = pl_module
+        """Log the quality measures."""
         data: Any = getattr(trainer, "datamodule", None)
-        plugins = self.plugins(module)
-        if not plugins or not hasattr(data, "normalise_with"):
+        if not hasattr(data, "normalise_with"):
             return
-        with evaluation_mode(module):
-            for name, plugin in plugins.items():
-                # On every process: the keys of shuffled batch norm are gathered from all.
-                health = measure_health(module, plugin, data, self.num_probes)
+        for name, plugin in self.plugins(pl_module).items():
+            with (
+                diagnostic(self, trainer, f"the quality of the maps of `{name}`", collective=True),
+                evaluation_mode(pl_module),
+            ):
+                health = measure_health(pl_module, plugin, data, self.num_probes)
                 logged = {f"train/{name}_health_{key}": value for key, value in health.items()}
-                module.log_dict(logged)
-                if self.should_draw(trainer.current_epoch):
-                    figure = draw_panel(module, plugin, data, self.num_images)
-                    log_figure(trainer, f"{name}/saliency", figure, trainer.global_step)
+                pl_module.log_dict(logged)
+
+    def draw(self, trainer: Trainer, module: Any, name: str, plugin: IADM) -> None:
+        """Draw the maps of training images."""
+        data: FineGrainedDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+        with evaluation_mode(module):
+            figure = draw_panel(module, plugin, data, self.num_images)
+        log_figure(trainer, f"{name}/saliency", figure, trainer.global_step)
 
 
 def draw_panel(module: Any, plugin: IADM, data: FineGrainedDataModule, count: int) -> Figure:
