@@ -119,11 +119,14 @@ class LossPlugin(nn.Module, Configurable):
     def build(self, encoder: EncoderInfo) -> None:  # optional
         """Create parameters; called before the optimizer is created and after all other modules are."""
 
-    def sizes(self) -> dict[str, int]:
-        """Sizes that :meth:`build` needs beside the encoder, from the data or a teacher; saved in checkpoints."""
+    def sizes(self) -> dict[str, Any]:
+        """Sizes that :meth:`build` needs beside the encoder, from the data or a teacher; saved in checkpoints.
+
+        Plain types and tensors: other small data that a trained plugin needs without data set and teacher may be added.
+        """
         return {}
 
-    def restore_sizes(self, sizes: Mapping[str, int]) -> None:  # optional
+    def restore_sizes(self, sizes: Mapping[str, Any]) -> None:  # optional
         """Restore the values of :meth:`sizes` from a checkpoint; called before :meth:`build`."""
 
     def forward(self, step: TrainingStep) -> LossTerm:

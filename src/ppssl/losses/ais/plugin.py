@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from ppssl.losses.ais.whitening import CorpusWhitening
 from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep, numbered_images
 from ppssl.text.bank import TextBank, open_bank, ranked
 from ppssl.text.corpus import TextCorpus
+from ppssl.text.metadata import METADATA_CORPORA
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.load import load_teacher, teacher_name
 from ppssl.utils.checks import check_choice, check_range
@@ -107,6 +108,7 @@ class AIS(LossPlugin):
         self._check()
         self._teacher_dim: int | None = None
         self._targets: Targets | None = None
+        self._descriptions: tuple[list[str], Tensor] | None = None
         self.whitening: CorpusWhitening | None = None
         self.last_choice: Tensor | None = None
 
@@ -174,17 +176,26 @@ class AIS(LossPlugin):
             online=self.online,
             whiten=self.whiten,
         )
+        self._descriptions = self._targets.titles, self._targets.texts.half().cpu()
         self.whitening = self._targets.whitening
         tau, name = self._targets.temperature, teacher_name(self.teacher)
         rank_zero_info(f"AIS: {len(bank.texts)} descriptions, tau_T {tau:.3g} ({name}).")
 
-    def sizes(self) -> dict[str, int]:
-        """Embedding length of the teacher, which the student head is created with."""
-        return {} if self._teacher_dim is None else {"teacher_dim": self._teacher_dim}
+    def sizes(self) -> dict[str, Any]:
+        """Embedding length of the teacher, which the student head is created with, and what :meth:`describe` needs.
 
-    def restore_sizes(self, sizes: Mapping[str, int]) -> None:
-        """See :meth:`sizes`."""
+        That is ``titles``, and ``texts`` ``(M, e)`` float16 as the student is trained on them: whitened, if they are.
+        """
+        if self._teacher_dim is None:
+            return {}
+        titles, texts = self._descriptions or (None, None)
+        return {"teacher_dim": self._teacher_dim, "titles": titles, "texts": texts}
+
+    def restore_sizes(self, sizes: Mapping[str, Any]) -> None:
+        """See :meth:`sizes`; a bank that is there already remains."""
         self._teacher_dim = sizes["teacher_dim"]
+        if self._targets is None and sizes.get("titles") is not None:
+            self._descriptions = sizes["titles"], sizes["texts"]
 
     def build(self, encoder: EncoderInfo) -> None:
         """Create the student head; needs the bank."""
@@ -249,20 +260,36 @@ class AIS(LossPlugin):
 
         Args:
             embeddings: p, ``(B, D)``.
-            corpus: Descriptions; ``None``: the training corpus. Their embeddings come from the bank or, if it has none,
-                from the text encoder of the teacher.
+            corpus: Descriptions, whose embeddings come from a bank or, if there is none, from the text encoder of the
+                teacher; ``None``: the training corpus, which checkpoints hold with its embeddings.
             k: Number of descriptions for each image.
 
         Returns:
             For each image k pairs of a description (its first phrasing) and its probability, most likely first.
+
+        Raises:
+            UserError: An earlier checkpoint, which does not hold its corpus, and that cannot be loaded.
         """
+        if corpus is None and self._descriptions is not None:
+            titles, texts = self._descriptions
+        else:
+            titles, texts = self._embed(corpus)
+        return ranked(self.student_sees(embeddings, texts.float()), titles, k)
+
+    def _embed(self, corpus: TextCorpus | Sequence[str] | None) -> tuple[list[str], Tensor]:
+        """Titles and text embeddings of a corpus; ``None``: that of a checkpoint which does not hold it."""
+        if corpus is None and self.corpus in ("class-names", *METADATA_CORPORA):
+            raise UserError(
+                f"The corpus `{self.corpus}` comes from the data set, and this earlier checkpoint does not hold it: "
+                "give the descriptions, `describe(images, corpus=[...])`."
+            )
         if corpus is None:
             corpus = TextCorpus.load(self.corpus, self.corpus_column)
         corpus = corpus if isinstance(corpus, TextCorpus) else TextCorpus(corpus)
         texts = open_bank(self.teacher, corpus, None, folder=self.bank_dir).texts
         if self.whitening is not None:
             texts = self.whitening.texts(texts.to(self.whitening.matrix.device))
-        return ranked(self.student_sees(embeddings, texts), corpus.titles, k)
+        return corpus.titles, texts
 
     @torch.no_grad()
     def student_sees(self, embeddings: Tensor, texts: Tensor) -> Tensor:
