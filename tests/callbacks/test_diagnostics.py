@@ -34,9 +34,9 @@ def _ppssl(clip_folder: Path) -> PPSSL:
     return PPSSL(**SMALL, lr=0.05, contrastive=MoCo(dim=8), plugins=plugins)
 
 
-def _data(images: Path) -> FolderDataModule:
+def _data(images: Path, batch_size: int = 8) -> FolderDataModule:
     return FolderDataModule(
-        str(images), image_size=32, batch_size=8, num_workers=0, val_fraction=0.25
+        str(images), image_size=32, batch_size=batch_size, num_workers=0, val_fraction=0.25
     )
 
 
@@ -121,22 +121,30 @@ def test_a_classifiers_training_goes_on(
         )
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (FineTune, "ClassificationMonitor leaves out accuracies"),
+        (PPSSL, "RepresentationMonitor leaves out kNN and retrieval"),
+    ],
+)
 def test_no_values_of_a_part_of_the_images(
-    image_folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    model: Any, message: str, image_folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    """After an error in one batch neither the monitor nor the accuracies know the others alone."""
+    """After an error in one batch nothing is logged of the others."""
 
     class Once(Callback):
         def on_validation_batch_start(
-            self, trainer: Trainer, module: Any, batch: Any, i: int, *_: Any
+            self, trainer: Trainer, module: Any, batch: Any, batch_idx: int, *args: Any
         ) -> None:
-            if i == 0:
+            if batch_idx == 0:
                 batch.pop("index")
 
-    trainer = _fit(FineTune(**SMALL), _data(image_folder), tmp_path, Once())
+    data = _data(image_folder, batch_size=2)
+    trainer = _fit(model(**SMALL, lr=0.01), data, tmp_path, Once())
     assert not [name for name in trainer.callback_metrics if name.startswith("val/")]
     (line,) = _left_out(recwarn)
-    assert line.startswith("ClassificationMonitor leaves out accuracies")
+    assert line.startswith(message)
 
 
 def test_the_checkpoint_comes_before_the_figure(
@@ -187,7 +195,7 @@ def test_what_is_warned_of_once_each(
     processes: int, collective: bool, recwarn: pytest.WarningsRecorder
 ) -> None:
     callback = Callback()
-    for what in ("a", "a", "b"):
+    for i, what in enumerate("aab"):
         with diagnostic(callback, _trainer(processes), what, collective=collective):
-            raise ValueError(what)
+            raise ValueError(i)
     assert [line.split("out ")[1][0] for line in _left_out(recwarn)] == ["a", "b"]

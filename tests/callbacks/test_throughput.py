@@ -117,3 +117,10 @@ def test_a_run_resumed_in_mid_epoch_starts_its_clock(tmp_path):
     (values,) = _fit(Loader(), Sleeper(step=0.05), resume=path)
     assert values["train/data_wait"] < 0.5
     assert 8 < values["train/images_per_second"] <= 80
+
+
+def test_batches_that_do_not_number_their_images(recwarn):
+    (values,) = _fit([torch.zeros(2), torch.zeros(2)], Sleeper())
+    assert set(values) == {"train/data_wait"}
+    (line,) = [str(w.message) for w in recwarn if "the training goes on" in str(w.message)]
+    assert line.startswith("Throughput leaves out images per second")

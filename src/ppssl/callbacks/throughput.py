@@ -51,10 +51,9 @@ class Throughput(Callback):
         """Log the figures of the epoch."""
         elapsed = self._batch_ended - self._started
         if elapsed > 0:
-            values = {
-                "images_per_second": self._images / elapsed,
-                "data_wait": self._waited / elapsed,
-            }
+            values = {"data_wait": self._waited / elapsed}
+            if self._images:  # else the batches do not tell them
+                values["images_per_second"] = self._images / elapsed
             pl_module.log_dict(
                 {f"train/{name}": value for name, value in values.items()}, batch_size=1
             )
