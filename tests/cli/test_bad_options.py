@@ -10,6 +10,7 @@ import torch
 from command_line import error_line, fit_arguments
 from ppssl.cli.error_messages import describe_error
 from ppssl.cli.main import main
+from ppssl.studies.lightning_cli import build_recipe
 from ppssl.utils.errors import ArgumentError
 
 
@@ -33,6 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (root / "text.ckpt").write_text("hello")
     (root / "empty.ckpt").write_bytes(b"")
     (root / "number.yaml").write_text("model: 3")
+    (root / "null.yaml").write_text("data: {init_args: {batch_size: null}}")
     torch.save({"a": 1}, root / "other.ckpt")
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, root / "foreign.ckpt")
     (last,) = (root / "run").rglob("last.ckpt")
@@ -77,6 +79,15 @@ OTHERS = {
     "--data=Foo": "`data`: expected the class path of a FineGrainedDataModule or null, got Foo",
     "--data.augmentation.crop_scale=3": r"`data\.augmentation\.crop_scale`: expected a list, got 3",
     "--data.image_size=[3]": r"`data\.image_size`: expected an integer, got \[3\]",
+    "--data.augmentation=5": r"`data\.augmentation`: expected the class path of a MoCoV2Augmentation or a function",
+    "--data.augmentation=no.such": "`data.augmentation`: No module named 'no'",
+    "--data.batch_size=null": "`data.batch_size` cannot be null: leave it out for its default",
+    "--data.val_fraction=None": "`data.val_fraction` cannot be null",
+    "--data.augmentation.flip_probability=null": r"`data\.augmentation\.flip_probability` cannot be null",
+    "--model.sgd_momentum=null": r"`model\.sgd_momentum` cannot be null",
+    "--model.contrastive.temperature=null": r"`model\.contrastive\.temperature` cannot be null",
+    "--model.plugins.anchor.loss_weight=null": r"`model\.plugins\.anchor\.loss_weight` cannot be null",
+    "--config={root}/null.yaml": r"`data\.batch_size` cannot be null",
     "--data.image_size=0": "`image_size` must be >= 1, got 0",
     "--seed_everything=-1": "A seed must be from 0 to 4294967295, got -1",
     "--config={root}/empty.ckpt": "empty.ckpt is no recipe: .* and is a NoneType",
@@ -117,6 +128,19 @@ def test_a_wrong_option_is_one_line(
     assert re.search(message, line), line
     assert "<class" not in line
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("value", ["null", "None", "~"])
+def test_null_is_taken_where_it_is_a_value(value: str, made: dict[str, Path]) -> None:
+    """Of arguments of objects in objects too."""
+    images = [f"--data.root={made['images']}", "--model.plugins.ais.corpus=birds"]
+    options = ["contrastive.hidden_dim", "plugins.ais.top_k", "plugins.ais.whiten", "lr"]
+    nulls = [f"--model.{option}={value}" for option in options]
+    built = build_recipe("ppssl:folder/pretrain", [*images, *nulls, f"--data.seed={value}"])
+    model: Any = built.model
+    ais = model.plugins["ais"]
+    assert (model.contrastive.hidden_dim, ais.top_k, ais.whiten, model.lr) == (None,) * 4
+    assert built.datamodule.seed is None
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ def array_view(image: Image.Image, generator: np.random.Generator) -> np.ndarray
 OWN = [torchvision_view, kornia_view, generator_view, array_view]
 
 
-def _batches(folder: Path, augmentation: OwnView | None, epoch: int = 0, **kwargs: Any) -> list[Any]:
+def _batches(
+    folder: Path, augmentation: OwnView | None, epoch: int = 0, **kwargs: Any
+) -> list[Any]:
     data = FolderDataModule(str(folder), augmentation=augmentation, **SMALL | kwargs)
     data.setup()
     batches = list(data.train_dataloader(epoch))

@@ -330,16 +330,21 @@ def test_a_run_with_iadm_is_measured_by_its_branch_too(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failing_run_is_named_with_the_last_line_of_its_log(tmp_path):
-    study = Study(str(RECIPE), variants={"bad": {"data.train_size": 8}}, seeds=[0], overrides=TINY)
+def test_a_failing_run_is_named_with_the_reason_and_the_others_go_on(tmp_path):
+    small = {"bad": {"data.train_size": 8}, "good": {}}
+    study = Study(str(RECIPE), variants=small, seeds=[0], overrides=TINY)
     with pytest.raises(
         UserError, match=r"bad, seed 0 failed: .*`batch_size` 16 is larger than the data set of 8"
     ) as error:
         ablate(study, tmp_path / "out", work=tmp_path / "work")
     log = tmp_path / "work" / "bad" / "seed0" / "log.txt"
-    assert str(log) in str(error.value)
-    assert log.read_text()
-    assert not list((tmp_path / "out").rglob("*.json"))
+    assert f"(see {log}). 1 of 2 runs failed." in str(error.value)
+    assert [path.parent.name for path in (tmp_path / "out").rglob("*.json")] == ["good"]
+    wrong = Study(str(RECIPE), variants={"wrong": {"model.lr": "abc"}}, seeds=[0], overrides=TINY)
+    with pytest.raises(
+        UserError, match=r"seed 0 failed: `model.lr`: expected a number or null, got"
+    ):
+        ablate(wrong, tmp_path / "wrong", work=tmp_path / "work2")
 
 
 def test_one_process_at_a_time_uses_a_work_folder(tmp_path):

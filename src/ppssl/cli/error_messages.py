@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ppssl.checkpointing.atomic import is_full
-from ppssl.cli.parser_messages import one_line, parser_message
+from ppssl.studies.parser_messages import one_line, parser_message
 from ppssl.utils.errors import ArgumentError, UserError
 
 __all__ = ["describe_error"]

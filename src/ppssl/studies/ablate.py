@@ -18,14 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, only_writer, writable_file, writable_folder
@@ -184,13 +177,7 @@ def ablate(
     for run in pending:
         writable_file(_result_path(run, out))
     overrides = {run["key"]: _local_overrides(run, local, runs) for run in pending}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
     with only_writer(work), Progress(*columns) as progress:
         completed = len(runs) - len(pending)
         task = progress.add_task("Runs", total=len(runs), completed=completed)
@@ -241,7 +228,7 @@ def _is_done(run: Mapping[str, Any], out: Path) -> bool:
 
 
 class _Runner:
-    """Runs the runs of a study in processes, several at a time; an interruption or a failure stops all of them."""
+    """Runs the runs of a study in processes, several at a time; an interruption stops all of them."""
 
     def __init__(
         self, out: Path, work: Path, jobs: int, overrides: Mapping[str, list[str]]
@@ -252,18 +239,24 @@ class _Runner:
         self.stopped = threading.Event()
 
     def run_all(self, runs: list[dict[str, Any]], done: Callable[[], None]) -> None:
-        """Run all runs, and call ``done`` after each."""
+        """Run all runs, and call ``done`` after each; one that fails does not end the others."""
+        failed: list[UserError] = []
         with _exit_on_sigterm(), ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(self._run, run) for run in runs]
             try:
                 for future in as_completed(futures):
-                    future.result()
+                    try:
+                        future.result()
+                    except UserError as error:
+                        failed.append(error)
                     done()
             finally:
                 self.stopped.set()
                 for process in list(self.running.values()):
                     process.terminate()
                 pool.shutdown(cancel_futures=True)
+        if failed:
+            raise UserError(f"{failed[0]} {len(failed)} of {len(runs)} runs failed.")
 
     def _run(self, run: dict[str, Any]) -> None:
         if self.stopped.is_set():
@@ -282,7 +275,7 @@ class _Runner:
             self.running.pop(process.pid)
         if code != 0 and not self.stopped.is_set():
             lines = log.read_text(errors="replace").strip().splitlines()
-            reason = lines[-1] if lines else f"no output, exit code {code}"
+            reason = (lines or [f"no output, exit code {code}"])[-1]
             raise UserError(f"{run['variant']}, seed {run['seed']} failed: {reason} (see {log}).")
 
 

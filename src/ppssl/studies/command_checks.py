@@ -1,8 +1,11 @@
 """Checks of a Trainer command before it runs: Lightning's own options, and the checkpoint that it is to load."""
 
+import importlib
+import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -13,7 +16,46 @@ from ppssl.classify.base import Classifier
 from ppssl.utils.errors import UserError, similar_path
 from ppssl.utils.paths import expand
 
-__all__ = ["check_checkpoint", "require_weights", "trainer_options"]
+__all__ = ["check_checkpoint", "refuse_nulls", "require_weights", "trainer_options"]
+
+
+def refuse_nulls(config: Any, name: str = "") -> None:
+    """Refuse null for arguments that do not take it; jsonargparse checks the types of other values only.
+
+    Args:
+        config: A parsed configuration, with ``class_path`` and ``init_args`` of each object.
+        name: Its place, for the message.
+
+    Raises:
+        UserError: An argument is null, and its type does not have ``None``.
+    """
+    if isinstance(config, list):
+        for i, item in enumerate(config):
+            refuse_nulls(item, f"{name}[{i}]")
+    items = dict(vars(config)) if hasattr(config, "__dict__") else config
+    if not isinstance(items, dict):
+        return
+    if set(items) >= {"class_path", "init_args"}:
+        items = dict(vars(items["init_args"])) if items["init_args"] is not None else {}
+        hints = _types_of_required_values(config.class_path)
+        for key in (key for key, value in items.items() if value is None and key in hints):
+            if hints[key] is not Any and NoneType not in (hints[key], *get_args(hints[key])):
+                raise UserError(f"`{name}.{key}` cannot be null: leave it out for its default.")
+    for key, value in items.items():
+        refuse_nulls(value, f"{name}.{key}".lstrip("."))
+
+
+def _types_of_required_values(class_path: str) -> dict[str, Any]:
+    """Types of a class's arguments whose default is not null, those passed on by ``**kwargs`` too."""
+    module, _, attribute = class_path.rpartition(".")
+    cls, found = getattr(importlib.import_module(module), attribute), dict[str, Any]()
+    for base in inspect.getmro(cls) if inspect.isclass(cls) else ():
+        with suppress(NameError, TypeError, KeyError):  # types imported for checkers only
+            made: Any = vars(base)["__init__"]
+            parameters, hints = inspect.signature(made).parameters, get_type_hints(made)
+            optional = {name for name, p in parameters.items() if p.default is None}
+            found = {name: hint for name, hint in hints.items() if name not in optional} | found
+    return found
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -20,7 +21,12 @@ from ppssl.checkpointing.metrics_csv import keep_metrics
 from ppssl.checkpointing.run_checkpoint import RunCheckpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.inference.predictions import PredictionWriter
-from ppssl.studies.command_checks import check_checkpoint, require_weights, trainer_options
+from ppssl.studies.command_checks import (
+    check_checkpoint,
+    refuse_nulls,
+    require_weights,
+    trainer_options,
+)
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand, expand_config, writable_folder
 from ppssl.utils.recipes import BASE_RECIPE, read_yaml, recipe_path
@@ -44,6 +50,17 @@ PLUGINS = {
 _PLUGIN_OPTION = re.compile(
     rf"(?P<plugins>--model\.(init_args\.)?plugins\.)(?P<name>{'|'.join(PLUGINS)})(?P<rest>[.=].*|$)"
 )
+
+
+_load_yaml = get_loader("yaml")
+
+
+def _load_value(text: str) -> Any:
+    """YAML, and Python's ``None``: for an option of a nested object jsonargparse turns null into this word."""
+    return None if text.strip() == "None" else _load_yaml(text)
+
+
+set_loader("yaml", _load_value, exceptions=(yaml.YAMLError,))
 
 
 class PPSSLCLI(LightningCLI):
@@ -110,6 +127,7 @@ class PPSSLCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Expand ``~`` in paths, and check that the folders of checkpoints and logs can be written."""
         _expand(self.config)
+        refuse_nulls(self.config if self.subcommand is None else self.config[self.subcommand])
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         if not config.trainer.fast_dev_run and getattr(rank_zero_only, "rank", 0) == 0:
             for folder in _output_folders(config):

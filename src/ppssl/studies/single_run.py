@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from ppssl.losses.iadm.plugin import IADM
 from ppssl.studies.ablate import FROM_COMMAND_LINE
 from ppssl.studies.compare import BRANCH
 from ppssl.studies.lightning_cli import PPSSLCLI, build_recipe
+from ppssl.studies.parser_messages import parser_message
 from ppssl.utils.results import Results, without_local, write_json
 
 __all__ = ["execute_run", "main"]
@@ -102,7 +104,13 @@ def _text(value: Any) -> str:
 
 def main() -> None:
     """Run ``python -m ppssl.studies.single_run RUN_JSON PATH [LOCAL OVERRIDES]``."""
-    execute_run(json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    try:
+        execute_run(json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    except (ArgumentError, ValueError) as error:
+        text = str(error)
+        if isinstance(error, ArgumentError) or "Does not validate" in text:
+            raise SystemExit(parser_message(text)) from error
+        raise
 
 
 if __name__ == "__main__":

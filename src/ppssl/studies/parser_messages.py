@@ -45,12 +45,16 @@ _TYPES = {
     "list": "a list",
     "tuple": "a list",
     "Iterable": "a list",
+    "Callable": "a function",
     "timedelta": "a time such as 00:05:00",
 }
 
 
 def parser_message(text: str) -> str:
     """Message of a jsonargparse error in one line."""
+    text = re.sub(
+        r"\n *- Type \S*Callable\[[^\n]+", "", text
+    )  # why an object is no function, either
     if option := re.findall(r"Option '([^']+)' is not accepted", text):
         class_path = re.findall(r"class_path '([^']+)'", text)[-1]
         hint = did_you_mean(option[-1], _options_of(class_path), "; see --help")
