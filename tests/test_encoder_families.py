@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from ppssl import IADM, PPSSL, FineTune, FolderDataModule, MoCo
 from ppssl.encoder import Encoder, EncoderInfo
+from ppssl.inference.embeddings import embed_loader
+from ppssl.inference.explain import View, explain
+from ppssl.losses.iadm.output_gradcam import output_gradcam
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.timm_features import NoFeatureMapError, as_map, feature_shapes
 
@@ -184,6 +187,45 @@ def test_images_of_another_size_than_the_models(kind: Any, image_folder: Path) -
         _trainer().fit(model, _data(image_folder))
     with pytest.raises(UserError, match=message):
         _trainer().validate(model, _data(image_folder), verbose=False)
+
+
+def test_images_of_another_size_for_a_trained_encoder(image_folder: Path) -> None:
+    encoder = Encoder("vit_tiny_patch16_224", image_size=96, kwargs={"depth": 1})
+    data = _data(image_folder)
+    data.setup()
+    message = (
+        r"^The encoder does not take images of 64 pixels \(Input height \(64\) .* set `image_size`"
+    )
+    with pytest.raises(UserError, match=message):
+        embed_loader(encoder, data.test_dataloader()[0], data)
+    with pytest.raises(UserError, match=message):
+        explain(encoder, image_folder / "test", view=View(SIZE, 1.0))
+    embed_loader(Encoder("test_vit").model, data.test_dataloader()[0], data)
+
+
+@pytest.mark.parametrize(
+    ("name", "has_map"),
+    [
+        ("levit_128s", True),
+        ("xcit_nano_12_p8_224", True),
+        ("cait_xxs24_224", True),  # class tokens come late
+        ("coat_tiny", False),  # its stages are lists of layers, which are not called
+        ("pit_ti_224", False),  # stages are tuples
+        ("twins_svt_small", False),  # timm names stages that do not exist
+    ],
+)
+def test_grad_cam_of_the_last_stage_if_it_is_a_map(name: str, has_map: bool) -> None:
+    encoder = Encoder(name, image_size=SIZE).eval()
+    for parameter in encoder.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    images = torch.randn(2, 3, SIZE, SIZE)
+    maps = output_gradcam(encoder, lambda x: encoder(x).square().sum(dim=1), images)
+    assert (maps is not None) == has_map
+    assert maps is None or maps.shape == (2, SIZE, SIZE)
+    assert all(p.grad is not None and bool((p.grad == 1).all()) for p in encoder.parameters())
+    with encoder.stages() as stages:
+        encoder(images)
+    assert bool(stages) == (name not in ("coat_tiny", "twins_svt_small"))
 
 
 def test_a_model_of_any_size_takes_the_datas(image_folder: Path) -> None:

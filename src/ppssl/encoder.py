@@ -33,6 +33,7 @@ from ppssl.utils.timm_features import (
     feature_shapes,
     forward_features,
     from_map,
+    stage_modules,
 )
 
 __all__ = [
@@ -236,13 +237,12 @@ class Encoder(nn.Module):
         Yields:
             Filled by the next forward pass: hidden states with their graph, as the model has them (:func:`as_map`).
         """
-        names = [info["module"] for info in getattr(self.model, "feature_info", [])]
-        kept = {names[round(i)] for i in np.linspace(0, len(names) - 1, 5)} if names else set()
+        stages = list(stage_modules(self.model).items())
+        kept = {round(i) for i in np.linspace(0, len(stages) - 1, 5)} if stages else set()
         seen: dict[str, Tensor] = {}
         hooks = [
-            self.model.get_submodule(name).register_forward_hook(partial(_keep, seen, name))
-            for name in names
-            if name in kept
+            stages[i][1].register_forward_hook(partial(_keep, seen, stages[i][0]))
+            for i in sorted(kept)
         ]
         try:
             yield seen

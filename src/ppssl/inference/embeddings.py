@@ -16,6 +16,7 @@ from ppssl.functional import attend
 from ppssl.losses.loss_plugin import LossPlugin
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import PATH_TYPES, AnyPath, expand
+from ppssl.utils.timm_features import check_image_size
 
 __all__ = [
     "AttentionPooledEncoder",
@@ -68,6 +69,7 @@ def embed_loader(
     features: list[Tensor] = []
     labels, index = [], []
     with evaluation_mode(model):
+        check_image_size(model, data.image_size)
         for raw in track(loader, description=description, transient=True):
             batch = data.on_before_batch_transfer(raw, 0)
             output = model(data.normalise(batch["image"].to(device, non_blocking=True)))

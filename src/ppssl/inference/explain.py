@@ -26,6 +26,7 @@ from ppssl.losses.iadm.output_gradcam import find_timm_model, output_gradcam
 from ppssl.utils.device import on_device
 from ppssl.utils.errors import ArgumentError, UserError, similar_path
 from ppssl.utils.paths import PATH_TYPES, AnyPath, expand, writing
+from ppssl.utils.timm_features import check_image_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -194,6 +195,7 @@ def explain_in_batches(
         )
     names = source.picture_names()
     with on_device(model, device) as run_device, evaluation_mode(model):
+        check_image_size(model, view.size)
         for part in torch.arange(len(source)).split(BATCH):
             rows = part.tolist()
             views = [center_view(source.read(i), view.size, view.crop) for i in rows]

@@ -15,9 +15,11 @@ __all__ = [
     "FeatureShapes",
     "NoFeatureMapError",
     "as_map",
+    "check_image_size",
     "feature_shapes",
     "forward_features",
     "from_map",
+    "stage_modules",
 ]
 
 
@@ -95,7 +97,6 @@ def _patches(model: Any) -> tuple[int, int]:
     return tuple(getattr(getattr(model, "patch_embed", None), "grid_size", None) or (0, 0))
 
 
-@torch.no_grad()
 def feature_shapes(
     model: Any, name: str, size: int | tuple[int, int] | None = None
 ) -> FeatureShapes:
@@ -119,9 +120,8 @@ def feature_shapes(
     try:
         hidden, beside, embedding = _run(model, torch.Size((2, 3, *to_2tuple(size))))
     except Exception as error:  # timm has no type of error for this
-        reason = " ".join(str(error).split())[:100].rstrip(". ") or type(error).__name__
         raise UserError(
-            f"`{name}` does not take images of {size} pixels ({reason}): set `model.image_size` and "
+            f"`{name}` does not take images of {size} pixels ({_reason(error)}): set `model.image_size` and "
             f"`data.image_size` to the same size, one that it takes{f', such as {own}' if own != size else ''}."
         ) from error
     if embedding.ndim != 2:
@@ -133,6 +133,41 @@ def feature_shapes(
     return FeatureShapes(feature_map.shape[1], embedding.shape[1], beside is not None)
 
 
+def check_image_size(model: nn.Module, size: int) -> None:
+    """Check that a trained encoder takes images of a size; only timm models are asked.
+
+    Args:
+        model: A timm model or what holds one, in evaluation mode.
+        size: Height and width in pixels.
+
+    Raises:
+        UserError: It does not.
+    """
+    asked = ("forward_features", "forward_head", "pretrained_cfg")
+    for part in model.modules():
+        if all(hasattr(part, name) for name in asked):
+            try:
+                _run(part, torch.Size((2, 3, size, size)))
+            except Exception as error:
+                raise UserError(
+                    f"The encoder does not take images of {size} pixels ({_reason(error)}): set `image_size` of the "
+                    "data to a size that it takes, such as that of its training."
+                ) from error
+            return
+
+
+def stage_modules(model: Any) -> dict[str, nn.Module]:
+    """The stages of a timm model by name, as far as its ``feature_info`` names modules that exist."""
+    modules = dict(model.named_modules())
+    names = [info["module"] for info in getattr(model, "feature_info", [])]
+    return {name: modules[name] for name in names if name in modules}
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:100].rstrip(". ") or type(error).__name__
+
+
+@torch.no_grad()
 def _run(model: nn.Module, shape: torch.Size) -> tuple[Any, Tensor | None, Tensor]:
     """Hidden state, map beside it and embedding, on the meta device or where the model cannot run there, really."""
     run = _Features(model)

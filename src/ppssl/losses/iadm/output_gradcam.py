@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppssl.utils.timm_features import NoFeatureMapError, as_map
+from ppssl.utils.timm_features import NoFeatureMapError, as_map, stage_modules
 
 __all__ = ["find_timm_model", "output_gradcam"]
 
@@ -30,8 +30,8 @@ def output_gradcam(
             attention, which is the last layer where patches influence the class token.
 
     Returns:
-        ``(B, H, W)`` in [0, 1], as the library scales and resizes it; ``None`` without a timm model or a layer, or if
-        the output of the last stage is no map.
+        ``(B, H, W)`` in [0, 1], as the library scales and resizes it; ``None`` without a timm model or a layer, if
+        the output of the last stage is no map, or if the score does not depend on it.
     """
     from pytorch_grad_cam import GradCAM
 
@@ -40,6 +40,8 @@ def output_gradcam(
         if timm_model is None:
             return None
         layer = _last_layer(timm_model)
+    if layer is None:
+        return None
     reshape = None if timm_model is None else partial(as_map, timm_model)
     gradients = [p.grad for p in model.parameters()]
     x = (
@@ -54,6 +56,10 @@ def output_gradcam(
             return torch.from_numpy(cam(x, targets=[_itself] * len(x)))
     except NoFeatureMapError:
         return None
+    except AttributeError:  # of the library, if the layer is not called or the score does not depend on it
+        if cam.activations_and_grads.gradients:
+            raise
+        return None
     finally:
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             parameter.grad = gradient  # the library zeroes them
@@ -67,10 +73,10 @@ def find_timm_model(model: nn.Module) -> Any:
     return next(found, None)
 
 
-def _last_layer(timm_model: Any) -> nn.Module:
+def _last_layer(timm_model: Any) -> nn.Module | None:
     if getattr(timm_model, "num_prefix_tokens", 0) and hasattr(timm_model.blocks[-1], "norm1"):
         return timm_model.blocks[-1].norm1
-    return timm_model.get_submodule(timm_model.feature_info[-1]["module"])
+    return stage_modules(timm_model).get(timm_model.feature_info[-1]["module"])
 
 
 class _Scored(nn.Module):
