@@ -56,7 +56,7 @@ def output_gradcam(
             return torch.from_numpy(cam(x, targets=[_itself] * len(x)))
     except NoFeatureMapError:
         return None
-    except AttributeError:  # of the library, if the layer is not called or the score does not depend on it
+    except AttributeError:  # of the library, for a layer that is not called or not on the way
         if cam.activations_and_grads.gradients:
             raise
         return None
