@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import re
+import zipfile
 from pathlib import Path, PosixPath
 from typing import Any, TypeVar
 
@@ -77,6 +78,10 @@ def read_plain(path: Path, kind: str, *, mmap: bool = False) -> Any:
     Raises:
         UserError: It is damaged or another file, or holds more than plain data.
     """
+    if _is_compressed(path):
+        raise UserError(
+            f"{path} cannot be read as {kind}: it is compressed, as torch never does, and may be larger than memory."
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -91,6 +96,15 @@ def read_plain(path: Path, kind: str, *, mmap: bool = False) -> Any:
             else "it is damaged, or another file"
         )
         raise UserError(f"{path} cannot be read as {kind}: {reason}.") from error
+
+
+def _is_compressed(path: Path) -> bool:
+    """Whether a file is a zip archive with compressed entries: a small one may take any amount of memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False  # another kind of file, or a damaged one
 
 
 def check_schema(checkpoint: dict[str, Any]) -> None:

@@ -38,6 +38,9 @@ __all__ = [
 PART = 4096
 """Images per part; the embeddings of one part are held in memory."""
 _METADATA_KEY = b"ppssl"
+_LARGE = 2**30
+_LARGEST_RATIO = 100
+"""A file whose embeddings take more bytes than ``_LARGE`` and than this multiple of its size is refused."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +124,20 @@ def read_description(path: AnyPath) -> Description:
     Raises:
         UserError: The file does not exist, or was not written by :func:`embed`.
     """
+    import pyarrow.parquet as pq
+
     path = expand(path)
     if not path.is_file():
         raise UserError(f"No such file of embeddings: {path}. Write one with `ppssl embed`.")
     description = _try_description(path)
     if description is None:
         raise UserError(f"{path} is not a file of embeddings. Write one with `ppssl embed`.")
+    size = pq.read_metadata(path).num_rows * description.dim * 4
+    if size > max(_LARGE, _LARGEST_RATIO * path.stat().st_size):
+        raise UserError(
+            f"{path} has {path.stat().st_size / 1e6:.1f} MB, and its embeddings would take {size / 1e9:.1f} GB: they "
+            "are all the same, or made to exhaust the memory."
+        )
     return description
 
 

@@ -186,8 +186,9 @@ def _read_jsonl(path: Path, column: str | None) -> list[str]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}, is not JSON: {error.msg}.") from error
+        except (ValueError, RecursionError) as error:  # too many digits, too deep
+            reason = getattr(error, "msg", str(error).split(";")[0])
+            raise UserError(f"{path}, line {number}, is not JSON: {reason}.") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}, is not a JSON object: {line.strip()[:40]!r}.")
         rows.append((number, row))

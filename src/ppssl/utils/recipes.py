@@ -5,6 +5,8 @@ holds the defaults; other recipes state only their differences. :mod:`ppssl.stud
 the objects.
 """
 
+import itertools
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ __all__ = ["BASE_RECIPE", "read_yaml", "recipe_path"]
 
 _PREFIX = "ppssl:"
 BASE_RECIPE = "ppssl:base"
+_MOST_VALUES = 100_000
+"""Number of values from which a recipe is refused: a few aliases of aliases make more than fit into memory."""
 
 
 def recipe_path(name: AnyPath) -> str:
@@ -51,6 +55,23 @@ def read_yaml(name: AnyPath) -> Any:
     """
     path = recipe_path(name)
     try:
-        return yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(Path(path).read_text())
+        count = sum(1 for _ in itertools.islice(_values(content), _MOST_VALUES))
+    except RecursionError as error:
+        raise UserError(f"{path} is not valid YAML: it is nested too deeply.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if count == _MOST_VALUES:
+        raise UserError(
+            f"{path} has more than {_MOST_VALUES:,} values, if each alias (`*name`) is counted as what it repeats: "
+            "write it without them."
+        )
+    return content
+
+
+def _values(content: Any) -> Iterator[Any]:
+    """All values of a content, those that aliases repeat as often as they do."""
+    yield content
+    if isinstance(content, dict | list):
+        for item in content.values() if isinstance(content, dict) else content:
+            yield from _values(item)
