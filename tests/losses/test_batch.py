@@ -68,6 +68,8 @@ def _fit(data: Any, folder: Path, **options: Any) -> PPSSL:
         (Items(views=[VIEW], index=None), r"got `views` that are a list of a tensor \(8, 3"),
         (Items(views=torch.stack([VIEW, VIEW]), index=None), r"a tensor \(8, 2, 3, 32, 32\)"),
         (Items(views=[VIEW.byte()] * 2, index=None), "of uint8, a tensor"),
+        (Items(views=[VIEW[:1]] * 2, index=None), r"`views` that are a list of a tensor \(8, 1, 3"),
+        (Items(views=[torch.zeros(4, 8, 8)] * 2, index=None), r"a tensor \(8, 4, 8, 8\)"),
         (Items(views=[VIEW] * 2, index="a"), "got an `index` that is a list of a str"),
     ],
 )

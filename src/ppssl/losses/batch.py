@@ -10,10 +10,10 @@ from ppssl.utils.errors import UserError
 __all__ = ["check_batch", "count_images"]
 
 _EXPECTED = (
-    "A training batch must be a dict with `views`, two normalised floating-point tensors (B, C, H, W), and `index`, "
+    "A training batch must be a dict with `views`, two normalised floating-point tensors (B, 3, H, W), and `index`, "
     "the numbers of the images (B,)"
 )
-_REMEDY = "FolderDataModule makes such batches of a folder; wrap another data set likewise."
+_REMEDY = "DatasetDataModule makes such batches of any data set, FolderDataModule of a folder."
 
 
 def check_batch(batch: Any) -> None:
@@ -28,7 +28,7 @@ def check_batch(batch: Any) -> None:
     pair = isinstance(views, list | tuple) and len(views) >= 2
     if not pair or not all(isinstance(v, Tensor) and v.ndim == 4 for v in views):
         raise UserError(f"{_EXPECTED}; got `views` that are {_describe(views)}. {_REMEDY}")
-    if not all(view.is_floating_point() for view in views):
+    if not all(view.is_floating_point() and view.shape[1] == 3 for view in views):
         raise UserError(f"{_EXPECTED}; got `views` that are {_describe(views)}. {_REMEDY}")
     if not isinstance(index, Tensor) or index.shape != views[0].shape[:1]:
         raise UserError(f"{_EXPECTED}; got an `index` that is {_describe(index)}. {_REMEDY}")
