@@ -132,6 +132,11 @@ class TrainingModule(LightningModule, Configurable):
         ):  # of `save_hyperparameters`
             if name in checkpoint:  # objects in it would make the file unsafe to load
                 checkpoint[name] = plain_items(checkpoint[name])
+        if not self._has_trainer():
+            rank_zero_warn(
+                "The training was in processes of its own (`ddp_notebook`, `ddp_spawn`), and only weights came back: "
+                "this checkpoint holds the encoder. Those that are written while `fit` runs hold everything."
+            )
         data = self._data_module()
         checkpoint["ppssl"] = {
             "schema_version": SCHEMA_VERSION,
@@ -166,8 +171,11 @@ class TrainingModule(LightningModule, Configurable):
             raise UserError(describe_misfit(self, loaded, state_dict, str(error))) from error
 
     def _is_fitting(self) -> bool:
-        with suppress(RuntimeError):  # there is no Trainer
-            return self.trainer.state.fn == "fit"
+        return self._has_trainer() and self.trainer.state.fn == "fit"
+
+    def _has_trainer(self) -> bool:
+        with suppress(RuntimeError):
+            return self.trainer is not None
         return False
 
     @classmethod
@@ -196,7 +204,7 @@ class TrainingModule(LightningModule, Configurable):
             )
 
     def _data_module(self) -> Any:
-        return getattr(self.trainer, "datamodule", None)
+        return getattr(self.trainer, "datamodule", None) if self._has_trainer() else None
 
     @property
     def _total_steps(self) -> int:
