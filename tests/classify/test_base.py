@@ -84,7 +84,7 @@ def test_weights_that_are_not_there_torn_or_of_another_architecture(
     line = said(made["encoder"], "--model.backbone_kwargs={width: 8}")
     assert "do not fit the backbone: " in line
     assert "of another shape: " in line
-    assert "Give the `backbone` and `backbone_kwargs` that they were trained with" in line
+    assert "Give the `backbone`, `image_size` and `backbone_kwargs` that they were trained" in line
     (tmp_path / "weights.safetensors").write_bytes(b"")
     line = said(tmp_path / "weights.safetensors", "--model.backbone=null")
     assert "holds weights only. Give the timm model" in line

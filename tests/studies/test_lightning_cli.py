@@ -151,8 +151,13 @@ def test_every_study_names_a_recipe_and_known_options(
     for run in {r["variant"]: r for r in study.runs()}.values():
         local = [] if "synthetic" in study.recipe else ["--data.root=unused"]
         local += ["--model.pretrained=false"] if "photos" in study.recipe else []
-        given = {k: v for k, v in run["overrides"].items() if v != FROM_COMMAND_LINE}
-        given |= {k: "synthetic-clip" for k in run["overrides"] if k.endswith(".teacher")}
+        named = run["overrides"]
+        asked = {k for k, v in named.items() if v == FROM_COMMAND_LINE}
+        teachers = {k.rpartition(".")[0] for k in asked if ".teacher." in k}
+        given = {k: v for k, v in named.items() if k not in asked}
+        given = {k: v for k, v in given.items() if k.rpartition(".")[0] not in teachers}
+        given |= {k: "birds" for k in asked if k.endswith(".corpus")}
+        given |= {k: "synthetic-clip" for k in {*named, *teachers} if k.endswith(".teacher")}
         overrides = [
             f"--{k}={v if isinstance(v, str) else yaml.safe_dump(v, default_flow_style=True).strip()}"
             for k, v in given.items()
