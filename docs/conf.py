@@ -138,14 +138,16 @@ def write_copies(*_: object) -> None:
 def _link_from_generated(folder: Path, match: re.Match[str]) -> str:
     """A link of a copied file: pictures are read where they are, pages are pages here, other files are named."""
     kind, text, target = match.groups()
+    target, *anchor = target.split("#")
     file = (folder / target).resolve()
     pages = {source: f"{name}.md" for name, source in COPIES.items()}
     if kind:
         return f"![{text}]({os.path.relpath(file, DOCS / 'generated')})"
     if file in pages:
-        return f"[{text}]({pages[file]})"
+        return f"[{text}]({'#'.join([pages[file], *anchor])})"
     if file.suffix == ".md" and file.is_relative_to(DOCS):
-        return f"[{text}]({os.path.relpath(file, DOCS / 'generated')})"
+        page = os.path.relpath(file, DOCS / "generated")
+        return f"[{text}]({'#'.join([page, *anchor])})"
     return f"{text} (`{os.path.relpath(file, PROJECT)}`)"
 
 
