@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +28,36 @@ from ppssl.utils.results import provenance, show_table, write_json
 def command(options: list[str], folder: Path, steps: int) -> list[str]:
     """``ppssl fit`` of a run, which resumes from its newest checkpoint."""
     own = [f"--trainer.default_root_dir={folder}", f"--trainer.max_steps={steps}", "--resume=auto"]
+    own += [f"--checkpoint.dirpath={folder / 'checkpoints'}"]  # the same for all starts
     quiet = ["--trainer.enable_progress_bar=false", "--checkpoint.every_n_train_steps=10"]
     return [sys.executable, "-m", "ppssl", "fit", *options, *own, *quiet]
 
 
+def files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """All files of a folder, which a run may just be replacing."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                path = Path(place, name)
+                yield path, path.stat()
+
+
 def newest(folder: Path) -> Path | None:
     """The newest ``last.ckpt`` of a run."""
-    found = sorted(folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-    return found[-1] if found else None
+    sizes = {path: stat.st_mtime_ns for path, stat in files(folder) if path.name == "last.ckpt"}
+    return max(sizes, key=lambda path: sizes[path], default=None)
 
 
 def folder_size(folder: Path) -> float:
     """Size of all files of a folder in MiB."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+    return sum(stat.st_size for _, stat in files(folder)) / 2**20
+
+
+def modified(path: Path) -> int | None:
+    """When a file was written; ``None`` while it is being replaced."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_mtime_ns
+    return None
 
 
 def usage(pid: int, folder: Path) -> dict[str, float]:
@@ -76,11 +95,11 @@ def run_killed(
     with (folder.with_suffix(".log")).open("ab") as log:
         while True:
             before = newest(folder)
-            stamp = None if before is None else (before, before.stat().st_mtime_ns)
+            stamp = None if before is None else modified(before)
             process = subprocess.Popen(command(options, folder, steps), stdout=log, stderr=log)
             while process.poll() is None and killed < kills:
                 now = newest(folder)
-                if now is not None and (now, now.stat().st_mtime_ns) != stamp:
+                if now is not None and modified(now) not in (None, stamp):
                     time.sleep(rng.uniform(0, 2 * pause))
                     break
                 time.sleep(0.05)
