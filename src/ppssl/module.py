@@ -287,7 +287,7 @@ class PPSSL(TrainingModule):
         rank_zero_info(f"Learning rate {lr:.3g}, {size}{self._total_steps} steps.")
         groups = weight_decay_groups(self, self.weight_decay)
         groups = delay_groups(groups, self.encoder, self.encoder_start)
-        return optimizer_and_schedule(self, groups, lr)
+        return optimizer_and_schedule(self, groups, lr, self._total_steps)
 
     def checkpoint_entry(self) -> dict[str, Any]:
         """The number of training images, and the plugins' sizes."""

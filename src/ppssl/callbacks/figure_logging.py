@@ -57,6 +57,13 @@ class FigureCallback(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what is due of the epoch before, whose checkpoint is written by now."""
+        self._draw_due(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what is due of the last epoch."""
+        self._draw_due(trainer, pl_module)
+
+    def _draw_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epochs, data = trainer.current_epoch, getattr(trainer, "datamodule", None)
         if epochs == 0 or not self.should_draw(epochs - 1) or not hasattr(data, "normalise_with"):
             return  # nothing is due, or the images are not of a data module of ppssl
@@ -65,10 +72,6 @@ class FigureCallback(Callback):
                 what = f"the figure of `{name}`"
                 with diagnostic(self, trainer, what, collective=self.collective):
                     self.draw(trainer, pl_module, name, plugin)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what is due of the last epoch."""
-        FigureCallback.on_train_epoch_start(self, trainer, pl_module)
 
     def plugins(self, module: Any) -> dict[str, Any]:
         """The plugins of a :class:`ppssl.PPSSL` that name this callback as their watcher, by name."""

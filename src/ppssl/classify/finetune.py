@@ -165,7 +165,7 @@ class FineTune(Classifier):
             layer_decay=self.layer_decay,
         )
         self._announce(self.lr)
-        return optimizer_and_schedule(self, groups, self.lr)
+        return optimizer_and_schedule(self, groups, self.lr, self._total_steps)
 
 
 def layer_decay_groups(

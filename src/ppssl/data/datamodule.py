@@ -254,8 +254,8 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
     ) -> DataLoader[Any]:
         processes = 1 if self.trainer is None else self.trainer.num_devices
         workers = default_workers(processes) if self.num_workers is None else self.num_workers
-        shared: dict[str, Any] = {"workers": workers, "prefetch_factor": self.prefetch_factor}
-        return make_loader(dataset, batch_size=self.batch_size, sampler=sampler, **shared)
+        options: dict[str, Any] = {"workers": workers, "prefetch_factor": self.prefetch_factor}
+        return make_loader(dataset, batch_size=self.batch_size, sampler=sampler, **options)
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

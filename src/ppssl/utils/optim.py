@@ -153,13 +153,16 @@ def warmup_cosine(optimizer: Optimizer, *, warmup_fraction: float, steps: int) -
     return LambdaLR(optimizer, factors)
 
 
-def optimizer_and_schedule(model: Any, groups: list[dict[str, Any]], lr: float) -> dict[str, Any]:
+def optimizer_and_schedule(
+    model: Any, groups: list[dict[str, Any]], lr: float, steps: int
+) -> dict[str, Any]:
     """What ``configure_optimizers`` returns: :func:`make_optimizer` and :func:`warmup_cosine`, by step.
 
     Args:
         model: A model with its Trainer and the settings ``optimizer``, ``sgd_momentum`` and ``warmup_fraction``.
         groups: Parameter groups.
         lr: Learning rate of groups without one.
+        steps: Number of optimizer steps.
     """
     optimizer = make_optimizer(
         groups,
@@ -168,7 +171,6 @@ def optimizer_and_schedule(model: Any, groups: list[dict[str, Any]], lr: float) 
         sgd_momentum=model.sgd_momentum,
         fused=model.trainer.scaler is None,
     )
-    steps = max(1, int(model.trainer.estimated_stepping_batches))
     schedule = warmup_cosine(optimizer, warmup_fraction=model.warmup_fraction, steps=steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.files import FileSource
 from ppssl.data.images import read_image, to_rgb
-from ppssl.data.sets.rows import image_of_row, number_labels, open_rows
+from ppssl.data.sets.rows import are_files, image_of_row, number_labels, open_rows
 from ppssl.data.source import ImageSource
 
 __all__ = ["DatasetDataModule", "RowSource", "as_image"]
@@ -157,7 +157,7 @@ def _pixels(image: Tensor) -> np.ndarray:
 
 def _source(images: Any, column: str | None, labels: np.ndarray, classes: list[str]) -> ImageSource:
     """Files are read as files, which may be decoded at a reduced size; all else by its row."""
-    if isinstance(images, list | tuple) and all(isinstance(x, str | os.PathLike) for x in images):
+    if are_files(images):
         paths = [Path(path).expanduser().absolute() for path in images]
         root = Path(os.path.commonpath([path.parent for path in paths]))
         return FileSource(root, paths, labels, classes)

@@ -17,7 +17,7 @@ from torchvision.datasets import DatasetFolder
 from ppssl.data.source import UNKNOWN
 from ppssl.utils.errors import UserError
 
-__all__ = ["Rows", "image_of_row", "number_labels", "open_rows"]
+__all__ = ["Rows", "are_files", "image_of_row", "number_labels", "open_rows"]
 
 _IMAGE_KEYS = ("image", "img", "pixel_values", "path", "file", "filename")
 _LABEL_KEYS = ("label", "labels", "fine_label", "target", "class")
@@ -66,7 +66,7 @@ def open_rows(dataset: Any, split: str, image: str | None, label: str | None) ->
         )
     if not len(dataset):
         raise UserError(f"`{split}` is empty: a `{type(dataset).__name__}` of length 0.")
-    if isinstance(dataset, list | tuple) and all(isinstance(x, str | os.PathLike) for x in dataset):
+    if are_files(dataset):
         return Rows(dataset)
     names = getattr(dataset, "classes", None)
     for attribute in _LABEL_ATTRIBUTES:
@@ -78,6 +78,13 @@ def open_rows(dataset: Any, split: str, image: str | None, label: str | None) ->
     if isinstance(dataset, list | tuple) and all(isinstance(x, list | tuple) for x in dataset):
         dataset = [x[0] for x in dataset]
     return Rows(dataset, found, names)
+
+
+def are_files(images: Any) -> bool:
+    """Whether images are a list of paths."""
+    return isinstance(images, list | tuple) and all(
+        isinstance(image, str | os.PathLike) for image in images
+    )
 
 
 def _open_table(

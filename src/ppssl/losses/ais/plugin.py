@@ -204,9 +204,8 @@ class AIS(LossPlugin):
                 "AIS has no bank yet: train with a Trainer and a data module of ppssl, or call `prepare(data)` first."
             )
         self.student = StudentHead(encoder.dim, self._teacher_dim, self.head)
-        if (
-            self.whiten is not None and self.whitening is None
-        ):  # of a checkpoint, which is read next
+        if self.whiten is not None and self.whitening is None:
+            # its values are those of the checkpoint, which is read next
             self.whitening = CorpusWhitening(self._teacher_dim)
         if self._targets is not None:
             self._targets.mean, self._targets.std = encoder.mean, encoder.std
