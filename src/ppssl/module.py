@@ -261,7 +261,8 @@ class PPSSL(TrainingModule):
         before = loss_scale(self.trainer.scaler)
         super().optimizer_step(*args, **kwargs)
         if loss_scale(self.trainer.scaler) >= before:
-            self.contrastive.after_step(self.encoder, total_steps=self._total_steps)
+            steps = self._total_steps
+            self.contrastive.after_step(self.encoder, progress=self.progress, total_steps=steps)
 
     def validation_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0

@@ -125,7 +125,9 @@ def test_synchronised_batch_norm_keeps_the_activations() -> None:
     assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
     torch.testing.assert_close(model.encoder(images), expected)
     torch.testing.assert_close(model.contrastive.key_encoder(images), key)
-    model.contrastive.after_step(model.encoder, total_steps=10)  # the pairs are still pairs
+    model.contrastive.after_step(
+        model.encoder, progress=0.5, total_steps=10
+    )  # the pairs are still pairs
     back: Any = sync.revert(model)
     assert not any(isinstance(m, nn.SyncBatchNorm) for m in back.modules())
     assert back.state_dict().keys() == state.keys()

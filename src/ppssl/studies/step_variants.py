@@ -196,7 +196,7 @@ def _our_step(variant: Variant, settings: StepSettings, device: torch.device) ->
         model.on_after_backward()
         optimizer.step()
         if not variant.encoder_only:
-            model.contrastive.after_step(model.encoder, total_steps=TOTAL_STEPS)
+            model.contrastive.after_step(model.encoder, progress=0.5, total_steps=TOTAL_STEPS)
 
     return Step(run, variant.every or 1)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ppssl.encoder import Encoder
 from ppssl.functional import info_nce
 from ppssl.losses.contrastive import MoCo
-from ppssl.losses.contrastive.moco import automatic_momentum
+from ppssl.losses.contrastive.momentum import automatic_momentum
 
 
 def _encoder() -> Encoder:
@@ -113,7 +113,7 @@ def test_momentum_update() -> None:
     with torch.no_grad():
         for p in encoder.parameters():
             p.add_(1.0)
-    moco.after_step(encoder, total_steps=100)
+    moco.after_step(encoder, progress=0.5, total_steps=100)
     for old, key, query in zip(
         before, moco.key_encoder.parameters(), encoder.parameters(), strict=True
     ):

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ppssl import functional
 from ppssl.encoder import Encoder
+from ppssl.losses.contrastive.keys import gather_keys, info_nce_with_accuracy
+from ppssl.losses.contrastive.momentum import automatic_momentum, update_keys
 from ppssl.losses.contrastive.objective import ContrastiveObjective, ContrastiveResult
 from ppssl.losses.contrastive.queue import KeyQueue
 from ppssl.utils.distributed import gather_equal, rank
@@ -34,7 +36,8 @@ class MoCo(ContrastiveObjective):
         temperature: tau.
         queue_size: K; ``"auto"``: min(65,536, N / 2).
         prefill: Initial content of the queue: ``"keys"`` of training images, or ``"random"`` directions as in MoCo.
-        momentum: Momentum of the key encoder, in [0, 1]; ``"auto"``: see :func:`automatic_momentum`.
+        momentum: Momentum of the key encoder, in [0, 1]; ``"auto"``: see
+            :func:`~ppssl.losses.contrastive.momentum.automatic_momentum`.
         key_bn_groups: Number of groups per process in which the shuffled keys are batch-normalised, so that batch
             statistics do not reveal which key belongs to a query (:ref:`D2 <d2>`); ``"auto"``: groups of 32, at least
             two. Unused without batch norm, and with frozen batch norm.
@@ -93,11 +96,8 @@ class MoCo(ContrastiveObjective):
         z = self._normalised(features.embedding)
         key, *enqueued = self.keys(key_view, batch["index"], seed=seed)
         negatives, mask = self.queue.negatives(batch["index"])
-        logits = functional.info_nce_logits(
+        loss, accuracy = info_nce_with_accuracy(
             z, key, negatives, temperature=self.temperature, mask=mask
-        )
-        loss = F.cross_entropy(
-            logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="none"
         )
 
         def contrast(embedding: Tensor) -> Tensor:
@@ -106,7 +106,6 @@ class MoCo(ContrastiveObjective):
                 query, key, negatives, temperature=self.temperature, mask=mask
             )
 
-        accuracy = (logits.detach().argmax(dim=1) == 0).float().mean()
         logs = {"contrastive_accuracy": accuracy}
         return ContrastiveResult(loss, features, z, key, contrast, tuple(enqueued), logs)
 
@@ -129,13 +128,13 @@ class MoCo(ContrastiveObjective):
         size = len(images)
         mine = slice(rank() * size, (rank() + 1) * size)
         if not self.key_encoder.uses_batch_statistics:
-            keys, indices = _gather_keys(self._project(images), index)
+            keys, indices = gather_keys(self._project(images), index)
             return keys[mine], keys, indices
         everyone = gather_equal(images)
         generator = torch.Generator(images.device).manual_seed(torch_seed(seed, "shuffle"))
         order = torch.randperm(len(everyone), generator=generator, device=images.device)
         groups = everyone[order[mine]].chunk(self._groups(size))
-        shuffled, indices = _gather_keys(torch.cat([self._project(g) for g in groups]), index)
+        shuffled, indices = gather_keys(torch.cat([self._project(g) for g in groups]), index)
         keys = shuffled[order.argsort()]
         return keys[mine], keys, indices
 
@@ -151,14 +150,10 @@ class MoCo(ContrastiveObjective):
         """Enqueue the keys of all processes in rank order; they are no negatives of their own batch."""
         self.queue.enqueue(*result.enqueued)
 
-    @torch.no_grad()
-    def after_step(self, encoder: Encoder, *, total_steps: int) -> None:
+    def after_step(self, encoder: Encoder, *, progress: float, total_steps: int) -> None:
         """Momentum update of key encoder and key head."""
         momentum = automatic_momentum(total_steps) if self.momentum == "auto" else self.momentum
-        for key_module, module in ((self.key_encoder, encoder), (self.key_head, self.head)):
-            pairs = zip(key_module.parameters(), module.parameters(), strict=True)
-            key_parameters, parameters = zip(*pairs, strict=True)
-            torch._foreach_lerp_(list(key_parameters), list(parameters), 1 - momentum)
+        update_keys(((self.key_encoder, encoder), (self.key_head, self.head)), momentum)
 
     def _groups(self, batch_size: int) -> int:
         groups = max(2, batch_size // GROUP) if self.key_bn_groups == "auto" else self.key_bn_groups
@@ -169,19 +164,3 @@ class MoCo(ContrastiveObjective):
 
     def _project(self, images: Tensor) -> Tensor:
         return F.normalize(self.key_head(self.key_encoder(images)).float(), dim=1)
-
-
-def _gather_keys(keys: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys ``(B, d)`` float32 and indices ``(B,)`` int64 of all processes, in one collective."""
-    packed = gather_equal(torch.cat([keys, index[:, None].view(torch.float32)], dim=1))
-    return packed[:, :-2], packed[:, -2:].contiguous().view(torch.int64).squeeze(1)
-
-
-def automatic_momentum(total_steps: int) -> float:
-    """Momentum for a run of a given number of optimizer steps.
-
-    0.999 from 5,000 steps on, the scale of the paper. In shorter runs the time constant 1 / (1 - m) is a fifth of the
-    run, but at least 20 steps. (Synthetic birds, 1,500 steps: the resulting 0.997 learned the classes with a seed with
-    which 0.99 did not; experiments/RESULTS.md.)
-    """
-    return 1 - min(0.05, max(0.001, 5 / max(total_steps, 1)))

@@ -70,5 +70,13 @@ class ContrastiveObjective(nn.Module, Configurable):
     def after_backward(self, result: ContrastiveResult) -> None:  # optional
         """Called once for each micro-batch, after its backward pass."""
 
-    def after_step(self, encoder: Encoder, *, total_steps: int) -> None:  # optional
-        """Called once after each optimizer step."""
+    def after_step(  # optional
+        self, encoder: Encoder, *, progress: float, total_steps: int
+    ) -> None:
+        """Called once after each optimizer step.
+
+        Args:
+            encoder: The encoder, after the step.
+            progress: Finished fraction of the training before the step, in [0, 1].
+            total_steps: Number of optimizer steps of the run.
+        """
