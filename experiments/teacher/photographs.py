@@ -77,6 +77,7 @@ class Photographs(Teacher):
         self.head, self.image_weights, self.sentences = head, image_weights, sentences
         self.name = f"photographs {Path(head).stem}"
         self.images = TimmTeacher(BACKBONE, image_weights, SIZE)
+        self.input_size = SIZE
         self.map = load_file(head)
         self.dim = len(self.map["text_mean"])
 
@@ -89,6 +90,16 @@ class Photographs(Teacher):
     def transform(self) -> Callable[[Image.Image], Tensor]:  # type: ignore[override]
         """Preprocessing of the image encoder."""
         return self.images.transform
+
+    @property
+    def mean(self) -> tuple[float, ...]:  # type: ignore[override]
+        """Mean of the image encoder's input."""
+        return self.images.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:  # type: ignore[override]
+        """Standard deviation of the image encoder's input."""
+        return self.images.std
 
     def fingerprint(self) -> str:
         """Hash of the head; its name and the encoders never change."""
@@ -140,7 +151,7 @@ def class_phrases(names: Sequence[str], path: Path) -> list[list[str]]:
     """Phrases of each class of a folder, ``017.Cardinal`` or ``Cardinal``."""
 
     def key(name: str) -> str:
-        return re.sub(r"[^a-z]", "", name.split(".", 1)[-1].lower())
+        return re.sub(r"^[0-9]+[.]|[^a-z0-9]", "", name.lower())
 
     table = {key(name): phrases for name, phrases in json.loads(path.read_text()).items()}
     return [table[key(name)] for name in names]

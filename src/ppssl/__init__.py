@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.studies.demo import demo as demo
     from ppssl.text.teachers.base import Teacher as Teacher
     from ppssl.text.teachers.timm_teacher import TimmTeacher as TimmTeacher
+    from ppssl.text.teachers.zoom import ZoomTeacher as ZoomTeacher
     from ppssl.utils.errors import UserError as UserError
 
 __version__ = "0.1.0"
@@ -89,6 +90,7 @@ PUBLIC = {
     # writing your own
     "Teacher": "ppssl.text.teachers.base",
     "TimmTeacher": "ppssl.text.teachers.timm_teacher",
+    "ZoomTeacher": "ppssl.text.teachers.zoom",
     "LossPlugin": "ppssl.losses.loss_plugin",
     "LossTerm": "ppssl.losses.loss_plugin",
     "TrainingStep": "ppssl.losses.loss_plugin",

@@ -2,36 +2,79 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+import copy
+import hashlib
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 
-from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep
+from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep, numbered_images
+from ppssl.text.image_bank import ImageBank, open_image_bank
+from ppssl.text.teachers.base import Teacher
+from ppssl.text.teachers.timm_teacher import TimmTeacher
+from ppssl.text.teachers.zoom import ZoomTeacher
 from ppssl.utils.checks import check_range
 from ppssl.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from ppssl.encoder import EncoderInfo
+    from ppssl.data.datamodule import FineGrainedDataModule
+    from ppssl.encoder import Encoder, EncoderInfo
 
 __all__ = ["Anchor"]
 
 
-class Anchor(LossPlugin):
-    """Anchor to the starting encoder: ``L = mean (1 - cos(p, p_0))``.
+class _StoreTargets(Callback):
+    """Stores what anchors need before the first step, when the weights of a resumed run are restored."""
 
-    p is the embedding of the query's view, p_0 the embedding of the same view by a frozen copy of the encoder as it was
-    before training. It keeps what pretrained weights know while the contrast adds to it; without pretrained weights it
-    makes no sense. Each step takes one more forward pass without gradient.
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Store it."""
+        for plugin in pl_module.plugins.values():  # type: ignore[operator]
+            if isinstance(plugin, Anchor) and plugin.image_size is not None:
+                data: Any = getattr(trainer, "datamodule", None)
+                plugin.store(data, pl_module.device)
+
+
+class Anchor(LossPlugin):
+    """Anchor to the starting encoder: ``L = mean (1 - cos(p - m, p_0 - m))``.
+
+    p is the embedding of the query's view and p_0 what a frozen copy of the encoder as it was before training says of
+    the whole original image, un-augmented and at the size that the weights know best, both of length 1; m is the mean
+    of p_0, without which all cosines would be close to 1. It keeps what pretrained weights know while the contrast adds
+    to it, and teaches that an augmented view is still that image; without pretrained weights it makes no sense. p_0 is
+    computed once, before the first step, and stored in a bank.
 
     Args:
         loss_weight: Weight of the term.
+        image_size: Height and width in pixels at which the starting encoder sees the original image; ``"auto"``: the
+            size that timm tests its weights at, but at least that of the views; ``None``: it sees the query's view
+            itself, without m, which needs no numbered images, but one more forward pass in each step.
+        window: It also looks closer at the most salient window of the original, whose side is this fraction of the
+            image's, and p_0 is the mean of both (:class:`~ppssl.ZoomTeacher`); ``None``: at the whole image alone.
+        bank_dir: Folder of the bank; ``None``: ``$PPSSL_CACHE/banks`` or ``~/.cache/ppssl/banks``.
     """
 
-    def __init__(self, loss_weight: float = 3.0) -> None:
+    watcher = _StoreTargets
+
+    def __init__(
+        self,
+        loss_weight: float = 10.0,
+        image_size: int | Literal["auto"] | None = "auto",
+        window: float | None = None,
+        bank_dir: str | None = None,
+    ) -> None:
         super().__init__()
         check_range(">= 0", loss_weight=loss_weight)
+        check_range("in (0, 1]", window=window)
+        if image_size != "auto":
+            check_range(">= 1", image_size=image_size)
         self.loss_weight = loss_weight
+        self.image_size = image_size
+        self.window = window
+        self.bank_dir = bank_dir
+        self._bank: ImageBank | None = None
 
     def build(self, encoder: EncoderInfo) -> None:
         """Copy the encoder; the copy is part of checkpoints, so that a resumed run has the same anchor.
@@ -41,7 +84,33 @@ class Anchor(LossPlugin):
         """
         if encoder.frozen_copy is None:
             raise UserError("`Anchor` needs the encoder itself: train it as a plugin of PPSSL.")
-        self.start = encoder.frozen_copy()
+        self.start: Any = encoder.frozen_copy()
+
+    def store(self, data: FineGrainedDataModule, device: torch.device | str) -> None:
+        """Find or make the bank of p_0; needs the copy of the encoder.
+
+        Raises:
+            UserError: The data module does not number its images; see also
+                :func:`~ppssl.text.image_bank.open_image_bank`.
+        """
+        data = numbered_images(data, self, ", or set `image_size=None`")
+        size = self.image_size
+        if size is None or size == "auto":
+            size = _tested_size(self.start, data.image_size)
+        self.start.check_image_size(size)
+        teacher = self.teacher(copy.deepcopy(self.start), size)
+        with isolate_rng():
+            self._bank = open_image_bank(teacher, data, folder=self.bank_dir, device=device)
+
+    def teacher(self, encoder: Encoder, image_size: int) -> Teacher:
+        """The copy of the encoder as a teacher; its banks are known by its weights."""
+        whole = _StartingEncoder(encoder.spec["backbone"], image_size=image_size)
+        whole.encoder, whole.name = encoder, f"start of {whole.name}"
+        if self.window is None:
+            return whole
+        closer = ZoomTeacher(whole, encoder.spec["backbone"], window=self.window)
+        closer.encoder = encoder
+        return closer
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; the copy stays in evaluation mode."""
@@ -55,8 +124,36 @@ class Anchor(LossPlugin):
         return self.loss_weight
 
     def forward(self, step: TrainingStep) -> LossTerm:
-        """``1 - cos(p, p_0)`` of each image, ``(B,)`` float32."""
-        with torch.no_grad():
-            start = self.start(step.image)
-        cosine = F.cosine_similarity(step.embedding.float(), start.float(), dim=1)
+        """``1 - cos(p, p_0)`` of each image, ``(B,)`` float32, both less the mean of p_0 where that is known."""
+        p = F.normalize(step.embedding.float(), dim=1)
+        if self.image_size is None:
+            with torch.no_grad():
+                start = self.start(step.image).float()
+        elif self._bank is None:
+            raise RuntimeError("Anchor has no bank: call `store(data, device)` before training.")
+        else:
+            start = self._bank.lookup(step.batch["index"])[:, 0].to(p.device)
+            mean = self._bank.mean.to(p.device)
+            p, start = p - mean, start - mean
+        cosine = F.cosine_similarity(p, start, dim=1)
         return LossTerm(1 - cosine, {"cosine": cosine.detach().mean()})
+
+
+def _tested_size(encoder: Encoder, least: int) -> int:
+    """Pixels at which timm tests the weights of a model, at least ``least``, which is taken if no other size fits."""
+    cfg = encoder.model.pretrained_cfg
+    size = max(least, *(cfg.get("test_input_size") or cfg["input_size"])[1:])
+    try:
+        encoder.check_image_size(size)
+    except UserError:
+        return least
+    return size
+
+
+class _StartingEncoder(TimmTeacher):
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights and buffers."""
+        digest = hashlib.sha256()
+        for name, value in self.encoder.state_dict().items():
+            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()

@@ -161,8 +161,13 @@ class LossPlugin(nn.Module, Configurable):
         return [] if self.watcher is None else [self.watcher()]
 
 
-def numbered_images(data: Any, plugin: LossPlugin) -> Any:
+def numbered_images(data: Any, plugin: LossPlugin, otherwise: str = "") -> Any:
     """Return a data module that numbers its images, for plugins that look something up by ``batch["index"]``.
+
+    Args:
+        data: The data module, or ``None``.
+        plugin: The plugin, for the error.
+        otherwise: What else the user can do, for the error.
 
     Raises:
         UserError: It is another kind of data module, or none.
@@ -170,7 +175,7 @@ def numbered_images(data: Any, plugin: LossPlugin) -> Any:
     if not hasattr(data, "normalise_with"):
         raise UserError(
             f"{type(plugin).__name__} looks up what the teacher said of an image: train with a data module of ppssl, "
-            "which numbers the images."
+            f"which numbers the images (ppssl.DatasetDataModule takes any data set){otherwise}."
         )
     return data
 

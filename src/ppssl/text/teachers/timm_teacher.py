@@ -18,7 +18,7 @@ from ppssl.text.teachers.base import Teacher
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import expand
 
-__all__ = ["TimmTeacher"]
+__all__ = ["SquareTransform", "TimmTeacher"]
 
 
 class TimmTeacher(Teacher):
@@ -56,8 +56,22 @@ class TimmTeacher(Teacher):
     @cached_property
     def transform(self) -> Callable[[Image.Image], Tensor]:  # type: ignore[override]  # computed once
         """Resize the short side, cut out the central square, normalise."""
-        info, cfg = self.encoder.info, self.encoder.model.pretrained_cfg
-        return _Transform(self.image_size or cfg["input_size"][-1], info.mean, info.std)
+        return SquareTransform(self.input_size, self.mean, self.std)
+
+    @property
+    def input_size(self) -> int:  # type: ignore[override]
+        """Height and width of the input in pixels."""
+        return self.image_size or int(self.encoder.model.pretrained_cfg["input_size"][-1])
+
+    @property
+    def mean(self) -> tuple[float, ...]:  # type: ignore[override]
+        """Per-channel mean of the input, in units of [0, 1]."""
+        return self.encoder.info.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:  # type: ignore[override]
+        """Per-channel standard deviation of the input, in units of [0, 1]."""
+        return self.encoder.info.std
 
     @property
     def dim(self) -> int:  # type: ignore[override]
@@ -96,7 +110,7 @@ class TimmTeacher(Teacher):
 
 
 @dataclass(frozen=True)
-class _Transform:
+class SquareTransform:
     """Resize the short side, cut out the central square, normalise: ``(3, size, size)`` float32."""
 
     size: int
@@ -104,6 +118,7 @@ class _Transform:
     std: tuple[float, ...]
 
     def __call__(self, image: Image.Image) -> Tensor:
+        """Preprocess an image."""
         width, height = image.size
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
