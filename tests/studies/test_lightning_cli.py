@@ -153,9 +153,11 @@ def test_every_study_names_a_recipe_and_known_options(
         local += ["--model.pretrained=false"] if "photos" in study.recipe else []
         named = run["overrides"]
         asked = {k for k, v in named.items() if v == FROM_COMMAND_LINE}
-        teachers = {k.rpartition(".")[0] for k in asked if ".teacher." in k}
+        teachers = {k[: k.index(".teacher.") + 8] for k in asked if ".teacher." in k}
         given = {k: v for k, v in named.items() if k not in asked}
-        given = {k: v for k, v in given.items() if k.rpartition(".")[0] not in teachers}
+        given = {
+            k: v for k, v in given.items() if not k.startswith(tuple(f"{t}." for t in teachers))
+        }
         given |= {k: "birds" for k in asked if k.endswith(".corpus")}
         given |= {k: "synthetic-clip" for k in {*named, *teachers} if k.endswith(".teacher")}
         overrides = [
