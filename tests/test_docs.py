@@ -283,6 +283,17 @@ def plugin_trains(names: dict[str, Any]) -> None:
     assert {"train/loss_unit", "train/unit_length"} <= set(trainer.logged_metrics)
 
 
+def base_trains(names: dict[str, Any]) -> None:
+    """A base of one's own, with IADM."""
+    from lightning.pytorch import Trainer
+
+    assert type(names["model"].contrastive).__name__ == "SimSiam"
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_steps=4, max_epochs=4, log_every_n_steps=1, logger=False, **quiet)
+    trainer.fit(names["model"], names["data"])
+    assert {"train/loss_iadm", "train/loss_contrastive"} <= set(trainer.logged_metrics)
+
+
 def sets_become_class_folders(names: dict[str, Any]) -> None:
     """NABirds and Stanford Dogs, each image in its class and split."""
     from ppssl import FolderDataModule
@@ -300,6 +311,7 @@ def sets_become_class_folders(names: dict[str, Any]) -> None:
 CHECKS: dict[str, tuple[Callable[[dict[str, Any]], None], ...]] = {
     "README.md": (encoder_is_a_timm_model,),
     "docs/how-to/your-loss.md": (plugin_trains,),
+    "docs/how-to/your-base.md": (base_trains,),
     "docs/data-sets.md": (sets_become_class_folders,),
 }
 

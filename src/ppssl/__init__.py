@@ -32,9 +32,12 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.inference.preprocessing import load_transform as load_transform
     from ppssl.losses.ais.plugin import AIS as AIS
     from ppssl.losses.anchor import Anchor as Anchor
+    from ppssl.losses.contrastive.byol import BYOL as BYOL
     from ppssl.losses.contrastive.moco import MoCo as MoCo
+    from ppssl.losses.contrastive.moco_v3 import MoCoV3 as MoCoV3
     from ppssl.losses.contrastive.objective import ContrastiveObjective as ContrastiveObjective
     from ppssl.losses.contrastive.objective import ContrastiveResult as ContrastiveResult
+    from ppssl.losses.contrastive.simclr import SimCLR as SimCLR
     from ppssl.losses.distillation import Distillation as Distillation
     from ppssl.losses.iadm.plugin import IADM as IADM
     from ppssl.losses.loss_plugin import LossPlugin as LossPlugin
@@ -57,6 +60,9 @@ PUBLIC = {
     # training
     "PPSSL": "ppssl.module",
     "MoCo": "ppssl.losses.contrastive.moco",
+    "MoCoV3": "ppssl.losses.contrastive.moco_v3",
+    "SimCLR": "ppssl.losses.contrastive.simclr",
+    "BYOL": "ppssl.losses.contrastive.byol",
     "AIS": "ppssl.losses.ais.plugin",
     "IADM": "ppssl.losses.iadm.plugin",
     "Anchor": "ppssl.losses.anchor",

@@ -35,7 +35,7 @@ def info_nce_logits(
     Args:
         query: z_q, ``(B, D)``, L2-normalised; receives gradient.
         key: z_k, ``(B, D)``, L2-normalised, the positive of each query.
-        queue: Past keys, ``(N, D)``, L2-normalised, no gradient. N may be 0.
+        queue: Keys of other images, past ones or those of the batch, ``(N, D)``, L2-normalised. N may be 0.
         temperature: tau > 0.
         mask: ``(B, N)`` bool, True where an entry is no negative of a query (its own image); ``None``: all are.
 

@@ -1,7 +1,14 @@
-"""InfoNCE by loops in float64, from He et al., arXiv 1911.05722, eq. 1."""
+"""Contrastive losses by loops in float64, from the equations of the papers.
+
+- InfoNCE: He et al., arXiv 1911.05722, eq. 1.
+- NT-Xent: Chen et al., arXiv 2002.05709, eq. 1.
+- MoCo v3: Chen, Xie and He, arXiv 2104.02057, algorithm 1.
+- BYOL: Grill et al., arXiv 2006.07733, eq. 2 and the symmetric loss below it.
+"""
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -24,3 +31,60 @@ def info_nce_loops(
             )
         losses.append(-math.log(positive / total))
     return losses
+
+
+def nt_xent_loops(first: Tensor, second: Tensor, index: list[int], temperature: float) -> Tensor:
+    """SimCLR's loss of each image ``(N,)`` float64 with its graph; projections ``(N, d)`` of any length."""
+    views, losses = (first.double(), second.double()), []
+    for i in range(len(first)):
+        both: list[Tensor] = []
+        for query, key in ((views[0][i], views[1][i]), (views[1][i], views[0][i])):
+            positive = torch.exp(_cosine(query, key) / temperature)
+            total = positive
+            for j in range(len(first)):
+                for view in views:
+                    if index[j] != index[i]:
+                        total = total + torch.exp(_cosine(query, view[j]) / temperature)
+            both.append(-torch.log(positive / total))
+        losses.append((both[0] + both[1]) / 2)
+    return torch.stack(losses)
+
+
+def moco_v3_loops(
+    queries: tuple[Tensor, Tensor],
+    keys: tuple[Tensor, Tensor],
+    index: list[int],
+    temperature: float,
+) -> Tensor:
+    """MoCo v3's loss of each image ``(N,)`` float64; predictions and keys of view 0 and view 1, ``(N, d)``."""
+    losses = []
+    for i in range(len(index)):
+        loss = torch.zeros((), dtype=torch.float64)
+        for view in (0, 1):
+            query, others = queries[view].double()[i], keys[1 - view].double().detach()
+            positive = torch.exp(_cosine(query, others[i]) / temperature)
+            total = positive
+            for j in range(len(index)):
+                if index[j] != index[i]:
+                    total = total + torch.exp(_cosine(query, others[j]) / temperature)
+            loss = loss - 2 * temperature * torch.log(positive / total)
+        losses.append(loss)
+    return torch.stack(losses)
+
+
+def byol_loops(predictions: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor]) -> Tensor:
+    """BYOL's loss of each image ``(N,)`` float64: squared distances of unit vectors, both directions."""
+    losses = []
+    for i in range(len(predictions[0])):
+        loss = torch.zeros((), dtype=torch.float64)
+        for view in (0, 1):
+            q = predictions[view][i].double()
+            z = targets[1 - view][i].double().detach()
+            for a, b in zip(q / q.norm(), z / z.norm(), strict=True):
+                loss = loss + (a - b) ** 2
+        losses.append(loss)
+    return torch.stack(losses)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum() / (a.norm() * b.norm())

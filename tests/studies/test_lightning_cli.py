@@ -232,3 +232,29 @@ def test_an_option_of_a_plugin_adds_the_plugin(tmp_path: Path) -> None:
     anchor = "--model.plugins.anchor.loss_weight=1"
     assert add_plugins([anchor]) == ["--model.plugins.anchor=ppssl.Anchor", anchor]
     assert add_plugins(["--model.plugins.other.corpus=x"]) == ["--model.plugins.other.corpus=x"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ([], {"dim": 128, "momentum": 0.997, "temperature": 0.03}),  # the recipe's
+        (["--model.contrastive.dim=64"], {"dim": 64, "momentum": 0.997, "temperature": 0.03}),
+        (["--model.contrastive=ppssl.SimCLR"], {"dim": 128, "temperature": 0.1}),
+        (
+            ["--model.contrastive", "MoCoV3", "--model.contrastive.dim=64"],
+            {"dim": 64, "momentum": "auto", "temperature": 0.2},
+        ),
+        (
+            ["--model.contrastive={class_path: ppssl.BYOL, init_args: {dim: 64}}"],
+            {"dim": 64, "momentum": "auto"},
+        ),
+        (["--model.init_args.contrastive.class_path=ppssl.BYOL"], {"dim": 256, "momentum": "auto"}),
+        (["--model.contrastive=ppssl.MoCo"], {"dim": 256, "momentum": "auto", "temperature": 0.2}),
+    ],
+)
+def test_an_objective_that_is_chosen_has_its_own_defaults(
+    choice: list[str], expected: dict[str, object]
+) -> None:
+    built = build_recipe("ppssl:synthetic/pretrain", [*choice, "--trainer.logger=false"])
+    found = built.model.contrastive.config()["init_args"]
+    assert {name: found[name] for name in expected} == expected

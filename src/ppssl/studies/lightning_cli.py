@@ -27,6 +27,7 @@ from ppssl.studies.command_checks import (
     require_weights,
     trainer_options,
 )
+from ppssl.studies.objective_option import with_own_defaults
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand, expand_config, writable_folder
 from ppssl.utils.recipes import BASE_RECIPE, read_yaml, recipe_path
@@ -93,7 +94,9 @@ class PPSSLCLI(LightningCLI):
                 save_config_kwargs={"overwrite": True},
                 trainer_defaults=_launcher_defaults(),
                 parser_kwargs={"exit_on_error": False} | commands if examples else base,
-                args=add_plugins(replace_values(args, ("--config", "-c"), recipe_path)),
+                args=with_own_defaults(
+                    add_plugins(replace_values(args, ("--config", "-c"), recipe_path))
+                ),
                 run=examples is not None,
             )
 

@@ -1,4 +1,4 @@
-"""Base class of contrastive objectives, and their result."""
+"""Base class of contrastive objectives, and their result: what loss plugins may rely on with every base."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -17,12 +17,18 @@ __all__ = ["ContrastiveObjective", "ContrastiveResult"]
 class ContrastiveResult:
     """Contrastive loss of a batch, with the tensors that it was computed from.
 
+    View 0 is the query's view. An objective without negatives, or in which both views are queries, has all attributes
+    too.
+
     Attributes:
-        loss: L_con of each sample, ``(B,)``, with its graph.
-        features: Feature map and embedding of the query's view, with their graph.
-        z: z_q, ``(B, d)`` float32, L2-normalised, with its graph.
-        key: z_k, ``(B, d)`` float32, L2-normalised, no gradient.
-        contrast: L_con of other embeddings of the same views, ``(B, D) -> (B,)``, against the same keys.
+        loss: L_con of each sample, ``(B,)`` float32, with its graph; its mean is minimised.
+        features: Feature map and embedding of the query's view, with their graph, down to the view itself.
+        z: z_q, ``(B, d)`` float32, L2-normalised, with its graph: what is compared with the key, so after a prediction
+            head if there is one.
+        key: z_k, the positive of z_q, ``(B, d)`` float32, L2-normalised, no gradient.
+        contrast: The part of L_con in which the query's view is the query, of other embeddings of that view,
+            ``(B, D) -> (B,)``, against the same keys, which get no gradient. Of the embedding itself it is L_con, or
+            where both views are queries the share of view 0. It changes no state.
         enqueued: What :meth:`ContrastiveObjective.after_backward` takes into the state, of all processes.
         logs: Scalars to log, by name.
     """
@@ -37,7 +43,24 @@ class ContrastiveResult:
 
 
 class ContrastiveObjective(nn.Module, Configurable):
-    """Contrastive loss over two views, with its state between steps (momentum encoder, key queue)."""
+    """Contrastive loss over two views, with its state between steps (momentum encoder, key queue).
+
+    Loss plugins work with every subclass that keeps this contract (``tests/losses/contrastive``):
+
+    - :meth:`forward` fills all attributes of :class:`ContrastiveResult`, in float32 where it says so, also under mixed
+      precision.
+    - Encoder and heads get a gradient from ``loss``; keys, and copies of the encoder, do not.
+    - Every trained parameter is used in every step, or DDP waits for its gradient.
+    - No image is a negative of itself, by ``batch["index"]``.
+    - Several processes have the loss and gradient of one with the whole batch, but for statistics of batch norm.
+      Gathering is part of :meth:`forward`, never of a backward pass: plugins may differentiate as often as they like.
+    - State that outlives a step is in parameters and buffers; it changes in :meth:`after_backward` and
+      :meth:`after_step` alone, but for the running statistics of batch norm. Then a resumed run is bitwise the same.
+    - Random numbers come from ``seed`` alone.
+    - A batch of one image has a finite loss, or raises a :class:`~ppssl.UserError` that says what to do.
+
+    Constructor arguments are kept under their own names (:class:`~ppssl.utils.config.Configurable`).
+    """
 
     @abstractmethod
     def build(self, encoder: Encoder, *, num_images: int) -> None:
