@@ -172,6 +172,7 @@ def test_a_resumed_run_is_anchored_to_the_first_start(image_folder: Path, tmp_pa
 @pytest.mark.parametrize(
     ("cfg", "views", "size"),
     [
+        ({}, 224, 224),
         ({"input_size": (3, 160, 160), "test_input_size": (3, 288, 288)}, 224, 288),
         ({"input_size": (3, 224, 224)}, 128, 224),
         ({"input_size": (3, 224, 224)}, 256, 256),

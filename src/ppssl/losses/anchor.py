@@ -140,9 +140,9 @@ class Anchor(LossPlugin):
 
 
 def _tested_size(encoder: Encoder, least: int) -> int:
-    """Pixels at which timm tests the weights of a model, at least ``least``, which is taken if no other size fits."""
+    """Pixels at which timm tests the weights of a model, at least ``least``, which is taken if no other is known."""
     cfg = encoder.model.pretrained_cfg
-    size = max(least, *(cfg.get("test_input_size") or cfg["input_size"])[1:])
+    size = max(least, *(cfg.get("test_input_size") or cfg.get("input_size", (3, 0, 0)))[1:])
     try:
         encoder.check_image_size(size)
     except UserError:
