@@ -5,7 +5,7 @@ for; ``centre``; ``gradcam``: the paper's map, GradCAM of the image itself (the 
 image's embedding and its own, centred, times the difference to the local mean).
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from ppssl import Anchor, Teacher, ZoomTeacher
 from ppssl.encoder import Encoder
 
 Place = Literal["random", "contrast", "centre", "gradcam"]
+PLACES: tuple[Place, ...] = get_args(Place)
 
 
 class ZoomElsewhere(ZoomTeacher):
