@@ -105,7 +105,8 @@ class Anchor(LossPlugin):
     def teacher(self, encoder: Encoder, image_size: int) -> Teacher:
         """The copy of the encoder as a teacher; its banks are known by its weights."""
         whole = _StartingEncoder(encoder.spec["backbone"], image_size=image_size)
-        whole.encoder, whole.name = encoder, f"start of {whole.name}"
+        whole.encoder = encoder
+        whole.name = f"start {whole.fingerprint()[:8]} of {whole.name}"
         if self.window is None:
             return whole
         closer = ZoomTeacher(whole, encoder.spec["backbone"], window=self.window)
