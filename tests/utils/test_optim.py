@@ -68,6 +68,59 @@ def test_optimizers_are_torchs_and_timms(name: Any, reference: Any) -> None:
         assert torch.equal(a, b)
 
 
+def _lars_loops(
+    weights: dict[str, torch.Tensor],
+    gradients: list[dict[str, torch.Tensor]],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    """LARS in float64, in place (You, Gitman and Ginsburg, arXiv 1708.03888, algorithm 1, eta = 0.001).
+
+    Norms and biases have neither trust ratio nor weight decay (SimCLR, arXiv 2002.05709, appendix B).
+    """
+    velocity = {name: torch.zeros_like(w) for name, w in weights.items()}
+    for step in gradients:
+        for name, w in weights.items():
+            g, local = step[name].double(), 1.0
+            if w.ndim > 1:
+                w_norm, g_norm = math.sqrt(float((w * w).sum())), math.sqrt(float((g * g).sum()))
+                local = 0.001 * w_norm / (g_norm + weight_decay * w_norm)
+                g = g + weight_decay * w
+            velocity[name] = momentum * velocity[name] + lr * local * g
+            w -= velocity[name]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-6, 0.3])
+def test_lars_is_the_papers_and_lightlys(weight_decay: float) -> None:
+    from lightly.utils.lars import LARS
+
+    ours, theirs = _model(), _model()
+    weights = {n: p.detach().double() for n, p in ours.named_parameters() if p.requires_grad}
+    generator = torch.Generator().manual_seed(0)
+    gradients = [
+        {name: torch.randn(w.shape, generator=generator) for name, w in weights.items()}
+        for _ in range(4)
+    ]
+    groups = weight_decay_groups(ours, weight_decay)
+    optimizers = [
+        (ours, make_optimizer(groups, "lars", lr=0.7, sgd_momentum=0.8)),
+        (theirs, LARS(weight_decay_groups(theirs, weight_decay), lr=0.7, momentum=0.8)),
+    ]
+    for model, optimizer in optimizers:
+        for step in gradients:
+            for name, p in model.named_parameters():
+                p.grad = step[name].clone() if name in step else None
+            optimizer.step()
+    _lars_loops(weights, gradients, lr=0.7, momentum=0.8, weight_decay=weight_decay)
+    found = dict(ours.named_parameters())
+    for name, w in weights.items():
+        torch.testing.assert_close(found[name].detach().double(), w, atol=1e-6, rtol=1e-5)
+        if weight_decay:  # lightly's adapts nothing without weight decay
+            torch.testing.assert_close(found[name], dict(theirs.named_parameters())[name])
+
+
 def test_schedule_is_a_ramp_and_half_a_cosine() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
     schedule = warmup_cosine(optimizer, warmup_fraction=0.2, steps=20)

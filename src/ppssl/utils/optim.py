@@ -123,6 +123,9 @@ def make_optimizer(
 ) -> Optimizer:
     """Create an optimizer by timm's factory.
 
+    LARS adapts the rate of the parameters that have weight decay, as in SimCLR and BYOL: norms and biases keep the rate
+    itself. If none has weight decay, it adapts that of matrices and kernels.
+
     Args:
         groups: Parameter groups.
         name: The optimizer.
@@ -133,7 +136,20 @@ def make_optimizer(
     """
     options: dict[str, Any] = {"fused": True} if fused and name != "lars" else {}
     timm_name = _TIMM_NAMES.get(name, name)
+    if name == "lars" and not any(group.get("weight_decay") for group in groups):
+        groups = _adapt_matrices(groups)
     return create_optimizer_v2(groups, timm_name, lr=lr, momentum=sgd_momentum, **options)
+
+
+def _adapt_matrices(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Split parameter groups without weight decay, which timm's LARS leaves at the rate of SGD otherwise."""
+    parts = []
+    for group in groups:
+        matrices = [p for p in group["params"] if p.ndim > 1]
+        others = [p for p in group["params"] if p.ndim <= 1]
+        parts.append(group | {"params": matrices, "always_adapt": True})
+        parts.append(group | {"params": others})
+    return [part for part in parts if part["params"]]
 
 
 def warmup_cosine(optimizer: Optimizer, *, warmup_fraction: float, steps: int) -> LambdaLR:
