@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppssl.encoder import BatchNormPolicy
 from ppssl.losses.ais.plugin import AIS
-from ppssl.losses.contrastive import MoCo
+from ppssl.losses.contrastive import BYOL, ContrastiveObjective, MoCo, MoCoV3, SimCLR
 from ppssl.losses.iadm.plugin import IADM
 from ppssl.losses.loss_plugin import LossPlugin
 from ppssl.module import PPSSL
@@ -81,12 +81,14 @@ class Variant:
         every: In which steps IADM computes A*: every n-th; ``None``: without IADM.
         batch_norm: Statistics of batch norm, see :class:`~ppssl.encoder.Encoder`.
         encoder_only: Only forward and backward pass of the encoder, and the optimizer.
+        base: Creates the contrastive objective; ``None``: MoCo v2.
     """
 
     ais: bool = False
     every: int | None = None
     batch_norm: BatchNormPolicy = "batch"
     encoder_only: bool = False
+    base: Callable[[], ContrastiveObjective] | None = None
 
     def plugins(self) -> dict[str, LossPlugin]:
         """The loss plugins: IADM with full weight from the first step, AIS with a bank of random vectors."""
@@ -109,8 +111,11 @@ VARIANTS = {
     "full, every 2": Variant(ais=True, every=2),
     "plain, frozen": Variant(batch_norm="frozen"),
     "full, frozen": Variant(ais=True, every=EVERY, batch_norm="frozen"),
+    "simclr": Variant(base=SimCLR),
+    "byol": Variant(base=BYOL),
+    "moco_v3": Variant(base=MoCoV3),
 }
-"""Variants of ours by name: ``plain`` is MoCo v2, ``full`` MoCo v2 with AIS and IADM by their defaults."""
+"""Variants of ours: ``plain`` is MoCo v2, ``full`` with AIS and IADM by their defaults; the last are other bases."""
 DEFAULT_VARIANTS = ("encoder", "plain", "ais", "iadm", "full")
 
 
@@ -168,11 +173,12 @@ def make_step(name: str, settings: StepSettings) -> Step:
 def _our_step(variant: Variant, settings: StepSettings, device: torch.device) -> Step:
     """A step as the Trainer takes it: losses, backward pass, queue, optimizer, momentum update."""
     plugins = variant.plugins()
+    base = variant.base or partial(MoCo, queue_size=settings.queue_size, prefill="random")
     model = PPSSL(
         settings.backbone,
         image_size=settings.image_size,
         batch_norm=variant.batch_norm,
-        contrastive=MoCo(queue_size=settings.queue_size, prefill="random"),
+        contrastive=base(),
         plugins=plugins,
     )
     model.build(NUM_IMAGES)
