@@ -40,5 +40,6 @@ OUTPUTS = [
     ("explain", ["nowhere.ckpt", "nowhere.jpg", "--out={place}"], "folder"),
     ("export", ["nowhere.ckpt", "--to", "timm", "--out={place}"], "folder"),
     ("neighbours", ["nowhere.jpg", *WHERE, "--out={place}.png"], "file"),
+    ("report", ["nowhere.ckpt", "--out={place}"], "file"),
 ]
 IDS = [f"{command} {' '.join(arguments)[-40:]}" for command, arguments, _ in OUTPUTS]

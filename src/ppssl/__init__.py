@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.metrics.rankme import RankMe as RankMe
     from ppssl.metrics.retrieval import RetrievalMetrics as RetrievalMetrics
     from ppssl.module import PPSSL as PPSSL
+    from ppssl.reports.page import report as report
     from ppssl.studies.demo import demo as demo
     from ppssl.text.teachers.base import Teacher as Teacher
     from ppssl.text.teachers.timm_teacher import TimmTeacher as TimmTeacher
@@ -90,6 +91,7 @@ PUBLIC = {
     "neighbours": "ppssl.inference.neighbours",
     "explain": "ppssl.inference.explain",
     "export": "ppssl.inference.export",
+    "report": "ppssl.reports.page",
     "RetrievalMetrics": "ppssl.metrics.retrieval",
     "KNNClassifier": "ppssl.metrics.knn",
     "RankMe": "ppssl.metrics.rankme",

@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "Compute kNN, retrieval and linear-probe metrics of a checkpoint.",
     "embed": "Write the embeddings of all images to a Parquet file.",
     "neighbours": "Find the nearest images in an embedding file, and draw them.",
+    "report": "Make one page of a run, or of two side by side, to look at and pass on.",
     "export": "Export an encoder to timm, torchvision, transformers or ONNX.",
     "corpus": "Inspect a text corpus, or generate one with a language model.",
     "explain": "Draw saliency maps of an encoder for your own images.",

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppssl.checkpointing.files import read_checkpoint, restore
 from ppssl.data.datamodule import IMAGENET_MEAN, IMAGENET_STD
-from ppssl.data.files import FileSource
-from ppssl.data.sets.folder import FolderSource
-from ppssl.data.source import UNKNOWN
 from ppssl.data.transforms import center_view
 from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.functional import Reference, image_gradcam, saliency_target
+from ppssl.inference.image_files import ImageFiles, image_files
 from ppssl.losses.iadm.output_gradcam import find_timm_model, output_gradcam
 from ppssl.utils.device import on_device
-from ppssl.utils.errors import ArgumentError, UserError, similar_path
+from ppssl.utils.errors import ArgumentError
 from ppssl.utils.paths import PATH_TYPES, AnyPath, expand, writing
 from ppssl.utils.timm_features import check_image_size
 
@@ -38,6 +34,7 @@ __all__ = [
     "View",
     "explain",
     "explain_in_batches",
+    "explain_views",
     "image_files",
 ]
 
@@ -193,6 +190,7 @@ def explain_in_batches(
         raise ArgumentError(
             "`objective` and `class_index` exclude each other: they define different scores."
         )
+    options: dict[str, Any] = {"objective": objective, "class_index": class_index, "layer": layer}
     names = source.picture_names()
     with on_device(model, device) as run_device, evaluation_mode(model):
         check_image_size(model, view.size)
@@ -200,43 +198,35 @@ def explain_in_batches(
             rows = part.tolist()
             views = [center_view(source.read(i), view.size, view.crop) for i in rows]
             batch = torch.stack(views)
-            x = _normalise(batch.to(run_device), find_timm_model(model))
-            maps = _maps(model, _score(model, x, objective, class_index), x, layer, reference)
+            maps = explain_views(model, batch.to(run_device), reference=reference, **options)
             on_cpu = {title: values.cpu() for title, values in maps.items()}
             yield Explanation([names[i] for i in rows], batch, on_cpu)
 
 
-class ImageFiles(FileSource):
-    """Image files without labels, from anywhere.
+def explain_views(
+    model: nn.Module,
+    views: Tensor,
+    *,
+    objective: Objective | None = None,
+    class_index: int | None = None,
+    layer: nn.Module | None = None,
+    reference: Reference = "blur",
+) -> dict[str, Tensor]:
+    """Compute the maps of :func:`explain` for one batch of images that are resized and cropped.
 
     Args:
-        paths: The files.
+        model: The model, in evaluation mode.
+        views: ``(B, 3, S, S)`` uint8, on the device of the model.
+        objective: See :func:`explain`, as for all that follow.
+        class_index: Index of a logit.
+        layer: The layer of Grad-CAM.
+        reference: Reference of image GradCAM.
+
+    Returns:
+        Maps by title, ``(B, h, w)`` float32 >= 0, of different resolutions.
     """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        super().__init__(Path(), paths, np.full(len(paths), UNKNOWN), [])
-
-    def picture_names(self) -> list[str]:
-        """Names for pictures of the images: ``class0-1`` for class0/1.png below the folder that all images share."""
-        paths = [Path(os.path.abspath(path)) for path in self.paths]
-        shared = os.path.commonpath([path.parent for path in paths])
-        return ["-".join(path.relative_to(shared).with_suffix("").parts) for path in paths]
-
-
-def image_files(paths: Sequence[AnyPath]) -> ImageFiles:
-    """Collect the image files among files and folders, in order and without duplicates.
-
-    Raises:
-        UserError: A file or folder does not exist, or there are no images.
-    """
-    files: list[Path] = []
-    for path in map(expand, paths):
-        if not path.exists():
-            raise UserError(f"No such image or folder: {path}{similar_path(path)}.")
-        files += FolderSource(path).paths if path.is_dir() else [path]
-    if not files:
-        raise UserError("No images: give image files, or folders of image files.")
-    return ImageFiles(list(dict.fromkeys(files)))
+    x = _normalise(views, find_timm_model(model))
+    return _maps(model, _score(model, x, objective, class_index), x, layer, reference)
 
 
 def _score(

@@ -24,6 +24,7 @@ __all__ = [
     "writable_figure",
     "writable_file",
     "writable_folder",
+    "write_whole",
     "writing",
 ]
 
@@ -137,6 +138,29 @@ def writing(path: AnyPath) -> Iterator[None]:
         raise UserError(
             f"Cannot write {os.fspath(path)}: {reason}. Choose a place that is writable and has space."
         ) from error
+
+
+def write_whole(path: AnyPath, text: str) -> None:
+    """Write a text file in one step: after an interruption it is complete, either the old or the new one.
+
+    A pipe or device, such as ``/dev/stdout``, is written to and not replaced.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    path = expand(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with writing(path):
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import base64
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +15,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ppssl.utils.paths import AnyPath, expand, writing
+from ppssl.utils.paths import AnyPath, write_whole
 
 __all__ = [
     "Results",
+    "finite_or_null",
     "pack_bits",
     "provenance",
     "show_table",
@@ -114,28 +114,16 @@ def write_json(path: AnyPath, content: Mapping[str, Any]) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    path = expand(path)
-    text = json.dumps(_finite_or_null(content), indent=1, sort_keys=True, allow_nan=False) + "\n"
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing(path):
-        if path.exists() and not path.is_file():
-            path.write_text(text)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_text(text)
-            part.replace(path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
+    text = json.dumps(finite_or_null(content), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    write_whole(path, text)
 
 
-def _finite_or_null(value: Any) -> Any:
-    """The value with ``None`` for each number in it that is not finite."""
+def finite_or_null(value: Any) -> Any:
+    """Return plain data with ``None`` for each number that is not finite, which JSON does not have."""
     if isinstance(value, Mapping):
-        return {name: _finite_or_null(item) for name, item in value.items()}
+        return {name: finite_or_null(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite_or_null(item) for item in value]
+        return [finite_or_null(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

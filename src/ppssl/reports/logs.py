@@ -1,0 +1,86 @@
+"""Values that a run logged, from TensorBoard's event files or from the CSV logger's table."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ppssl.reports.run import EVENTS, METRICS
+
+__all__ = ["Scalars", "read_logs"]
+
+Scalars = dict[str, tuple[np.ndarray, np.ndarray]]
+"""By name, steps ``(N,)`` int64 in ascending order and values ``(N,)`` float64."""
+
+
+def read_logs(folders: Sequence[Path]) -> tuple[Scalars, int]:
+    """Read the logs of a run that may have been resumed.
+
+    Args:
+        folders: Log folders of its starts, the last start first.
+
+    Returns:
+        The values, of several logs of a step those of the last start; and the number of logs that belong to the run.
+        An earlier log belongs to it if the later one does not begin at the first step.
+    """
+    scalars: Scalars = {}
+    used = 0
+    for folder in folders:
+        if used and not _is_continued(scalars):
+            break
+        scalars = _joined(_read(folder), scalars)
+        used += 1
+    return scalars, used
+
+
+def _is_continued(scalars: Scalars) -> bool:
+    """Whether the values begin later than at the first step that is logged: at 9 of 9, 19, ..., or at 0."""
+    steps = max((steps for steps, _ in scalars.values()), key=len, default=np.empty(0))
+    return len(steps) > 1 and bool(steps[0] >= steps[1] - steps[0])
+
+
+def _joined(earlier: Scalars, later: Scalars) -> Scalars:
+    """Values of both; the later log replaces the earlier one from its first step on."""
+    joined = dict(earlier)
+    for name, (steps, values) in later.items():
+        if name in earlier:
+            keep = earlier[name][0] < steps[0]
+            steps = np.concatenate([earlier[name][0][keep], steps])
+            values = np.concatenate([earlier[name][1][keep], values])
+        joined[name] = (steps, values)
+    return joined
+
+
+def _read(folder: Path) -> Scalars:
+    if any(True for _ in folder.glob(EVENTS)):
+        return _read_events(folder)
+    return _read_csv(folder / METRICS)
+
+
+def _read_events(folder: Path) -> Scalars:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
+    events.Reload()
+    return {
+        name: _in_order([(event.step, event.value) for event in events.Scalars(name)])
+        for name in events.Tags()["scalars"]
+    }
+
+
+def _read_csv(path: Path) -> Scalars:
+    rows: dict[str, list[tuple[int, float]]] = {}
+    with path.open(newline="") as file:
+        for line in csv.DictReader(file):
+            step = line.pop("step", None)
+            for name, text in line.items():
+                if step and text:
+                    rows.setdefault(name, []).append((int(float(step)), float(text)))
+    return {name: _in_order(points) for name, points in rows.items()}
+
+
+def _in_order(points: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values; of a step that was logged twice, the last value."""
+    last = dict(sorted(points, key=lambda point: point[0]))
+    return np.array(list(last), np.int64), np.array(list(last.values()), np.float64)

@@ -1,0 +1,142 @@
+"""``report``: make one page, which needs no network, of a run or of two runs side by side."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ppssl.data.datamodule import FineGrainedDataModule
+from ppssl.reports.measured import Measured, measure
+from ppssl.reports.pictures import Pictures
+from ppssl.reports.run import Run, find_run
+from ppssl.reports.section import Section
+from ppssl.reports.sections import (
+    confusions,
+    curves,
+    data_set,
+    descriptions,
+    duplicates,
+    embedding_map,
+    metrics,
+    neighbours,
+    saliency,
+    settings,
+)
+from ppssl.utils.config import instantiate
+from ppssl.utils.errors import UserError
+from ppssl.utils.paths import PATH_TYPES, AnyPath, writable_file, write_whole
+from ppssl.utils.results import finite_or_null, provenance, without_paths
+
+__all__ = ["report"]
+
+_STYLE, _SCRIPT = "style.css", "page.js"
+"""Files beside the templates that are put into the page."""
+
+
+def report(
+    runs: AnyPath | Sequence[AnyPath],
+    data: FineGrainedDataModule | Sequence[FineGrainedDataModule] | None = None,
+    *,
+    out: AnyPath = "report.html",
+    device: str = "auto",
+) -> Path:
+    """Write a page on a run, or on two runs side by side.
+
+    The page is one file, which opens from the disk and asks for nothing from a network: what was trained on what, the
+    results of :func:`ppssl.evaluate` before and after with intervals, learning curves, nearest neighbours, confused
+    classes, a map of the embedding, saliency maps, descriptions of AIS, duplicates, doubtful labels, and the settings.
+
+    Args:
+        runs: A run or two: the folder of a run, or a checkpoint.
+        data: The data set, or one for each run; ``None``: that of each checkpoint.
+        out: The page, an ``.html`` file; replaced in one step.
+        device: Device of the encoders; ``"auto"``: a GPU if there is one.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: A run cannot be found or read, has no data set, or the page cannot be written.
+    """
+    out = writable_file(out)
+    paths = [runs] if isinstance(runs, PATH_TYPES) else list(runs)
+    if len(paths) not in (1, 2):
+        raise UserError(f"A page shows one run or two, got {len(paths)}.")
+    found = _told_apart([find_run(path) for path in paths])
+    sets = list(data) if isinstance(data, Sequence) else [data] * len(found)
+    measured = [
+        measure(run, _data_of(run) if one is None else one, device=device)
+        for run, one in zip(found, sets, strict=True)
+    ]
+    write_whole(out, _render(measured))
+    return out
+
+
+def _told_apart(runs: list[Run]) -> list[Run]:
+    """Runs with names of their own."""
+    if len(runs) == 2 and runs[0].name == runs[1].name:
+        return [
+            replace(run, name=f"{run.name} {mark}") for run, mark in zip(runs, "AB", strict=True)
+        ]
+    return runs
+
+
+def _data_of(run: Run) -> Any:
+    saved = run.content["ppssl"]["data"]
+    if saved is None:
+        raise UserError(f"{run.checkpoint} has no data set: give `--data RECIPE`.")
+    return instantiate(saved)
+
+
+def _sections(runs: Sequence[Measured]) -> list[Section]:
+    pictures = {m.run.name: Pictures(m.data) for m in runs}
+    return [
+        data_set.section(runs, pictures),
+        metrics.section(runs),
+        curves.section(runs),
+        neighbours.section(runs, pictures),
+        confusions.section(runs, pictures),
+        embedding_map.section(runs, pictures),
+        saliency.section(runs, pictures),
+        descriptions.section(runs, pictures),
+        duplicates.duplicates(runs, pictures),
+        duplicates.labels(runs, pictures),
+        settings.section(runs),
+    ]
+
+
+def _render(runs: Sequence[Measured]) -> str:
+    environment = Environment(
+        loader=PackageLoader("ppssl.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
+    folder = files("ppssl.reports") / "templates"
+    page = environment.get_template("page.html.j2").render(
+        title=" and ".join(m.run.name for m in runs),
+        sections=_sections(runs),
+        results=[_results(m) for m in runs if m.results is not None],
+        version=provenance()["versions"].get("ppssl", ""),
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+        style=Markup((folder / _STYLE).read_text()),  # files of the package
+        script=Markup((folder / _SCRIPT).read_text()),
+    )
+    # names of files may hold bytes that are no text
+    return re.sub(r"\n\s*\n+", "\n", page).encode("utf-8", "replace").decode()
+
+
+def _results(measured: Measured) -> dict[str, Any]:
+    """What ``ppssl evaluate --json`` writes, without the paths of this machine."""
+    if measured.results is None:
+        return {}
+    results = measured.results.to_dict()
+    return finite_or_null(results | {"config": without_paths(results["config"])})
