@@ -77,6 +77,7 @@ INPUTS = [
     ("explain", ["~/missing", "x.jpg", "--out", "out"]),
     ("export", ["~/missing", "--to=timm", "--out", "out"]),
     ("neighbours", ["~/missing.jpg", *WHERE]),
+    ("report", ["~/missing"]),
     ("fit", ["--config=~/missing.yaml"]),
     ("fit", ["-c", "~/missing.yaml"]),
     ("fit", [*FIT, "--data.root=~/missing"]),
