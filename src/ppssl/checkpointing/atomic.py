@@ -12,6 +12,7 @@ from fsspec.utils import get_protocol
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
+from ppssl.checkpointing.files import is_whole
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import expand
 
@@ -72,6 +73,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         part.replace(path)
         _sync_folder(path.parent)
 
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, and compare its checksums first, which torch does not.
+
+        Raises:
+            UserError: A local file is damaged.
+        """
+        if (
+            get_protocol(str(path)) == "file"
+            and zipfile.is_zipfile(path)
+            and not is_whole(expand(path))
+        ):
+            raise UserError(
+                f"{path} cannot be read as a checkpoint: it is damaged (a checksum is wrong)."
+            )
+        return super().load_checkpoint(path, map_location, weights_only)
+
 
 def is_full(error: BaseException | None) -> bool:
     """Whether an error means that the disk is full, or a quota or file size limit is reached."""
@@ -115,7 +134,7 @@ def newest_checkpoint(root: Path) -> Path | None:
             damaged.append(path)
     newest = None
     for *_, path in sorted(candidates, reverse=True):
-        if _is_whole(path):
+        if is_whole(path):
             newest = path
             break
         damaged.append(path)
@@ -133,12 +152,3 @@ def _global_step(path: Path) -> int | None:
         return int(content["global_step"])
     except Exception:  # torch raises many types on damaged or foreign files
         return None
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file's content agrees with its checksums."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False

@@ -50,7 +50,9 @@ def create_model(
             "There are no pretrained weights for `resnet_small`; set `pretrained: false`."
         )
     if backbone != "resnet_small" and not timm.is_model(backbone):
-        hint = did_you_mean(backbone, timm.list_models(), "; `timm.list_models()` names them")
+        hint = did_you_mean(
+            backbone, [*timm.list_models(), "resnet_small"], "; `timm.list_models()` names them"
+        )
         raise UserError(f"timm has no model `{backbone}`{hint}.")
     try:
         if backbone == "resnet_small":
@@ -196,6 +198,12 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) -
         raise UserError(
             f"The encoder weights in {where} do not fit the backbone: {listed}. Give the `backbone`, `image_size` and "
             "`backbone_kwargs` that they were trained with; of a checkpoint a classifier knows them: `backbone: null`."
+        )
+    broken = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"The encoder weights in {where} are not finite: {', '.join(broken[:5])}{' ...' * (len(broken) > 5)}. The "
+            "training that wrote them had diverged, or the file is damaged: give another one."
         )
     model.load_state_dict(weights)
 

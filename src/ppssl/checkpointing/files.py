@@ -22,6 +22,7 @@ from ppssl.utils.paths import AnyPath, expand
 __all__ = [
     "SCHEMA_VERSION",
     "check_schema",
+    "is_whole",
     "read_checkpoint",
     "read_plain",
     "read_weights",
@@ -31,6 +32,15 @@ __all__ = [
 SCHEMA_VERSION = 1
 
 M = TypeVar("M")
+
+_OBJECT = {"class_path": str, "init_args": dict}
+_ENTRY = {
+    "schema_version": int,
+    "model": _OBJECT,
+    "encoder": {"backbone": str, "kwargs": dict},
+    "data": _OBJECT,
+}
+"""Types of what must be in the entry ``ppssl`` of a checkpoint; only ``data`` may be null."""
 
 _PLAIN_CLASSES: list[Any] = [argparse.Namespace, PosixPath]
 """Classes without code of their own that public weight files hold beside the weights (the options of the training)."""
@@ -48,8 +58,7 @@ def read_checkpoint(path: AnyPath) -> dict[str, Any]:
             f"No such checkpoint: {path}. `ppssl fit` leaves `last.ckpt` below `trainer.default_root_dir`."
         )
     checkpoint = read_plain(path, "a checkpoint")
-    if not isinstance(checkpoint, dict) or "ppssl" not in checkpoint:
-        raise UserError(f"{path} is no checkpoint of ppssl: it has no `ppssl` entry.")
+    check_schema(checkpoint, str(path))
     return checkpoint
 
 
@@ -82,6 +91,8 @@ def read_plain(path: Path, kind: str, *, mmap: bool = False) -> Any:
         raise UserError(
             f"{path} cannot be read as {kind}: it is compressed, as torch never does, and may be larger than memory."
         )
+    if zipfile.is_zipfile(path) and not is_whole(path):
+        raise UserError(f"{path} cannot be read as {kind}: it is damaged (a checksum is wrong).")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -107,19 +118,56 @@ def _is_compressed(path: Path) -> bool:
         return False  # another kind of file, or a damaged one
 
 
-def check_schema(checkpoint: dict[str, Any]) -> None:
-    """Refuse checkpoints of other programs and of newer versions.
+def is_whole(path: Path) -> bool:
+    """Whether a zip file, as torch writes, agrees with its checksums, which torch does not compare."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError):
+        return False
+
+
+def check_schema(checkpoint: Any, name: str = "This") -> None:
+    """Refuse checkpoints of other programs and of newer versions, and those that lack a part.
+
+    Args:
+        checkpoint: The content of a checkpoint.
+        name: What the message calls it.
 
     Raises:
-        UserError: The checkpoint is not of ppssl, or its schema is newer.
+        UserError: The checkpoint is not of ppssl, its schema is newer, or a part is missing or of another type.
     """
-    if "ppssl" not in checkpoint:
-        raise UserError("This is no checkpoint of ppssl: it has no `ppssl` entry.")
-    version = checkpoint["ppssl"]["schema_version"]
-    if version > SCHEMA_VERSION:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("ppssl"), dict):
+        raise UserError(f"{name} is no checkpoint of ppssl: it has no `ppssl` entry.")
+    version = checkpoint["ppssl"].get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
         raise UserError(
             f"The checkpoint's schema {version} is newer than this ppssl's {SCHEMA_VERSION}: update it."
         )
+    wrong = _other_type(checkpoint["ppssl"], _ENTRY, "ppssl")
+    weights = checkpoint.get("state_dict")
+    if not isinstance(weights, dict):
+        wrong = "state_dict"
+    elif bad := [key for key, value in weights.items() if not isinstance(value, torch.Tensor)]:
+        wrong = f"state_dict.{bad[0]}"
+    if wrong:
+        raise UserError(
+            f"{name} is no whole checkpoint of ppssl: `{wrong}` is missing or of another type. It was written by "
+            "another program, or changed."
+        )
+
+
+def _other_type(content: Any, types: dict[str, Any], name: str) -> str | None:
+    """Name of the first part of an entry that is missing or of another type than is listed."""
+    for key, expected in types.items():
+        value, part = content.get(key), f"{name}.{key}"
+        if key == "data" and value is None:
+            continue
+        if not isinstance(value, dict if isinstance(expected, dict) else expected):
+            return part
+        if isinstance(expected, dict) and (wrong := _other_type(value, expected, part)):
+            return wrong
+    return None
 
 
 def restore(cls: type[M], path: AnyPath, overrides: dict[str, Any]) -> M:
@@ -135,7 +183,12 @@ def restore(cls: type[M], path: AnyPath, overrides: dict[str, Any]) -> M:
     """
     checkpoint = read_checkpoint(path)
     saved = checkpoint["ppssl"]["model"]
-    model = _rebuild(_class_of(saved, cls), saved, overrides)
+    try:
+        model = _rebuild(_class_of(saved, cls), saved, overrides)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path}: the `{saved['class_path']}` cannot be made of the arguments in the checkpoint ({error})."
+        ) from error
     if not isinstance(model, cls):
         raise UserError(f"{path} holds a `{type(model).__name__}`, not a `{cls.__name__}`.")
     model.on_load_checkpoint(checkpoint)  # type: ignore[attr-defined]  # a LightningModule
