@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.text.teachers.base import Teacher as Teacher
     from ppssl.text.teachers.timm_teacher import TimmTeacher as TimmTeacher
     from ppssl.text.teachers.zoom import ZoomTeacher as ZoomTeacher
+    from ppssl.utils.config import Configurable as Configurable
     from ppssl.utils.errors import UserError as UserError
 
 __version__ = "0.1.0"
@@ -109,6 +110,7 @@ PUBLIC = {
     "ImageSource": "ppssl.data.source",
     "MoCoV2Augmentation": "ppssl.data.transforms",
     "LabelledAugmentation": "ppssl.data.transforms",
+    "Configurable": "ppssl.utils.config",
     "UserError": "ppssl.utils.errors",
 }
 """The public names, and the module that each is imported from when it is first used."""

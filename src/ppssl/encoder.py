@@ -1,4 +1,4 @@
-"""The encoder: a timm model as a feature map and a pooled embedding, with its batch-norm policy.
+"""The encoder: a timm model or a module as a feature map and a pooled embedding, with its batch-norm policy.
 
 The embedding p is timm's pooled pre-logits, the output of a model with ``num_classes=0``. All metrics, exported files
 and :func:`load_encoder` use it (:ref:`F5 <f5>`).
@@ -17,15 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppssl.checkpointing.encoder_weights import (
-    create_model,
-    encoder_part,
-    load_file,
-    load_strictly,
+from ppssl.checkpointing.backbone import (
+    argument_of,
+    describe,
+    make_backbone,
+    model_of_checkpoint,
+    restore_input,
 )
+from ppssl.checkpointing.encoder_weights import encoder_part, load_file, load_strictly
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.compiler import compiled_version
+from ppssl.utils.module_encoder import ModuleEncoder, freeze_unused
 from ppssl.utils.paths import expand
 from ppssl.utils.timm_features import (
     FeatureShapes,
@@ -83,12 +86,14 @@ class EncoderInfo:
 
 
 class Encoder(nn.Module):
-    """A timm model without its classifier.
+    """A timm model without its classifier, or a module of another library or of your own.
 
     Args:
-        backbone: Any timm model name, or ``resnet_small``, this project's encoder for small images on a CPU.
+        backbone: Any timm model name, ``resnet_small``, this project's encoder for small images on a CPU, or a module
+            (:class:`~ppssl.utils.module_encoder.ModuleEncoder` says what it returns).
         pretrained: timm's weights (``True``), none (``False``), or a local file or folder: an encoder or checkpoint of
-            ppssl, or a timm ``.safetensors`` / ``.pth`` file, all of whose encoder weights must fit.
+            ppssl, or a timm ``.safetensors`` / ``.pth`` file, all of whose encoder weights must fit. Of a module
+            ``True`` says that its weights, which it brings, are pretrained.
         image_size: Height and width of the input in pixels, for models that are built for one size (ViT); ``None``:
             their own.
         kwargs: More arguments of the timm model, such as ``channels`` or ``drop_path_rate``.
@@ -102,6 +107,7 @@ class Encoder(nn.Module):
 
     Attributes:
         batch_norm: ``"frozen"`` or ``"batch"``.
+        spec: Description of the encoder as plain data, from which a checkpoint makes it again.
 
     Raises:
         UserError: No such model, weights that do not fit, or none to be had; a model that does not take images of this
@@ -112,7 +118,7 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        backbone: str,
+        backbone: str | nn.Module,
         pretrained: bool | str = False,
         image_size: int | None = None,
         kwargs: Mapping[str, Any] | None = None,
@@ -126,19 +132,21 @@ class Encoder(nn.Module):
             batch_norm = "frozen" if pretrained else "batch"
         self.batch_norm: Literal["frozen", "batch"] = batch_norm
         self.compiled = compiled
-        self.spec: dict[str, Any] = {
-            "backbone": backbone,
-            "image_size": image_size,
-            "kwargs": dict(kwargs or {}),
-        }
-        self.model = create_model(**self.spec, pretrained=pretrained is True)
+        kwargs = dict(kwargs or {})
+        self.model = make_backbone(backbone, image_size, kwargs, pretrained=pretrained is True)
+        self._name = backbone if isinstance(backbone, str) else type(backbone).__name__
         self._format = (
             torch.channels_last if _is_convolutional(self.model) else torch.contiguous_format
         )
         self.model.to(memory_format=self._format)
         if not isinstance(pretrained, bool):
             load_file(self.model, expand(pretrained))
-        self._shapes = self.check_image_size(image_size or self.spec["kwargs"].get("img_size"))
+        self._shapes = self.check_image_size(image_size or kwargs.get("img_size"))
+        if isinstance(self.model, ModuleEncoder):
+            self.model.num_features = self._shapes.dim
+            with evaluation_mode(self):
+                freeze_unused(self.model, self._shapes.size)
+        self.spec: dict[str, Any] = describe(backbone, self.model, image_size, kwargs)
         self.train()
 
     def check_image_size(self, size: int | tuple[int, int] | None) -> FeatureShapes:
@@ -151,15 +159,25 @@ class Encoder(nn.Module):
             UserError: The model does not take this size.
         """
         with evaluation_mode(self):
-            return feature_shapes(self.model, self.spec["backbone"], size)
+            return feature_shapes(self.model, self._name, size)
 
     @property
     def info(self) -> EncoderInfo:
         """Sizes of the feature map and embedding, and the normalisation of the input."""
-        cfg, (channels, dim, beside) = self.model.pretrained_cfg, self._shapes
-        pools_map = not beside and getattr(self.model, "global_pool", "") != "token"
+        cfg, shapes = self.model.pretrained_cfg, self._shapes
+        pools_map = not shapes.map_beside and getattr(self.model, "global_pool", "") != "token"
         mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
-        return EncoderInfo(dim, channels, mean, std, self._frozen_copy, pools_map)
+        return EncoderInfo(shapes.dim, shapes.channels, mean, std, self._frozen_copy, pools_map)
+
+    @property
+    def backbone(self) -> Any:
+        """What a model's configuration holds as its ``backbone``: a name, a configuration, or that it is not saved."""
+        return argument_of(self.spec)
+
+    def restore(self, spec: Mapping[str, Any]) -> None:
+        """Take the normalisation that the encoder of a checkpoint was trained with, by its :attr:`spec`."""
+        restore_input(self.model, spec)
+        self.spec |= {"module": spec["module"]} if "module" in spec else {}
 
     def _frozen_copy(self) -> nn.Module:
         return copy.deepcopy(self).requires_grad_(False).eval()
@@ -260,19 +278,22 @@ def _is_convolutional(model: nn.Module) -> bool:
     return sum(isinstance(m, nn.Conv2d) for m in model.modules()) > 3
 
 
-def load_encoder(path: str | Path) -> nn.Module:
-    """Load the encoder of a checkpoint as a timm model in evaluation mode: ``(B, 3, H, W) -> (B, D)``.
+def load_encoder(path: str | Path, backbone: nn.Module | None = None) -> nn.Module:
+    """Load the encoder of a checkpoint in evaluation mode: ``(B, 3, H, W) -> (B, D)``.
 
-    Needs neither the data set nor the plugins nor transformers.
+    It is a timm model, or a :class:`~ppssl.utils.module_encoder.ModuleEncoder` of the module that was trained. Needs
+    neither the data set nor the plugins nor transformers.
 
     Args:
         path: A checkpoint of ``ppssl fit``.
+        backbone: A module like the one that was trained, where its arguments cannot be told; ``None``: as saved.
 
     Raises:
-        UserError: No such file, no checkpoint of ppssl, or weights that do not fit, naming the keys.
+        UserError: No such file, no checkpoint of ppssl, a module that has to be given, a foreign class, or weights that
+            do not fit, naming the keys.
     """
     checkpoint = read_checkpoint(path)
-    model = create_model(**checkpoint["ppssl"]["encoder"], pretrained=False)
+    model = model_of_checkpoint(checkpoint["ppssl"]["encoder"], backbone)
     load_strictly(model, encoder_part(checkpoint["state_dict"]), str(path))
     return model.eval()
 

@@ -48,9 +48,11 @@ class PPSSL(TrainingModule):
     ``model(images)`` gives the embeddings ``(B, C)`` of normalised images ``(B, 3, H, W)``.
 
     Args:
-        backbone: Any timm model name, or ``resnet_small``.
+        backbone: Any timm model name, ``resnet_small``, or a module that returns a feature map or tokens
+            (:class:`~ppssl.utils.module_encoder.ModuleEncoder`).
         pretrained: Where the encoder's weights come from: timm (``True``), nowhere (``False``), or a local file: a
-            checkpoint of ppssl or a timm weight file, which must fit completely.
+            checkpoint of ppssl or a timm weight file, which must fit completely. Of a module: whether the weights that
+            it brings are pretrained, or a file.
         image_size: Input height and width in pixels, for models built for one size (ViT); ``None``: their own.
         backbone_kwargs: More arguments of the timm model.
         batch_norm: Statistics of batch norm in query and key encoder: ``"frozen"`` running statistics, ``"batch"``
@@ -77,7 +79,7 @@ class PPSSL(TrainingModule):
 
     def __init__(
         self,
-        backbone: str = "resnet50",
+        backbone: str | nn.Module = "resnet50",
         pretrained: bool | str = False,
         image_size: int | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
@@ -103,7 +105,6 @@ class PPSSL(TrainingModule):
         check_range("> 0", base_lr=base_lr, lr=lr)
         check_range(">= 0", contrastive_weight=contrastive_weight)
         check_range("in [0, 1)", warmup_fraction=warmup_fraction)
-        self.backbone = backbone
         self.pretrained = pretrained
         self.init_seed = init_seed
         self.image_size = image_size
@@ -122,6 +123,7 @@ class PPSSL(TrainingModule):
         self.seed = seed
         with initial_weights(init_seed, "encoder"):
             self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs, batch_norm)
+        self.backbone = self.encoder.backbone  # of a module what can be told
         self.compile_encoder = self.encoder.compiled = compile_encoder
         self.batch_norm: BatchNormPolicy = self.encoder.batch_norm  # resolved, as `base_lr` is
         self.contrastive = MoCo() if contrastive is None else contrastive

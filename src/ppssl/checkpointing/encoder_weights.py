@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ppssl.checkpointing.files import read_weights
 from ppssl.utils.errors import UserError, did_you_mean
+from ppssl.utils.module_encoder import ModuleEncoder
 from ppssl.utils.resnet_small import resnet_small
 
 __all__ = ["create_model", "encoder_part", "load_file", "load_strictly"]
@@ -100,6 +101,8 @@ def load_file(model: nn.Module, path: Path) -> None:
         UserError: No such file, no weights in it, or weights that do not fit.
     """
     groups = dict(_groups(read_weights(path)))
+    if isinstance(model, ModuleEncoder) and not any(map(encoder_part, groups.values())):
+        model = model.module  # weights by the module's own names
     if not groups:
         raise UserError(f"`pretrained`: {path} holds no weights by name, as of a `state_dict`.")
     own = model.state_dict()

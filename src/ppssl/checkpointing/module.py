@@ -150,6 +150,7 @@ class TrainingModule(LightningModule, Configurable):
         check_schema(checkpoint)
         self._loaded = checkpoint["ppssl"]["model"]
         check_class(self, self._loaded)
+        self.encoder.restore(checkpoint["ppssl"]["encoder"])
         if self._is_fitting():
             check_resumable(self, checkpoint)
 
@@ -197,6 +198,8 @@ class TrainingModule(LightningModule, Configurable):
     def report_random_start(self) -> None:
         """Say that the encoder starts from random weights where timm has others."""
         name = self.encoder.spec["backbone"]
+        if not isinstance(name, str):
+            return
         cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
         if not self.pretrained and cfg is not None and cfg.has_weights:
             rank_zero_info(

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
+from ppssl.checkpointing.backbone import backbone_of_checkpoint
 from ppssl.checkpointing.files import check_schema, read_checkpoint
 from ppssl.checkpointing.module import TrainingModule
 from ppssl.data.transforms import LabelledAugmentation
@@ -41,8 +42,8 @@ class Classifier(TrainingModule):
     :class:`~ppssl.classify.finetune.FineTune` and :class:`~ppssl.classify.linear_probe.LinearProbe`.
 
     Args:
-        backbone: Any timm model name, or ``resnet_small``; ``None``: backbone and ``backbone_kwargs`` of the checkpoint
-            ``pretrained``.
+        backbone: Any timm model name, ``resnet_small``, or a module as for :class:`ppssl.PPSSL`; ``None``: backbone and
+            ``backbone_kwargs`` of the checkpoint ``pretrained``.
         pretrained: Initial weights of the encoder: timm's (``True``), random (``False``), or a local file, which must
             fit completely: a checkpoint of ppssl or a timm weight file.
         image_size: Input height and width in pixels, for models with a fixed size (ViT); ``None``: the model's default.
@@ -62,7 +63,7 @@ class Classifier(TrainingModule):
 
     def __init__(
         self,
-        backbone: str | None = None,
+        backbone: str | nn.Module | None = None,
         pretrained: bool | str = False,
         image_size: int | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
@@ -83,7 +84,6 @@ class Classifier(TrainingModule):
             )
         if backbone is None:
             backbone, image_size, backbone_kwargs = _of_checkpoint(pretrained, image_size)
-        self.backbone = backbone
         self.pretrained = pretrained
         self.image_size = image_size
         self.backbone_kwargs = backbone_kwargs
@@ -96,6 +96,7 @@ class Classifier(TrainingModule):
         self.classes: list[str] = []
         with initial_weights(init_seed, "encoder"):
             self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs, batch_norm)
+        self.backbone = self.encoder.backbone  # of a module what can be told
         # "auto" resolved: a checkpoint is loaded without `pretrained`
         self.batch_norm: BatchNormPolicy = self.encoder.batch_norm
         if num_classes is not None:
@@ -262,7 +263,7 @@ class Classifier(TrainingModule):
 
 def _of_checkpoint(
     pretrained: bool | str, image_size: int | None
-) -> tuple[str, int | None, dict[str, Any]]:
+) -> tuple[str | nn.Module, int | None, dict[str, Any]]:
     """Backbone, image size and arguments of the encoder in a checkpoint of ppssl."""
     if not isinstance(pretrained, PATH_TYPES):
         raise UserError(
@@ -274,4 +275,5 @@ def _of_checkpoint(
             f"`backbone` is missing: {pretrained} holds weights only. Give the timm model that they are of."
         )
     spec = read_checkpoint(pretrained)["ppssl"]["encoder"]
-    return spec["backbone"], image_size or spec["image_size"], dict(spec["kwargs"])
+    backbone = backbone_of_checkpoint(spec, "backbone=...")
+    return backbone, image_size or spec["image_size"], dict(spec["kwargs"])

@@ -36,7 +36,8 @@ class FineTune(Classifier):
     The default augmentation is random crops, horizontal flip and RandAugment.
 
     Args:
-        backbone: Any timm model name, or ``resnet_small``; ``None``: the backbone of the checkpoint ``pretrained``.
+        backbone: Any timm model name, ``resnet_small``, or a module as for :class:`ppssl.PPSSL`; ``None``: the backbone
+            of the checkpoint ``pretrained``.
         label_smoothing: Fraction of each target that is spread evenly over all classes, in [0, 1).
         mixup: Alpha of mixup, >= 0; 0: no mixup. With cutmix too, each batch uses one of the two.
         cutmix: Alpha of cutmix, >= 0; 0: no cutmix.
@@ -55,7 +56,7 @@ class FineTune(Classifier):
 
     def __init__(
         self,
-        backbone: str | None = None,
+        backbone: str | nn.Module | None = None,
         *,
         label_smoothing: float = 0.1,
         mixup: float = 0.0,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -29,7 +29,8 @@ class LinearProbe(Classifier):
     after 60 % and 80 % of the steps, no weight decay, crops and horizontal flip.
 
     Args:
-        backbone: Any timm model name, or ``resnet_small``; ``None``: the backbone of the checkpoint ``pretrained``.
+        backbone: Any timm model name, ``resnet_small``, or a module as for :class:`ppssl.PPSSL`; ``None``: the backbone
+            of the checkpoint ``pretrained``.
         lr: The learning rate.
         sgd_momentum: Momentum of SGD.
         weight_decay: Weight decay.
@@ -39,7 +40,7 @@ class LinearProbe(Classifier):
 
     def __init__(
         self,
-        backbone: str | None = None,
+        backbone: str | nn.Module | None = None,
         *,
         lr: float = 30.0,
         sgd_momentum: float = 0.9,

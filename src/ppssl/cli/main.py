@@ -3,6 +3,7 @@
 Exit codes: 0 success, 1 internal error or lost process, 2 user error or full disk, 130 interrupted, 143 terminated.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -36,7 +37,8 @@ Self-supervised pretraining for fine-grained recognition.
 
 {commands}
 
-Every command has --help; --debug shows the traceback of an error.
+Every command has --help; --debug shows the traceback of an error; --import MODULE imports a module of yours first,
+whose classes a checkpoint names.
 Example: ppssl fit --config ppssl:folder/pretrain --data.root path/to/images
 """
 
@@ -58,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ppssl {ppssl.__version__}")
         return 0
     try:
-        return _dispatch(args)
+        args = _import_modules(args)
+        return _dispatch(args or ["--help"])
     except KeyboardInterrupt:
         return _report_interruption(args[0], 130)
     except SystemExit as error:  # Lightning raises it after an interruption or SIGTERM
@@ -77,6 +80,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"ppssl: {message}", file=sys.stderr)
         return code
+
+
+def _import_modules(args: Sequence[str]) -> list[str]:
+    """Import the modules that ``--import`` names; returns the other arguments."""
+    others: list[str] = []
+    remaining = iter(args)
+    for arg in remaining:
+        option, _, name = arg.partition("=")
+        if option != "--import":
+            others.append(arg)
+            continue
+        name = name or next(remaining, "")
+        try:
+            import_module(name)
+        except (ImportError, ValueError) as error:
+            raise UserError(
+                f"`--import {name}`: {error}. Give a module that is in this folder or installed."
+            ) from error
+    return others
 
 
 def _report_interruption(command: str, code: int) -> int:
@@ -108,5 +130,6 @@ def _dispatch(args: list[str]) -> int:
 
 
 def run() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script; modules in the working folder can be named, as with ``python -m``."""
+    sys.path.append(os.getcwd())  # last: it hides no installed package
     sys.exit(main())

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
+from ppssl.checkpointing.backbone import backbone_of_checkpoint
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.encoder import Encoder
@@ -126,14 +127,17 @@ def _encoders(
 
 def _baseline(model: Any, pretrained: bool | str, seed: int) -> tuple[Encoder, dict[str, Any]]:
     """An encoder of the model's architecture with other weights, and its configuration."""
-    init_args = _architecture(model) | {"pretrained": pretrained}
+    spec = _architecture(model)
     with initial_weights(seed, "encoder"):
-        encoder = Encoder(**init_args)
+        backbone = backbone_of_checkpoint(spec, "evaluate(Encoder(...).model, data)")
+        encoder = Encoder(backbone, pretrained, spec["image_size"], spec["kwargs"])
+    arguments = {name: encoder.spec[name] for name in ("backbone", "image_size", "kwargs")}
+    init_args = arguments | {"pretrained": pretrained}
     return encoder, {"class_path": "ppssl.encoder.Encoder", "init_args": init_args}
 
 
 def _architecture(model: Any) -> dict[str, Any]:
-    """Arguments of the model's :class:`~ppssl.encoder.Encoder`."""
+    """Description of the model's :class:`~ppssl.encoder.Encoder`."""
     if isinstance(model, PATH_TYPES):
         return dict(read_checkpoint(model)["ppssl"]["encoder"])
     encoder = getattr(model, "encoder", None)

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from ppssl.checkpointing.backbone import encoder_name
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.encoder import load_encoder
 from ppssl.inference.model_card import READERS, model_card
@@ -49,14 +50,18 @@ np.save(sys.argv[2], np.asarray(features))
 """
 
 
-def export(checkpoint: AnyPath, to: Format, out: AnyPath) -> float:
+def export(
+    checkpoint: AnyPath, to: Format, out: AnyPath, backbone: nn.Module | None = None
+) -> float:
     """Export the encoder of a checkpoint for another library, with a model card, and verify the export.
 
     Args:
         checkpoint: A checkpoint of ``ppssl fit``; of a classifier the encoder is exported.
         to: ``"timm"`` (weights and ``config.json``, for ``timm.create_model("local-dir:...")``), ``"torchvision"`` (the
-            ``state_dict`` of a ResNet), ``"hf"`` (transformers' TimmWrapper), or ``"onnx"``.
+            ``state_dict`` of a ResNet), ``"hf"`` (transformers' TimmWrapper, or the model of transformers that was
+            trained), or ``"onnx"``.
         out: Output folder, which must be new or empty. After an error it is left as it was.
+        backbone: As for :func:`~ppssl.encoder.load_encoder`.
 
     Returns:
         The largest absolute difference between the features before and after the export, over four fixed images.
@@ -71,13 +76,13 @@ def export(checkpoint: AnyPath, to: Format, out: AnyPath) -> float:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty: choose a new folder.")
     content = read_checkpoint(checkpoint)["ppssl"]
-    encoder = load_encoder(expand(checkpoint))
-    preprocessing = Preprocessing.of(encoder, content)
+    encoder = load_encoder(expand(checkpoint), backbone)
+    preprocessing = Preprocessing.of(content)
     with writing(out), _new_folder_beside(out) as temporary:
         folder = Path(temporary) / "out"
         folder.mkdir()
         WRITERS[to](encoder, content["encoder"], preprocessing, folder)
-        reader = READERS[to].format(name=content["encoder"]["backbone"])
+        reader = READERS[to].format(name=encoder_name(content["encoder"]))
         difference, largest = _verify(encoder, reader, preprocessing.image_size, folder)
         if not difference <= TOLERANCE * largest:
             raise UserError(
@@ -101,7 +106,7 @@ def _new_folder_beside(out: Path) -> tempfile.TemporaryDirectory[str]:
 def _write_timm(
     encoder: Any, spec: dict[str, Any], preprocessing: Preprocessing, folder: Path
 ) -> None:
-    _refuse_ppssl_encoder(spec)
+    _refuse_others(spec)
     arguments = dict(spec["kwargs"])
     if encoder.pretrained_cfg.get("fixed_input_size") and spec["image_size"]:
         arguments["img_size"] = spec["image_size"]
@@ -121,8 +126,12 @@ def _write_timm(
 def _write_hf(
     encoder: Any, spec: dict[str, Any], preprocessing: Preprocessing, folder: Path
 ) -> None:
-    from transformers import TimmWrapperConfig, TimmWrapperModel
+    from transformers import PreTrainedModel, TimmWrapperConfig, TimmWrapperModel
 
+    module = getattr(encoder, "module", None)
+    if isinstance(module, PreTrainedModel):
+        module.save_pretrained(folder)
+        return
     _write_timm(encoder, spec, preprocessing, folder)
     timm_config = json.loads((folder / "config.json").read_text())
     config = TimmWrapperConfig.from_dict(timm_config, num_labels=0)
@@ -136,7 +145,7 @@ def _write_torchvision(
 ) -> None:
     import torchvision
 
-    _refuse_ppssl_encoder(spec)
+    _refuse_others(spec)
     name = spec["backbone"]
     if name not in torchvision.models.list_models() or "resnet" not in name:
         raise UserError(
@@ -182,11 +191,17 @@ def _weights(encoder: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.contiguous().clone() for name, value in encoder.state_dict().items()}
 
 
-def _refuse_ppssl_encoder(spec: dict[str, Any]) -> None:
+def _refuse_others(spec: dict[str, Any]) -> None:
+    """Refuse encoders that timm and torchvision do not have."""
     if spec["backbone"] == "resnet_small":
         raise UserError(
             "`resnet_small` is part of ppssl and not of any other library: choose `--to onnx`, or read the checkpoint "
             "with `ppssl.load_encoder`."
+        )
+    if not isinstance(spec["backbone"], str):
+        raise UserError(
+            f"The encoder is a `{spec['module']['kind']}` and no model of timm's: choose `--to onnx` (or `--to hf` for "
+            "a model of transformers), or read the checkpoint with `ppssl.load_encoder`."
         )
 
 

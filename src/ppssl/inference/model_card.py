@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from ppssl.checkpointing.backbone import encoder_name
 from ppssl.inference.preprocessing import Preprocessing
 from ppssl.utils.results import without_paths
 
@@ -71,7 +72,7 @@ def model_card(
     imports = "import torch\n" if "torch." in reader else ""
     return f"""\
 {_FRONT_MATTER.format(tag=tag)}
-# {spec["backbone"]}, trained with ppssl
+# {encoder_name(spec)}, trained with ppssl
 
 An image encoder, `(B, 3, {size}, {size}) -> (B, D)`. To read it, run in this folder:
 

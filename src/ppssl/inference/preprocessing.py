@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torchvision.transforms import v2
 
-from ppssl.checkpointing.encoder_weights import create_model
+from ppssl.checkpointing.backbone import normalisation
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.utils.paths import AnyPath
 
@@ -30,12 +30,11 @@ class Preprocessing:
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, encoder: Any, content: dict[str, Any]) -> "Preprocessing":
+    def of(cls, content: dict[str, Any]) -> "Preprocessing":
         """Return the preprocessing of a checkpoint's ``ppssl`` entry; size 224 and crop 0.875 where it has none."""
         data = (content["data"] or {"init_args": {}})["init_args"]
         size = content["encoder"]["image_size"] or data.get("image_size", 224)
-        cfg = encoder.pretrained_cfg
-        return cls(size, data.get("eval_crop", 0.875), tuple(cfg["mean"]), tuple(cfg["std"]))
+        return cls(size, data.get("eval_crop", 0.875), *normalisation(content["encoder"]))
 
     def transform(self) -> v2.Compose:
         """Return it as a transform of torchvision: an RGB image to ``(3, S, S)`` float32, normalised."""
@@ -80,6 +79,4 @@ def load_transform(path: AnyPath) -> v2.Compose:
     Raises:
         UserError: No such file, or no checkpoint of ppssl.
     """
-    content = read_checkpoint(path)["ppssl"]
-    encoder = create_model(**content["encoder"], pretrained=False)
-    return Preprocessing.of(encoder, content).transform()
+    return Preprocessing.of(read_checkpoint(path)["ppssl"]).transform()

@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+import timm
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ppssl.checkpointing.atomic import newest_checkpoint
@@ -16,7 +18,29 @@ from ppssl.classify.base import Classifier
 from ppssl.utils.errors import UserError, similar_path
 from ppssl.utils.paths import expand
 
-__all__ = ["check_checkpoint", "refuse_nulls", "require_weights", "trainer_options"]
+__all__ = [
+    "check_checkpoint",
+    "expand_class_name",
+    "refuse_nulls",
+    "require_weights",
+    "trainer_options",
+]
+
+
+def expand_class_name(config: Any) -> None:
+    """Write ``backbone: my.module.Class`` as ``{class_path: my.module.Class}``, in place.
+
+    Args:
+        config: A parsed configuration. jsonargparse leaves the name as it is, since a backbone may be timm's name.
+    """
+    arguments = getattr(config.get("model"), "init_args", None) or {}
+    name = arguments.get("backbone")
+    if not isinstance(name, str) or "." not in name or timm.is_model(name):
+        return
+    module, _, attribute = name.rpartition(".")
+    with suppress(ImportError, AttributeError):
+        getattr(importlib.import_module(module), attribute)
+        arguments["backbone"] = Namespace(class_path=name)
 
 
 def refuse_nulls(config: Any, name: str = "") -> None:

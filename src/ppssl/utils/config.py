@@ -25,7 +25,9 @@ __all__ = [
     "construct",
     "instantiate",
     "not_saved",
+    "plain_config",
     "plain_items",
+    "record_arguments",
     "resolve_class",
 ]
 
@@ -90,13 +92,15 @@ def class_path_of(cls: type) -> str:
 def resolve_class(class_path: str) -> type:
     """Return the class of an import path, if it belongs to ppssl or its module is already imported.
 
-    No other module is imported: a class path in a file is untrusted, and importing a module runs its code.
+    No other module is imported but transformers: a class path in a file is untrusted, and importing a module runs its
+    code.
 
     Raises:
-        UserError: The module is not part of ppssl and not imported, or it has no such :class:`Configurable`.
+        UserError: The module is not part of ppssl and not imported, or it has no such class: a :class:`Configurable`,
+            or a module of torch.
     """
     module_name, _, name = class_path.rpartition(".")
-    if module_name == "ppssl" or module_name.startswith("ppssl."):
+    if module_name in ("ppssl", "transformers") or module_name.startswith("ppssl."):
         try:
             importlib.import_module(module_name)
         except ModuleNotFoundError as error:
@@ -108,14 +112,44 @@ def resolve_class(class_path: str) -> type:
     if module is None:
         raise UserError(
             f"`{class_path}` is not part of ppssl and its module is not imported: import `{module_name}` first if you "
-            "trust it, or pass the object itself (`PPSSL.load_from_checkpoint(path, plugins={...})`)."
+            f"trust it (`ppssl --import {module_name} ...`), or pass the object itself "
+            "(`PPSSL.load_from_checkpoint(path, plugins={...})`)."
         )
     cls = getattr(module, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, Configurable)):
+    if not (isinstance(cls, type) and issubclass(cls, (Configurable, _module_class()))):
         raise UserError(
             f"`{class_path}` cannot be rebuilt from a checkpoint: it is not a `Configurable` class."
         )
     return cls
+
+
+def _module_class() -> type:
+    """Class of torch's modules, whose import costs a second, or no class if nothing has imported torch."""
+    return getattr(sys.modules.get("torch.nn"), "Module", Configurable)
+
+
+def plain_config(module: Any) -> "dict[str, Any] | NotSaved":
+    """Return the configuration of an object that need not be :class:`Configurable`, as far as it can be told.
+
+    It can be told of a :class:`Configurable`, a model of transformers, what :func:`record_arguments` has marked, and a
+    class without arguments.
+    """
+    cls = type(module)
+    if isinstance(module, Configurable):
+        return module.config()
+    if hasattr(cls, "config_class") and hasattr(module, "config"):  # transformers
+        return {"class_path": class_path_of(cls), "init_args": {"config": module.config.to_dict()}}
+    given = vars(module).get(_GIVEN)
+    if given is None and len(inspect.signature(cls.__init__).parameters) == 1:
+        given = {}
+    if given is None or any(isinstance(value, NotSaved) for value in given.values()):
+        return NotSaved(cls.__name__)
+    return {"class_path": class_path_of(cls), "init_args": dict(given)}
+
+
+def record_arguments(made: Any, cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Note the arguments that an object was made with, for :func:`plain_config`."""
+    vars(made).setdefault(_GIVEN, _record(cls, args, kwargs))
 
 
 def instantiate(config: Any) -> Any:
@@ -194,7 +228,10 @@ def _build(value: Any) -> Any:
             raise UserError(
                 f"`{value['class_path']}({name}=...)` was a `{kind}`, which no file holds: pass the object itself."
             )
-        return construct(resolve_class(value["class_path"]), _build(value["init_args"]))
+        cls, arguments = resolve_class(value["class_path"]), _build(value["init_args"])
+        if hasattr(cls, "config_class"):  # a model of transformers
+            arguments = {"config": cls.config_class.from_dict(arguments["config"])}
+        return construct(cls, arguments)
     if isinstance(value, Mapping):
         return {name: _build(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -245,6 +282,8 @@ def _argument(owner: Any, name: str) -> Any:
 
 
 def _plain_or_not_saved(value: Any) -> Any:
+    if isinstance(value, NotSaved):
+        return value
     try:
         return _plain(value)
     except _NotPlainError:

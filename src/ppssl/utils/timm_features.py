@@ -31,11 +31,13 @@ class FeatureShapes(NamedTuple):
         dim: D, the length of the embedding.
         map_beside: Whether the embedding is not pooled from the map but beside it: of class tokens alone (PiT), or of
             several maps (CoaT, CrossViT, EfficientViM). The map is the last one of timm's ``forward_intermediates``.
+        size: Height and width of these images in pixels.
     """
 
     channels: int
     dim: int
     map_beside: bool
+    size: int | tuple[int, int]
 
 
 def forward_features(model: Any, images: Tensor, map_beside: bool = False) -> tuple[Any, Any]:
@@ -119,6 +121,8 @@ def feature_shapes(
     size = own if size is None else size
     try:
         hidden, beside, embedding = _run(model, torch.Size((2, 3, *to_2tuple(size))))
+    except UserError:
+        raise
     except Exception as error:  # timm has no type of error for this
         raise UserError(
             f"`{name}` does not take images of {size} pixels ({_reason(error)}): set `model.image_size` and "
@@ -130,7 +134,7 @@ def feature_shapes(
             "`global_pool` in `backbone_kwargs`."
         )
     feature_map = as_map(model, hidden) if beside is None else beside
-    return FeatureShapes(feature_map.shape[1], embedding.shape[1], beside is not None)
+    return FeatureShapes(feature_map.shape[1], embedding.shape[1], beside is not None, size)
 
 
 def check_image_size(model: nn.Module, size: int) -> None:

@@ -66,9 +66,11 @@ def output_gradcam(
 
 
 def find_timm_model(model: nn.Module) -> Any:
-    """Return the first timm model inside a module, or ``None``."""
+    """Return the first module inside a module that has timm's interface, or ``None``."""
     found = (
-        m for m in model.modules() if hasattr(m, "forward_features") and hasattr(m, "feature_info")
+        m
+        for m in model.modules()
+        if hasattr(m, "forward_features") and hasattr(m, "pretrained_cfg")
     )
     return next(found, None)
 
@@ -76,7 +78,8 @@ def find_timm_model(model: nn.Module) -> Any:
 def _last_layer(timm_model: Any) -> nn.Module | None:
     if getattr(timm_model, "num_prefix_tokens", 0) and hasattr(timm_model.blocks[-1], "norm1"):
         return timm_model.blocks[-1].norm1
-    return stage_modules(timm_model).get(timm_model.feature_info[-1]["module"])
+    stages = list(getattr(timm_model, "feature_info", []))
+    return stage_modules(timm_model).get(stages[-1]["module"]) if stages else None
 
 
 class _Scored(nn.Module):
