@@ -276,13 +276,18 @@ def plugin_trains(names: dict[str, Any]) -> None:
     """The plugin's term and its log are logged."""
     from lightning.pytorch import Trainer
 
-    from ppssl import FolderDataModule
+    from ppssl import PPSSL, FolderDataModule
 
     quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(max_steps=1, log_every_n_steps=1, logger=False, **quiet)
     data = FolderDataModule("path/to/images", image_size=32, batch_size=8, num_workers=0)
-    trainer.fit(names["model"], data)
+    model = PPSSL(backbone="resnet_small", plugins={"unit": names["UnitLength"]()})
+    trainer.fit(model, data)
     assert {"train/loss_unit", "train/unit_length"} <= set(trainer.logged_metrics)
+    model = names["Rotations"](share=0.3, backbone="resnet_small")
+    trainer = Trainer(max_steps=1, log_every_n_steps=1, logger=False, **quiet)
+    trainer.fit(model, data)
+    assert "train/loss_turn" in trainer.logged_metrics
 
 
 def base_trains(names: dict[str, Any]) -> None:

@@ -134,7 +134,7 @@ class Encoder(nn.Module):
         self.compiled = compiled
         kwargs = dict(kwargs or {})
         self.model = make_backbone(backbone, image_size, kwargs, pretrained=pretrained is True)
-        self._name = backbone if isinstance(backbone, str) else type(backbone).__name__
+        self._label = backbone if isinstance(backbone, str) else type(backbone).__name__
         self._format = (
             torch.channels_last if _is_convolutional(self.model) else torch.contiguous_format
         )
@@ -159,7 +159,7 @@ class Encoder(nn.Module):
             UserError: The model does not take this size.
         """
         with evaluation_mode(self):
-            return feature_shapes(self.model, self._name, size)
+            return feature_shapes(self.model, self._label, size)
 
     @property
     def info(self) -> EncoderInfo:

@@ -19,7 +19,14 @@ from ppssl.losses.ais.plugin import AIS
 from ppssl.losses.batch import check_batch, count_images
 from ppssl.losses.contrastive import ContrastiveObjective, ContrastiveResult, MoCo
 from ppssl.losses.contrastive.prefill import fill
-from ppssl.losses.loss_plugin import LossPlugin, LossTerm, merge_requests, training_step
+from ppssl.losses.loss_plugin import (
+    LossPlugin,
+    LossTerm,
+    TrainingStep,
+    merge_requests,
+    training_step,
+    weighted_sum,
+)
 from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.compiler import prepare_compiler
 from ppssl.utils.errors import UserError
@@ -46,6 +53,11 @@ class PPSSL(TrainingModule):
 
     ``L = contrastive_weight * L_con + sum of weight(progress) * L_plugin``. As a function it is its encoder:
     ``model(images)`` gives the embeddings ``(B, C)`` of normalised images ``(B, 3, H, W)``.
+
+    A subclass may replace :meth:`build` (layers of its own), :meth:`loss_terms` (losses beside the plugins),
+    :meth:`losses`, :meth:`configure_optimizers`, :meth:`forward` (validation and prediction; :func:`ppssl.evaluate` and
+    :func:`ppssl.load_encoder` use the encoder) and :meth:`default_callbacks`. Its own arguments are saved in
+    checkpoints and shown by loggers.
 
     Args:
         backbone: Any timm model name, ``resnet_small``, or a module that returns a feature map or tokens
@@ -75,6 +87,8 @@ class PPSSL(TrainingModule):
         encoder_start: Fraction of the steps in which only the heads are trained, which are random at first
             (:ref:`R2 <r2>`); ``"auto"``: 0.1 for pretrained weights, else 0.
         seed: Seed of the random numbers of each step; ``None``: that of ``seed_everything``, or 0.
+        monitors: Whether kNN, retrieval, throughput and what the plugins have to show are monitored. Without monitors
+            a run is resumed as exactly.
     """
 
     def __init__(
@@ -97,6 +111,7 @@ class PPSSL(TrainingModule):
         warmup_fraction: float = 0.0,
         encoder_start: float | Literal["auto"] = "auto",
         seed: int | None = None,
+        monitors: bool = True,
     ) -> None:
         super().__init__()
         check_choice(get_args(OptimizerName), optimizer=optimizer)
@@ -121,6 +136,7 @@ class PPSSL(TrainingModule):
             encoder_start = 0.1 if pretrained else 0.0
         self.encoder_start: Any = encoder_start  # resolved, as `base_lr` is
         self.seed = seed
+        self.monitors = monitors
         with initial_weights(init_seed, "encoder"):
             self.encoder = Encoder(backbone, pretrained, image_size, backbone_kwargs, batch_norm)
         self.backbone = self.encoder.backbone  # of a module what can be told
@@ -187,6 +203,8 @@ class PPSSL(TrainingModule):
     def default_callbacks(self) -> list[Callback]:
         """Monitors, resuming, and the callbacks of the plugins."""
         # Throughput starts its clock after the figures of the epoch before are drawn.
+        if not self.monitors:
+            return [ResumeState()]
         watchers = [c for plugin in self._plugins().values() for c in plugin.callbacks()]
         return [RepresentationMonitor(), *watchers, Throughput(), ResumeState()]
 
@@ -230,20 +248,19 @@ class PPSSL(TrainingModule):
             query, *others = batch["views"]
             batch = dict(batch) | {"views": [query.detach().requires_grad_(), *others]}
         result = self._result = self.contrastive(self.encoder, batch, seed=seed)
-        contrastive, terms = result.loss.mean(), {"contrastive": result.loss}
-        logs = dict(result.logs) | {"loss_contrastive": contrastive.detach()}
-        loss = self.contrastive_weight * contrastive
-        step = training_step(batch, result, progress, number)
-        for name, plugin in plugins.items():
-            term: LossTerm = plugin(step)
-            terms[name] = term.value
-            loss = loss + plugin.weight(progress) * term.value.mean()
-            logs |= {f"{name}_{key}": item for key, item in term.logs.items()}
-            if term.logged:
-                logs[f"loss_{name}"] = term.value.detach().mean()
+        contrastive = result.loss.mean()
+        terms = self.loss_terms(training_step(batch, result, progress, number))
+        others, logs = weighted_sum(terms, {n: p.weight(progress) for n, p in plugins.items()})
+        loss = self.contrastive_weight * contrastive + others
+        logs = {**result.logs, "loss_contrastive": contrastive.detach(), **logs}
+        values = {"contrastive": result.loss} | {name: term.value for name, term in terms.items()}
         where = {"step": self.global_step, "epoch": self.current_epoch}
-        self.loss_history.add(loss, terms, batch["index"], **where)
+        self.loss_history.add(loss, values, batch["index"], **where)
         return loss, logs
+
+    def loss_terms(self, step: TrainingStep) -> dict[str, LossTerm]:
+        """Terms of the loss beside L_con, by name: those of the plugins. Subclasses add theirs, of weight 1."""
+        return {name: plugin(step) for name, plugin in self._plugins().items()}
 
     def configure_gradient_clipping(
         self,

@@ -12,7 +12,7 @@ __all__ = ["check_class", "check_resumable", "describe_misfit", "differences"]
 
 _WITHOUT_WEIGHTS = {
     *("pretrained", "init_seed", "seed", "batch_norm", "compile_encoder", "encoder_start"),
-    *("optimizer", "base_lr", "lr", "weight_decay", "sgd_momentum", "warmup_fraction"),
+    *("optimizer", "base_lr", "lr", "weight_decay", "sgd_momentum", "warmup_fraction", "monitors"),
 }
 """Arguments of the models that do not change which weights there are."""
 _OF_THE_OPTIMIZER = ("optimizer", "encoder_start")

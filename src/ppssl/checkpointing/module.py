@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ppssl.checkpointing.compatibility import check_class, check_resumable, describe_misfit
 from ppssl.checkpointing.files import SCHEMA_VERSION, check_schema, restore
-from ppssl.utils.config import Configurable, not_saved, plain_items
+from ppssl.utils.config import Configurable, flat_config, not_saved, plain_items
 from ppssl.utils.errors import UserError
 from ppssl.utils.finite import LossHistory
 from ppssl.utils.paths import AnyPath
@@ -104,8 +104,16 @@ class TrainingModule(LightningModule, Configurable):
         self.log_dict({f"train/{n}": value for n, value in logs.items()}, batch_size=batch_size)
 
     def on_fit_start(self) -> None:
-        """Silence Lightning's warning about layers that are frozen on purpose."""
+        """Give the configurations of model and data to the loggers; silence a warning about frozen layers."""
         self.encoder.expect_frozen(self)
+        parts = {"model": self, "data": self._data_module()}
+        shown = {
+            name: flat_config(part.config())
+            for name, part in parts.items()
+            if isinstance(part, Configurable)
+        }
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(shown)
 
     def on_train_epoch_start(self) -> None:
         """Drop the gradients of the step before.

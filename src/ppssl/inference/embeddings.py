@@ -1,5 +1,6 @@
 """Embeddings of images: choose a model's feature, and embed the images of a data loader."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -100,22 +101,21 @@ class AttentionPooledEncoder(nn.Module):
 
     Args:
         encoder: Computes the feature map F.
-        plugin: Computes the attention map A from F (:meth:`ppssl.LossPlugin.attention`).
+        plugin: Computes the attention map A ``(B, h', w')`` from F, by a method ``attention`` as IADM has
+            (:meth:`ppssl.losses.iadm.plugin.IADM.attention`).
     """
 
     def __init__(self, encoder: Encoder, plugin: LossPlugin) -> None:
         super().__init__()
         self.encoder, self.plugin = encoder, plugin
+        self.attention: Callable[[Tensor], Tensor] = plugin.attention  # type: ignore[assignment]  # not every plugin's
         self.pretrained_cfg: dict[str, Any] = encoder.model.pretrained_cfg
         self.num_features = encoder.info.channels
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed normalised images."""
         feature_map = self.encoder.features(images).map
-        attention = self.plugin.attention(feature_map)
-        if attention is None:
-            raise ArgumentError(f"`{type(self.plugin).__name__}` returned no attention map.")
-        return attend(feature_map, attention)
+        return attend(feature_map, self.attention(feature_map))
 
 
 def feature_encoder(model: nn.Module | AnyPath, feature: Feature = "gap") -> Any:
@@ -159,6 +159,6 @@ def has_branch_feature(model: nn.Module) -> bool:
 def _attention_plugin(model: Any) -> LossPlugin | None:
     """The first plugin that has an attention map."""
     for plugin in dict(getattr(model, "plugins", {})).values():
-        if type(plugin).attention is not LossPlugin.attention:
+        if hasattr(plugin, "attention"):
             return plugin
     return None

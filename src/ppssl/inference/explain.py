@@ -264,9 +264,8 @@ def _maps(
         with torch.no_grad():
             feature_map = encoder.features(x).map
             for name, plugin in dict(getattr(model, "plugins", {})).items():
-                attention = plugin.attention(feature_map)
-                if attention is not None:
-                    maps[f"{name} branch"] = attention
+                if hasattr(plugin, "attention"):
+                    maps[f"{name} branch"] = plugin.attention(feature_map)
     output = output_gradcam(model, score, x, layer)
     if output is not None:
         maps["output Grad-CAM"] = output

@@ -29,6 +29,7 @@ __all__ = [
     "merge_requests",
     "numbered_images",
     "training_step",
+    "weighted_sum",
 ]
 
 _TAKEN = ("views", "index", "label", "geometry", "augmentation", "broken")
@@ -98,7 +99,7 @@ class LossTerm:
 
 
 class LossPlugin(nn.Module, Configurable):
-    """Base class of loss plugins; subclasses implement :meth:`forward` and, if needed, the other methods.
+    """Base class of loss plugins; subclasses implement :meth:`forward`; all other methods are optional.
 
     Every constructor argument is kept under its own name (see :mod:`ppssl.utils.config`). ``train/loss_<name>`` is
     logged,
@@ -148,10 +149,6 @@ class LossPlugin(nn.Module, Configurable):
         """
         return False
 
-    def attention(self, feature_map: Tensor) -> Tensor | None:
-        """Attention map ``(B, h', w')`` >= 0 of a feature map ``(B, C, h, w)``; ``None`` for plugins without one."""
-        return None
-
     def data_requests(self) -> dict[str, Callable[[Any], Tensor]]:
         """Extra entries of the batch: by name, a function from the original RGB image to a tensor."""
         return {}
@@ -159,6 +156,25 @@ class LossPlugin(nn.Module, Configurable):
     def callbacks(self) -> list[Callback]:
         """Callbacks of the plugin; types that the Trainer already has, or subclasses of them, are left out."""
         return [] if self.watcher is None else [self.watcher()]
+
+
+def weighted_sum(
+    terms: Mapping[str, LossTerm], weights: Mapping[str, float]
+) -> tuple[Tensor | float, dict[str, Tensor]]:
+    """The sum of ``weight * mean of the term``, and the values to log, by name.
+
+    Args:
+        terms: Terms by name.
+        weights: Weights by name; 1 for terms without one.
+    """
+    total: Tensor | float = 0.0
+    logs: dict[str, Tensor] = {}
+    for name, term in terms.items():
+        total = total + weights.get(name, 1.0) * term.value.mean()
+        logs |= {f"{name}_{key}": item for key, item in term.logs.items()}
+        if term.logged:
+            logs[f"loss_{name}"] = term.value.detach().mean()
+    return total, logs
 
 
 def numbered_images(data: Any, plugin: LossPlugin, otherwise: str = "") -> Any:

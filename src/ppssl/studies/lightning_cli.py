@@ -15,7 +15,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from torch import nn
 
 from ppssl.checkpointing.atomic import AtomicCheckpointIO, newest_checkpoint
 from ppssl.checkpointing.metrics_csv import keep_metrics
@@ -30,7 +29,6 @@ from ppssl.studies.command_checks import (
     trainer_options,
 )
 from ppssl.studies.objective_option import with_own_defaults
-from ppssl.utils.config import record_arguments
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand, expand_config, writable_folder
 from ppssl.utils.recipes import BASE_RECIPE, read_yaml, recipe_path
@@ -105,7 +103,6 @@ class PPSSLCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of checkpoints and of the file of ``ppssl predict``, and ``--resume``."""
-        parser.add_instantiator(_recorded, nn.Module)  # after those of Lightning, which come first
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_argument(
@@ -189,15 +186,6 @@ class PPSSLCLI(LightningCLI):
         path = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
         if path:
             rank_zero_info(f"Checkpoint: {path}")
-
-
-def _recorded(
-    cls: type[nn.Module], *args: Any, applied_instantiation_links: Any = None, **kwargs: Any
-) -> nn.Module:
-    """A module with a note of its arguments, so that checkpoints can name them."""
-    made = cls(*args, **kwargs)
-    record_arguments(made, cls, args, kwargs)
-    return made
 
 
 def _as_text(path: Path | None) -> str | None:

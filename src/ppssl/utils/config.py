@@ -23,11 +23,11 @@ __all__ = [
     "argument_names",
     "class_path_of",
     "construct",
+    "flat_config",
     "instantiate",
     "not_saved",
     "plain_config",
     "plain_items",
-    "record_arguments",
     "resolve_class",
 ]
 
@@ -97,7 +97,7 @@ def resolve_class(class_path: str) -> type:
 
     Raises:
         UserError: The module is not part of ppssl and not imported, or it has no such class: a :class:`Configurable`,
-            or a module of torch.
+            or a model of transformers.
     """
     module_name, _, name = class_path.rpartition(".")
     if module_name in ("ppssl", "transformers") or module_name.startswith("ppssl."):
@@ -116,40 +116,32 @@ def resolve_class(class_path: str) -> type:
             "(`PPSSL.load_from_checkpoint(path, plugins={...})`)."
         )
     cls = getattr(module, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, (Configurable, _module_class()))):
+    if not (isinstance(cls, type) and issubclass(cls, _callable_classes())):
         raise UserError(
             f"`{class_path}` cannot be rebuilt from a checkpoint: it is not a `Configurable` class."
         )
     return cls
 
 
-def _module_class() -> type:
-    """Class of torch's modules, whose import costs a second, or no class if nothing has imported torch."""
-    return getattr(sys.modules.get("torch.nn"), "Module", Configurable)
+def _callable_classes() -> tuple[type, ...]:
+    """Classes whose subclasses are called: :class:`Configurable`, and the models of transformers if it is imported."""
+    models = getattr(
+        sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", Configurable
+    )
+    return (Configurable, models)
 
 
 def plain_config(module: Any) -> "dict[str, Any] | NotSaved":
     """Return the configuration of an object that need not be :class:`Configurable`, as far as it can be told.
 
-    It can be told of a :class:`Configurable`, a model of transformers, what :func:`record_arguments` has marked, and a
-    class without arguments.
+    It can be told of a :class:`Configurable` and of a model of transformers.
     """
-    cls = type(module)
     if isinstance(module, Configurable):
         return module.config()
+    cls = type(module)
     if hasattr(cls, "config_class") and hasattr(module, "config"):  # transformers
         return {"class_path": class_path_of(cls), "init_args": {"config": module.config.to_dict()}}
-    given = vars(module).get(_GIVEN)
-    if given is None and len(inspect.signature(cls.__init__).parameters) == 1:
-        given = {}
-    if given is None or any(isinstance(value, NotSaved) for value in given.values()):
-        return NotSaved(cls.__name__)
-    return {"class_path": class_path_of(cls), "init_args": dict(given)}
-
-
-def record_arguments(made: Any, cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Note the arguments that an object was made with, for :func:`plain_config`."""
-    vars(made).setdefault(_GIVEN, _record(cls, args, kwargs))
+    return NotSaved(cls.__name__)
 
 
 def instantiate(config: Any) -> Any:
@@ -192,6 +184,16 @@ def not_saved(config: Any, name: str = "") -> dict[str, str]:
 def plain_items(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the items that are plain data."""
     return {name: value for name, value in values.items() if not _holds_objects(value)}
+
+
+def flat_config(config: Any) -> Any:
+    """Return a configuration as loggers show it: arguments beside ``class_path``, without ``init_args``."""
+    if _is_object(config):
+        left_out = config.get("not_saved", {})
+        config = {"class_path": config["class_path"], **config["init_args"], **left_out}
+    if isinstance(config, Mapping):
+        return {name: flat_config(value) for name, value in config.items()}
+    return config
 
 
 def _holds_objects(value: Any) -> bool:
