@@ -107,6 +107,7 @@ class Encoder(nn.Module):
 
     Attributes:
         batch_norm: ``"frozen"`` or ``"batch"``.
+        name: timm's name, or the class of the module.
         spec: Description of the encoder as plain data, from which a checkpoint makes it again.
 
     Raises:
@@ -134,7 +135,7 @@ class Encoder(nn.Module):
         self.compiled = compiled
         kwargs = dict(kwargs or {})
         self.model = make_backbone(backbone, image_size, kwargs, pretrained=pretrained is True)
-        self._label = backbone if isinstance(backbone, str) else type(backbone).__name__
+        self.name = backbone if isinstance(backbone, str) else type(backbone).__name__
         self._format = (
             torch.channels_last if _is_convolutional(self.model) else torch.contiguous_format
         )
@@ -159,7 +160,7 @@ class Encoder(nn.Module):
             UserError: The model does not take this size.
         """
         with evaluation_mode(self):
-            return feature_shapes(self.model, self._label, size)
+            return feature_shapes(self.model, self.name, size)
 
     @property
     def info(self) -> EncoderInfo:

@@ -104,12 +104,12 @@ class Anchor(LossPlugin):
 
     def teacher(self, encoder: Encoder, image_size: int) -> Teacher:
         """The copy of the encoder as a teacher; its banks are known by its weights."""
-        whole = _StartingEncoder(encoder.spec["backbone"], image_size=image_size)
+        whole = _StartingEncoder(encoder.name, image_size=image_size)
         whole.encoder = encoder
         whole.name = f"start {whole.fingerprint()[:8]} of {whole.name}"
         if self.window is None:
             return whole
-        closer = ZoomTeacher(whole, encoder.spec["backbone"], window=self.window)
+        closer = ZoomTeacher(whole, encoder.name, window=self.window)
         closer.encoder = encoder
         return closer
 
