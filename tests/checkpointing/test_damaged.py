@@ -123,5 +123,10 @@ def test_arguments_that_no_model_takes(good: Path, tmp_path: Path) -> None:
     content = torch.load(good, weights_only=True)
     content["ppssl"]["model"]["init_args"]["backbone"] = 3
     torch.save(content, tmp_path / "changed.ckpt")
-    with pytest.raises(UserError, match=r"`ppssl.PPSSL` cannot be made of the arguments"):
+    with pytest.raises(ValueError, match=r"`backbone` must be the name .*, got a `int`"):
+        PPSSL.load_from_checkpoint(tmp_path / "changed.ckpt")
+    del content["ppssl"]["model"]["init_args"]["backbone"]
+    content["ppssl"]["model"]["init_args"]["seed_of_old"] = 3
+    torch.save(content, tmp_path / "changed.ckpt")
+    with pytest.raises(UserError, match=r"seed_of_old|`ppssl.PPSSL` cannot be made of the"):
         PPSSL.load_from_checkpoint(tmp_path / "changed.ckpt")

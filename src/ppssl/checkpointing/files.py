@@ -37,10 +37,13 @@ _OBJECT = {"class_path": str, "init_args": dict}
 _ENTRY = {
     "schema_version": int,
     "model": _OBJECT,
-    "encoder": {"backbone": str, "kwargs": dict},
+    "encoder": {"backbone": str | dict | None, "kwargs": dict},
     "data": _OBJECT,
 }
-"""Types of what must be in the entry ``ppssl`` of a checkpoint; only ``data`` may be null."""
+"""Types of what must be in the entry ``ppssl`` of a checkpoint; ``data`` may be null or missing."""
+
+_MODULE = {"module": {"kind": str, "num_features": int, "mean": list, "std": list}}
+"""Types of what must be in ``ppssl.encoder`` beside a backbone that is no name of timm."""
 
 _PLAIN_CLASSES: list[Any] = [argparse.Namespace, PosixPath]
 """Classes without code of their own that public weight files hold beside the weights (the options of the training)."""
@@ -144,7 +147,7 @@ def check_schema(checkpoint: Any, name: str = "This") -> None:
         raise UserError(
             f"The checkpoint's schema {version} is newer than this ppssl's {SCHEMA_VERSION}: update it."
         )
-    wrong = _other_type(checkpoint["ppssl"], _ENTRY, "ppssl")
+    wrong = _other_type(checkpoint["ppssl"], _ENTRY, "ppssl") or _wrong_module(checkpoint["ppssl"])
     weights = checkpoint.get("state_dict")
     if not isinstance(weights, dict):
         wrong = "state_dict"
@@ -157,13 +160,25 @@ def check_schema(checkpoint: Any, name: str = "This") -> None:
         )
 
 
+def _wrong_module(entry: Any) -> str | None:
+    """Name of the first part of what is told of a module that is missing or of another type."""
+    encoder, name = entry["encoder"], "ppssl.encoder"
+    told = encoder["backbone"]
+    if isinstance(told, str):
+        return None
+    wrong = None if told is None else _other_type(told, _OBJECT, f"{name}.backbone")
+    return wrong or _other_type(encoder, _MODULE, name)
+
+
 def _other_type(content: Any, types: dict[str, Any], name: str) -> str | None:
     """Name of the first part of an entry that is missing or of another type than is listed."""
     for key, expected in types.items():
         value, part = content.get(key), f"{name}.{key}"
         if key == "data" and value is None:
             continue
-        if not isinstance(value, dict if isinstance(expected, dict) else expected):
+        if key not in content or not isinstance(
+            value, dict if isinstance(expected, dict) else expected
+        ):
             return part
         if isinstance(expected, dict) and (wrong := _other_type(value, expected, part)):
             return wrong
