@@ -303,7 +303,7 @@ class _Counts(nn.Module):
 
 
 def test_a_model_that_cannot_run_on_the_meta_device() -> None:
-    assert feature_shapes(_Counts(), "counts", 8) == (3, 3, False)
+    assert feature_shapes(_Counts(), "counts", 8) == (3, 3, False, 8)
 
 
 def test_the_gradient_at_a_map_that_is_not_pooled_is_refused() -> None:
