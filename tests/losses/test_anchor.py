@@ -219,5 +219,7 @@ def test_errors() -> None:
         Anchor(-1.0)
     with pytest.raises(ValueError, match="`image_size` must be >= 1, got 0"):
         Anchor(image_size=0)
+    with pytest.raises(ValueError, match=r"`window=0.5` is of the original image"):
+        Anchor(image_size=None, window=0.5)
     with pytest.raises(UserError, match="`Anchor` needs the encoder itself"):
         Anchor().build(EncoderInfo(dim=4, channels=4, mean=(0.0,), std=(1.0,)))

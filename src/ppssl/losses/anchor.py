@@ -17,7 +17,7 @@ from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.timm_teacher import TimmTeacher
 from ppssl.text.teachers.zoom import ZoomTeacher
 from ppssl.utils.checks import check_range
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 
 if TYPE_CHECKING:
     from ppssl.data.datamodule import FineGrainedDataModule
@@ -70,6 +70,11 @@ class Anchor(LossPlugin):
         check_range("in (0, 1]", window=window)
         if image_size != "auto":
             check_range(">= 1", image_size=image_size)
+        if image_size is None and window is not None:
+            raise ArgumentError(
+                f"`window={window}` is of the original image, and with `image_size=None` the starting encoder sees the "
+                "view: set `window=None`, or a size."
+            )
         self.loss_weight = loss_weight
         self.image_size = image_size
         self.window = window
