@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ppssl import Anchor, Teacher, ZoomTeacher
 from ppssl.encoder import Encoder
+from ppssl.text.teachers.base import of_channels
 
 Place = Literal["random", "contrast", "centre", "gradcam"]
 PLACES: tuple[Place, ...] = get_args(Place)
@@ -54,9 +55,7 @@ class ZoomElsewhere(ZoomTeacher):
 
     def _gradcam(self, images: Tensor) -> Tensor:
         info = self.encoder.info
-        mean, std = (
-            torch.tensor(v, device=images.device).view(3, 1, 1) for v in (info.mean, info.std)
-        )
+        mean, std = (of_channels(v, images) for v in (info.mean, info.std))
         with torch.enable_grad():
             x = ((images - mean) / std).requires_grad_()
             p = F.normalize(self.encoder(x).float(), dim=1)

@@ -278,3 +278,22 @@ def test_weights_that_are_gone_are_no_error(images: Path, run: Path, tmp_path: P
     page = make(other, tmp_path / "page.html")
     assert "cannot be read here" in section(page, "metrics")
     assert results(page)["metrics"]
+
+
+def test_a_module_as_encoder_has_a_page_without_a_before(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No checkpoint says what weights it began with."""
+    (tmp_path / "own_cells.py").write_text(
+        "import ppssl\nfrom torch import nn\n\n"
+        "class Cells(nn.Conv2d, ppssl.Configurable):\n"
+        "    def __init__(self, width: int = 4):\n"
+        "        super().__init__(3, width, 8, stride=8)\n"
+        "        self.width = width\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    encoder = ["--model.backbone_kwargs=null", "--model.backbone=own_cells.Cells"]
+    other = train(images, tmp_path / "run", *encoder)
+    page = make(other, tmp_path / "page.html")
+    assert "cannot be read here" in section(page, "metrics")
+    assert results(page)["metrics"]

@@ -12,7 +12,7 @@ from fsspec.utils import get_protocol
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
-from ppssl.checkpointing.files import is_whole
+from ppssl.checkpointing.files import is_whole, refuse_damaged
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import expand
 
@@ -81,14 +81,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: A local file is damaged.
         """
-        if (
-            get_protocol(str(path)) == "file"
-            and zipfile.is_zipfile(path)
-            and not is_whole(expand(path))
-        ):
-            raise UserError(
-                f"{path} cannot be read as a checkpoint: it is damaged (a checksum is wrong)."
-            )
+        if get_protocol(str(path)) == "file":
+            refuse_damaged(expand(path), "a checkpoint")
         return super().load_checkpoint(path, map_location, weights_only)
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "read_checkpoint",
     "read_plain",
     "read_weights",
+    "refuse_damaged",
     "restore",
 ]
 
@@ -94,8 +95,7 @@ def read_plain(path: Path, kind: str, *, mmap: bool = False) -> Any:
         raise UserError(
             f"{path} cannot be read as {kind}: it is compressed, as torch never does, and may be larger than memory."
         )
-    if zipfile.is_zipfile(path) and not is_whole(path):
-        raise UserError(f"{path} cannot be read as {kind}: it is damaged (a checksum is wrong).")
+    refuse_damaged(path, kind)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -128,6 +128,16 @@ def is_whole(path: Path) -> bool:
             return archive.testzip() is None
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError):
         return False
+
+
+def refuse_damaged(path: Path, kind: str) -> None:
+    """Refuse a zip file whose content disagrees with its checksums.
+
+    Raises:
+        UserError: It does.
+    """
+    if zipfile.is_zipfile(path) and not is_whole(path):
+        raise UserError(f"{path} cannot be read as {kind}: it is damaged (a checksum is wrong).")
 
 
 def check_schema(checkpoint: Any, name: str = "This") -> None:

@@ -1,7 +1,7 @@
 """Images that are the same or nearly so, and labels that the neighbours contradict, found by the embeddings."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ def find_duplicates(images: Embeddings, data: FineGrainedDataModule) -> list[Dup
         for value, j in zip(values, others, strict=True):
             best[min(i, j), max(i, j)] = value
     pairs = sorted(best, key=lambda pair: (-best[pair], pair))[:CANDIDATES]
-    small = _Cache(lambda i: _grey(_load(data, i)))
+    small = cache(lambda i: _grey(_load(data, i)))
     found = []
     for pair in pairs:
         first, second = (int(images.index[row]) for row in pair)
@@ -139,18 +139,6 @@ def nearest_others(features: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
     if not parts:
         return torch.empty(0, 0), torch.empty(0, 0, dtype=torch.int64)
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
-
-
-class _Cache:
-    """A function of a number that is computed once for each."""
-
-    def __init__(self, function: Callable[[int], np.ndarray]) -> None:
-        self.function, self.values = function, dict[int, np.ndarray]()
-
-    def __call__(self, i: int) -> np.ndarray:
-        if i not in self.values:
-            self.values[i] = self.function(i)
-        return self.values[i]
 
 
 def _load(data: FineGrainedDataModule, index: int) -> Image.Image:

@@ -109,9 +109,7 @@ class Anchor(LossPlugin):
 
     def teacher(self, encoder: Encoder, image_size: int) -> Teacher:
         """The copy of the encoder as a teacher; its banks are known by its weights."""
-        whole = _StartingEncoder(encoder.name, image_size=image_size)
-        whole.encoder = encoder
-        whole.name = f"start {whole.fingerprint()[:8]} of {whole.name}"
+        whole = _StartingEncoder(encoder, image_size)
         if self.window is None:
             return whole
         closer = ZoomTeacher(whole, encoder.name, window=self.window)
@@ -157,9 +155,17 @@ def _tested_size(encoder: Encoder, least: int) -> int:
 
 
 class _StartingEncoder(TimmTeacher):
-    def fingerprint(self) -> str:
-        """SHA-256 of the weights and buffers."""
+    """A copy of the starting encoder, known by the SHA-256 of its weights and buffers."""
+
+    def __init__(self, encoder: Encoder, image_size: int) -> None:
+        super().__init__(encoder.name, image_size=image_size)
+        self.encoder = encoder
         digest = hashlib.sha256()
-        for name, value in self.encoder.state_dict().items():
+        for name, value in encoder.state_dict().items():
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        self._fingerprint = digest.hexdigest()
+        self.name = f"start {self._fingerprint[:8]} of {self.name}"
+
+    def fingerprint(self) -> str:
+        """Hash of the weights."""
+        return self._fingerprint

@@ -16,7 +16,15 @@ from ppssl.utils.errors import UserError, similar_path
 from ppssl.utils.paths import AnyPath, expand
 from ppssl.utils.randomness import initial_weights, resolve_seed
 
-__all__ = ["EVENTS", "METRICS", "Run", "find_run", "start_and_end", "starting_encoder"]
+__all__ = [
+    "EVENTS",
+    "METRICS",
+    "Run",
+    "find_checkpoint",
+    "find_run",
+    "start_and_end",
+    "starting_encoder",
+]
 
 EVENTS, METRICS = "events.out.tfevents.*", "metrics.csv"
 """Files that TensorBoard's and the CSV logger write."""
@@ -76,6 +84,21 @@ def find_run(path: AnyPath) -> Run:
     Raises:
         UserError: There is no such file or folder, no checkpoint in it, or the checkpoint cannot be read.
     """
+    checkpoint = find_checkpoint(path)
+    content = {k: v for k, v in read_checkpoint(checkpoint).items() if k != "state_dict"}
+    logs = _logs(checkpoint)
+    return Run(_name(expand(path)), checkpoint, content, logs, _settings(logs))
+
+
+def find_checkpoint(path: AnyPath) -> Path:
+    """The checkpoint of a run, which is not read.
+
+    Args:
+        path: A checkpoint; or a folder, as :func:`find_run` takes it.
+
+    Raises:
+        UserError: There is no such file or folder, or no checkpoint in it.
+    """
     path = expand(path)
     if not path.exists():
         raise UserError(
@@ -87,9 +110,7 @@ def find_run(path: AnyPath) -> Run:
         raise UserError(
             f"No checkpoint (*.ckpt) in the folder {path}: give the folder of a run, which holds its last.ckpt."
         )
-    content = {k: v for k, v in read_checkpoint(checkpoint).items() if k != "state_dict"}
-    logs = _logs(checkpoint)
-    return Run(_name(path), checkpoint, content, logs, _settings(logs))
+    return checkpoint
 
 
 def starting_encoder(run: Run) -> tuple[str, Encoder]:
@@ -98,9 +119,11 @@ def starting_encoder(run: Run) -> tuple[str, Encoder]:
     Random weights are those of the run if its ``init_seed`` or the seed in its ``config.yaml`` is known.
 
     Raises:
-        UserError: Its pretrained weights cannot be had.
+        UserError: Its pretrained weights cannot be had, or it was a module.
     """
     spec, model = run.content["ppssl"]["encoder"], run.model
+    if not isinstance(spec["backbone"], str):
+        raise UserError("No checkpoint holds the weights that a module began with.")
     pretrained = model.get("pretrained") or False
     if pretrained:
         source = "timm's weights" if pretrained is True else Path(pretrained).name

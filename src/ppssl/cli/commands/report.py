@@ -6,7 +6,7 @@ from rich.console import Console
 
 from ppssl.cli.arguments import add_data, add_device, add_seed, expand_data_recipe, load_data
 from ppssl.reports.page import report
-from ppssl.reports.run import find_run
+from ppssl.reports.run import find_checkpoint
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import writable_file
 
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     if len(args.runs) > 2:
         raise UserError(f"A page shows one run or two, got {len(args.runs)}.")
     seed_everything(args.seed, verbose=False)
-    checkpoints = [str(find_run(run).checkpoint) for run in args.runs]
+    checkpoints = [str(find_checkpoint(run)) for run in args.runs]
     data = [load_data(parser, args, checkpoint) for checkpoint in checkpoints]
     path = report(args.runs, data, out=args.out, device=args.device)
     size = path.stat().st_size / 1e6

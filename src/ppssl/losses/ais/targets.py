@@ -15,7 +15,7 @@ from ppssl.losses.ais.whitening import CorpusWhitening
 from ppssl.losses.loss_plugin import TrainingStep
 from ppssl.text.bank import TextBank
 from ppssl.text.image_bank import ImageBank
-from ppssl.text.teachers.base import Teacher
+from ppssl.text.teachers.base import Teacher, of_channels
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.randomness import generator, torch_seed
 
@@ -63,13 +63,10 @@ class Targets:
 
     def embeddings(self, step: TrainingStep) -> Tensor:
         """Teacher embeddings v of a batch, ``(B, k, e)`` float32 on the device of the student; no gradient."""
-        device = step.embedding.device
         if self.online is not None:
-            mean, std = (
-                torch.tensor(m, device=device).view(3, 1, 1) for m in (self.mean, self.std)
-            )
+            mean, std = (of_channels(m, step.image) for m in (self.mean, self.std))
             return self.online.embed_views(step.image.detach() * std + mean)[:, None].clone()
-        return self.images.lookup(step.batch["index"]).to(device)
+        return self.images.lookup(step.batch["index"]).to(step.embedding.device)
 
     def probabilities(self, v: Tensor) -> Tensor:
         """Teacher distribution P, ``(B, M)`` float32, on the device of v."""

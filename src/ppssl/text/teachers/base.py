@@ -23,6 +23,7 @@ __all__ = [
     "embedded_weights",
     "hash_folder",
     "local_folder",
+    "of_channels",
 ]
 
 SYNTHETIC = "synthetic-clip"
@@ -82,10 +83,13 @@ class Teacher(ABC, Configurable):
         """Resize and embed augmented views ``(B, 3, h, w)`` in [0, 1] (:ref:`D7 <d7>`, online): ``(B, e)``."""
         size = [self.input_size, self.input_size]
         pixels = F.interpolate(views.float(), size, mode="bicubic", antialias=True).clamp(0, 1)
-        mean, std = (
-            torch.tensor(v, device=views.device).view(3, 1, 1) for v in (self.mean, self.std)
-        )
+        mean, std = (of_channels(v, views) for v in (self.mean, self.std))
         return self.embed_images((pixels - mean) / std)
+
+
+def of_channels(values: Sequence[float], like: Tensor) -> Tensor:
+    """Values of channels for broadcasting with images, ``(3, 1, 1)`` on the device of a tensor."""
+    return torch.tensor(values, device=like.device).view(-1, 1, 1)
 
 
 def embedded_weights() -> bytes:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ppssl.encoder import Encoder
-from ppssl.text.teachers.base import Teacher
+from ppssl.text.teachers.base import Teacher, of_channels
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import expand
 
@@ -128,5 +128,5 @@ class SquareTransform:
             box=(left, top, left + side, top + side),
         )
         pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (of_channels(values, pixels) for values in (self.mean, self.std))
         return (pixels - mean) / std

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ppssl.encoder import Encoder
-from ppssl.text.teachers.base import Teacher
+from ppssl.text.teachers.base import Teacher, of_channels
 from ppssl.text.teachers.load import load_teacher, teacher_fingerprint, teacher_name
 from ppssl.text.teachers.timm_teacher import SquareTransform, TimmTeacher
 from ppssl.utils.checks import check_range
@@ -104,7 +104,9 @@ class ZoomTeacher(Teacher):
     @torch.no_grad()
     def saliency(self, images: Tensor) -> Tensor:
         """Energy of the encoder's feature map of images ``(B, 3, H, W)`` in [0, 1]: ``(B, h, w)`` float32."""
-        mean, std = (_channels(v, images) for v in (self.encoder.info.mean, self.encoder.info.std))
+        mean, std = (
+            of_channels(v, images) for v in (self.encoder.info.mean, self.encoder.info.std)
+        )
         return self.encoder.features((images - mean) / std).map.float().square().sum(dim=1)
 
     def embed_images(self, pixels: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ class ZoomTeacher(Teacher):
         pixels = pixels.to(self._device)
         size = self.looker.input_size
         whole = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
-        mean, std = (_channels(v, pixels) for v in (self.mean, self.std))
+        mean, std = (of_channels(v, pixels) for v in (self.mean, self.std))
         windows = salient_windows(self.saliency(whole * std + mean), size, pixels.shape[-1])
         closer = [
             image[:, top : top + size, left : left + size]
@@ -157,8 +159,3 @@ def salient_windows(maps: Tensor, window: int, side: int) -> Tensor:
     best = energy.flatten(1).argmax(dim=1)
     corner = torch.stack([best // columns, best % columns], dim=1)
     return (corner * (side - window) / max(1, rows - 1)).round().long()
-
-
-def _channels(values: Sequence[float], like: Tensor) -> Tensor:
-    """Values of channels for broadcasting, ``(3, 1, 1)`` on the device of a tensor."""
-    return torch.tensor(values, device=like.device).view(-1, 1, 1)
