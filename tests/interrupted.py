@@ -13,7 +13,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from faults import Crash
+from fault_injection import Crash
 from ppssl.checkpointing.atomic import newest_checkpoint
 from ppssl.cli.main import main
 
@@ -44,10 +44,13 @@ def fit_options(
     recipe: str = "pretrain",
 ) -> list[str]:
     """`ppssl fit` of a tiny run that is saved after each step, as its command line."""
-    callbacks: list[Any] = [{"class_path": "faults.EpochMeans"}]
-    callbacks += [{"class_path": "faults.Fault", "init_args": fault}] if fault else []
+    callbacks: list[Any] = [{"class_path": "fault_injection.EpochMeans"}]
+    callbacks += [{"class_path": "fault_injection.Fault", "init_args": fault}] if fault else []
     callbacks += [EVERY_EPOCH] if recipe == "pretrain" else []
-    written = {"class_path": "faults.FaultyLogger", "init_args": {"save_dir": str(out)} | logger}
+    written = {
+        "class_path": "fault_injection.FaultyLogger",
+        "init_args": {"save_dir": str(out)} | logger,
+    }
     overlay = {"trainer": {"callbacks": callbacks, "logger": written}}
     beside = out.with_name(f"{out.name}-overlay.yaml")
     beside.parent.mkdir(parents=True, exist_ok=True)

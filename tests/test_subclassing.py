@@ -25,6 +25,7 @@ from ppssl import (
     TrainingStep,
     load_encoder,
 )
+from ppssl.callbacks.equal_batches import EqualBatches
 from ppssl.checkpointing.resume import ResumeState
 from ppssl.losses.loss_plugin import weighted_sum
 from save_at import SaveAt
@@ -189,13 +190,13 @@ def test_monitors_can_be_switched_off(image_folder: Path, tmp_path: Path) -> Non
     straight, resumed, path = model(), model(), tmp_path / "middle.ckpt"
     trainer = _fit(straight, image_folder, tmp_path, 4, callbacks=[SaveAt(2, path)])
     own = [c for c in trainer.callbacks if type(c).__module__.startswith("ppssl.")]
-    assert [type(callback) for callback in own] == [ResumeState]
+    assert [type(callback) for callback in own] == [EqualBatches, ResumeState]
     assert not [n for n in trainer.callback_metrics if n.startswith("val/") or "wait" in n]
     _fit(resumed, image_folder, tmp_path, 4, resume=path)
     _assert_same(resumed, straight)
     monitored = model(True)
     trainer = _fit(monitored, image_folder, tmp_path, 4)
-    assert len([c for c in trainer.callbacks if type(c).__module__.startswith("ppssl.")]) == 4
+    assert len([c for c in trainer.callbacks if type(c).__module__.startswith("ppssl.")]) == 5
     _assert_same(monitored, straight)
     assert PPSSL.load_from_checkpoint(path).monitors is False
 

@@ -26,7 +26,7 @@ from ppssl.checkpointing.backbone import (
 )
 from ppssl.checkpointing.encoder_weights import encoder_part, load_file, load_strictly
 from ppssl.checkpointing.files import read_checkpoint
-from ppssl.utils.checks import check_choice, check_range
+from ppssl.utils.checks import check_choice, check_pixels
 from ppssl.utils.compiler import compiled_version
 from ppssl.utils.module_encoder import ModuleEncoder, freeze_unused
 from ppssl.utils.paths import expand
@@ -128,7 +128,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         check_choice(get_args(BatchNormPolicy), batch_norm=batch_norm)
-        check_range(">= 1", image_size=image_size)
+        check_pixels(image_size=image_size)
         if batch_norm == "auto":
             batch_norm = "frozen" if pretrained else "batch"
         self.batch_norm: Literal["frozen", "batch"] = batch_norm

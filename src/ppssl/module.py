@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from ppssl.callbacks.equal_batches import EqualBatches
 from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.callbacks.throughput import Throughput
 from ppssl.checkpointing.module import TrainingModule
@@ -29,7 +30,7 @@ from ppssl.losses.loss_plugin import (
 )
 from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.compiler import prepare_compiler
-from ppssl.utils.errors import UserError
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.lightning_internals import load_training_data
 from ppssl.utils.optim import (
     OptimizerName,
@@ -118,8 +119,8 @@ class PPSSL(TrainingModule):
         if base_lr == "auto":
             base_lr = default_base_lr(optimizer, pretrained=bool(pretrained))
         check_range("> 0", base_lr=base_lr, lr=lr)
-        check_range(">= 0", contrastive_weight=contrastive_weight)
-        check_range("in [0, 1)", warmup_fraction=warmup_fraction)
+        check_range(">= 0", contrastive_weight=contrastive_weight, weight_decay=weight_decay)
+        check_range("in [0, 1)", warmup_fraction=warmup_fraction, sgd_momentum=sgd_momentum)
         self.pretrained = pretrained
         self.init_seed = init_seed
         self.image_size = image_size
@@ -144,6 +145,8 @@ class PPSSL(TrainingModule):
         self.batch_norm: BatchNormPolicy = self.encoder.batch_norm  # resolved, as `base_lr` is
         self.contrastive = MoCo() if contrastive is None else contrastive
         self.contrastive_weight = contrastive_weight
+        if bad := [name for name in plugins or {} if not name or "." in name]:
+            raise ArgumentError(f"Names in `plugins` must have letters and no dot, got {bad[0]!r}.")
         self.plugins = nn.ModuleDict(plugins or {})
         self._num_images: int | None = None
         self._result: ContrastiveResult | None = None
@@ -204,9 +207,9 @@ class PPSSL(TrainingModule):
         """Monitors, resuming, and the callbacks of the plugins."""
         # Throughput starts its clock after the figures of the epoch before are drawn.
         if not self.monitors:
-            return [ResumeState()]
+            return [EqualBatches(), ResumeState()]
         watchers = [c for plugin in self._plugins().values() for c in plugin.callbacks()]
-        return [RepresentationMonitor(), *watchers, Throughput(), ResumeState()]
+        return [EqualBatches(), RepresentationMonitor(), *watchers, Throughput(), ResumeState()]
 
     def on_train_start(self) -> None:
         """Fill the key queue with keys of training images."""

@@ -213,3 +213,52 @@ def test_what_torch_and_lightning_say_is_one_line(
     assert found == code
     assert line is not None
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed", "{last}", "--out={root}/e.parquet", "--device=meta"], "meta"),
+        (
+            ["embed", "{last}", "--out={root}/e.parquet", "--json=x"],
+            "No such option: --json=x; see",
+        ),
+        (["evaluate", "{last}", "one more"], "One argument too many: `one more`"),
+        (
+            ["evaluate", "{last}", "--data.root=x"],
+            "`--data.root` overrides a recipe: give `--data R",
+        ),
+        (["evaluate", "{root}/" + "x" * 5000], "The system refused a file: File name too long: "),
+        (["fit", "--config=ppssl:folder/pretrian"], "did you mean ppssl:folder/pretrain?"),
+        (["corpus", "inspect", "x" * 5000 + ".txt"], "File name too long"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    arguments: list[str], message: str, made: dict[str, Path], capsys: Any
+) -> None:
+    assert main([argument.format(**made) for argument in arguments]) == 2
+    line = error_line(capsys)
+    assert message in line
+    assert len(line) < 700
+
+
+def test_names_of_plugins_are_names_of_modules(
+    made: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    option = "--model.plugins={a.b: {class_path: ppssl.IADM}}"
+    assert main(fit_arguments(made["images"], tmp_path, option)) == 2
+    assert "no dot, got 'a.b'" in error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_no_memory_is_one_line(error: Exception) -> None:
+    code, line = describe_error(error)
+    assert code == 2
+    assert line is not None
+    assert line.startswith("Out of memory (")

@@ -105,7 +105,11 @@ def test_in_the_middle_of_the_log(
     logger: list[str], disk: Callable[[int], Disk], images: Path, tmp_path: Path
 ) -> None:
     """Another program fills it; what fails first is the log, as checkpoints are rare."""
-    more = [*logger, "--checkpoint.every_n_train_steps=1000", "--trainer.callbacks+=faults.Wide"]
+    more = [
+        *logger,
+        "--checkpoint.every_n_train_steps=1000",
+        "--trainer.callbacks+=fault_injection.Wide",
+    ]
     assert run_here(images, tmp_path / "straight", *more) == 0
     small = disk(20 * _size(tmp_path / "straight"))
     run = partial(run_child, images, small.folder, *more, inside=small.inside)

@@ -34,7 +34,7 @@ def _assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 def _paced(out: Path, seconds: float = 0.5) -> str:
     """A config in which each step takes some time."""
-    pace = {"class_path": "faults.Pace", "init_args": {"seconds": seconds}}
+    pace = {"class_path": "fault_injection.Pace", "init_args": {"seconds": seconds}}
     out.mkdir(parents=True, exist_ok=True)
     path = out / "pace.yaml"
     path.write_text(yaml.safe_dump({"trainer": {"callbacks": [pace]}}))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from faults import Crash
+from fault_injection import Crash
 from interrupted import (
     EPOCHS,
     STEPS,

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from faults import Crash
+from fault_injection import Crash
 from ppssl import PPSSL, AtomicCheckpointIO, FineTune, FolderDataModule, RunCheckpoint
 
 IMAGES, EPOCHS, BATCH = 24, 4, 4

@@ -64,7 +64,7 @@ def _run(
 ) -> list["subprocess.Popen[str]"]:
     """`torchrun` of the same command line on both hosts, one process each."""
     out.mkdir(parents=True, exist_ok=True)
-    slow = {"class_path": "faults.Pace", "init_args": {"seconds": pace}}
+    slow = {"class_path": "fault_injection.Pace", "init_args": {"seconds": pace}}
     (out / "pace.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [slow]}}))
     more = [
         f"--config={out / 'pace.yaml'}",

@@ -172,12 +172,17 @@ def _study(tmp_path, text):
 def test_a_study_is_read_from_yaml(tmp_path, recipe):
     text = (
         f"recipe: {recipe}\nvariants:\n  a: {{}}\n  b: {{model.lr: 0.1}}\nseeds: [4]\n"
-        "overrides: {x: [1, 2]}\ngrid: {y: [1, 2]}\nbaseline: b\n"
+        "overrides: {x: [1, 2]}\ngrid: {y: [1, 2]}\nbaseline: b,y=1\n"
     )
     assert load_study(_study(tmp_path, text)) == Study(
-        str(recipe), {"a": {}, "b": {"model.lr": 0.1}}, [4], {"x": [1, 2]}, {"y": [1, 2]}, "b"
+        str(recipe), {"a": {}, "b": {"model.lr": 0.1}}, [4], {"x": [1, 2]}, {"y": [1, 2]}, "b,y=1"
     )
-    assert load_study(_study(tmp_path, "recipe: r.yaml")) == Study("r.yaml")
+    assert load_study(_study(tmp_path, f"recipe: {recipe}")) == Study(str(recipe))
+    with pytest.raises(UserError, match=r"r\.yaml"):
+        load_study(_study(tmp_path, "recipe: r.yaml"))
+
+
+SMALL = "ppssl:synthetic/pretrain"
 
 
 @pytest.mark.parametrize(
@@ -205,6 +210,20 @@ def test_a_study_is_read_from_yaml(tmp_path, recipe):
         (
             "recipe: r\ngrid: {model.optimizer: sgd}",
             r"`grid\.model\.optimizer` must be a list, got 'sgd'",
+        ),
+        (f"recipe: {SMALL}\nseeds: []", "it has no runs: `seeds`"),
+        (f"recipe: {SMALL}\ngrid: {{model.lr: []}}", "it has no runs: `seeds`"),
+        (f"recipe: {SMALL}\nseeds: [zero]", "`seeds` must be whole numbers .* got 'zero'"),
+        (f"recipe: {SMALL}\nseeds: [true]", "`seeds` must be whole numbers .* got True"),
+        (f"recipe: {SMALL}\nseeds: [0, 1, 0]", "`seeds` has a number twice"),
+        (f"recipe: {SMALL}\nvariants: {{1: {{}}}}", "names of `variants` must be text, got 1"),
+        (
+            f"recipe: {SMALL}\nvariants: {{a: {{}}}}\nbaseline: b",
+            "`baseline` 'b' is not one of the var",
+        ),
+        (
+            f"recipe: {SMALL}\nvariants: {{a/b: {{}}, a_b: {{model.lr: 1}}}}",
+            "`a/b` and `a_b` would write to the same folder",
         ),
     ],
 )
@@ -246,6 +265,16 @@ def test_this_machines_overrides_do_not_tell_runs_apart(tmp_path, recipe):
     _write(study.runs()[0], tmp_path / "out")
     for local in ((), ("--data.root=/elsewhere",)):
         assert len(ablate(study, tmp_path / "out", work=tmp_path / "work", local=local)) == 1
+
+
+def test_a_damaged_result_is_refused_before_anything_is_run(tmp_path, recipe):
+    study = Study(str(recipe), seeds=[0])
+    path = tmp_path / "out" / "base" / "seed0.json"
+    path.parent.mkdir(parents=True)
+    for text in ("", '{"cell":', "[]", "{}"):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"seed0\.json is no result of a run, or is damaged"):
+            ablate(study, tmp_path / "out", work=tmp_path / "work")
 
 
 def test_a_result_of_other_settings_is_refused_before_anything_is_run(tmp_path, recipe):

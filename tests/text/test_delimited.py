@@ -100,3 +100,9 @@ def test_every_table_that_csv_writes_is_read_whole(
 
 def test_separators_of_unicode_end_no_row(tmp_path: Path) -> None:
     assert _load(tmp_path, "text;n\na\u2028b;1\nc\u0085d;2\n") == ["a b", "c d"]
+
+
+def test_two_columns_of_the_wanted_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="two columns `text`"):
+        _load(tmp_path, "text,text\na,b\nc,d\n")
+    assert _load(tmp_path, "id,id,text\n1,2,a\n3,4,b\n") == ["a", "b"]

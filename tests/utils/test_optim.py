@@ -202,3 +202,12 @@ class _Dtypes(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self.dtypes |= {t.dtype for t in tree_leaves(result) if isinstance(t, torch.Tensor)}
         return result
+
+
+def test_groups_are_the_same_without_decay() -> None:
+    """A run that is resumed with weight decay 0 has the groups that its optimizer's state is of."""
+    groups = {decay: weight_decay_groups(_model(), decay) for decay in (0.0, 0.1)}
+    sizes = {decay: [len(g["params"]) for g in made] for decay, made in groups.items()}
+    assert sizes[0.0] == sizes[0.1]
+    assert {group["weight_decay"] for group in groups[0.0]} == {0.0}
+    assert [group["weight_decay"] for group in groups[0.1]] == [0.0, 0.1]

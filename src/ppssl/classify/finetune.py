@@ -74,9 +74,10 @@ class FineTune(Classifier):
     ) -> None:
         check_choice(get_args(OptimizerName), optimizer=optimizer)
         check_range(">= 0", mixup=mixup, cutmix=cutmix, freeze_epochs=freeze_epochs)
+        check_range(">= 0", weight_decay=weight_decay)
         check_range("> 0", lr=lr)
         check_range("in (0, 1]", layer_decay=layer_decay)
-        check_range("in [0, 1)", warmup_fraction=warmup_fraction)
+        check_range("in [0, 1)", warmup_fraction=warmup_fraction, sgd_momentum=sgd_momentum)
         check_range("in (0, 1)", ema_decay=ema_decay)
         super().__init__(backbone, label_smoothing=label_smoothing, **kwargs)
         self.mixup = mixup

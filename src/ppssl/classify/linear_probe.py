@@ -49,6 +49,8 @@ class LinearProbe(Classifier):
         **kwargs: Any,
     ) -> None:
         check_range("> 0", lr=lr)
+        check_range(">= 0", weight_decay=weight_decay)
+        check_range("in [0, 1)", sgd_momentum=sgd_momentum)
         if not all(0 < part < 1 for part in milestones):
             raise ArgumentError(f"`milestones` must be in (0, 1), got {milestones}.")
         super().__init__(backbone, **kwargs)

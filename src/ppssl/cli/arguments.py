@@ -46,10 +46,17 @@ def add_device(parser: ArgumentParser) -> None:
     """Add ``--device``."""
     parser.add_argument(
         "--device",
-        type=str,
+        type=_device,
         default="auto",
         help="Device, such as `cpu` or `cuda`; default: a GPU if there is one.",
     )
+
+
+def _device(name: str) -> str:
+    """Refuse the device without data; others are tried before they are used."""
+    if name.startswith("meta"):
+        raise ValueError("`--device meta` has no data: choose `cpu`, `auto` or a GPU")
+    return name
 
 
 def add_feature(parser: ArgumentParser) -> None:

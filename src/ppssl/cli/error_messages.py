@@ -1,5 +1,6 @@
 """Messages and exit codes of errors: one line with the problem, the value and the remedy."""
 
+import os
 import re
 from argparse import ArgumentError as ArgparseError
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ time or a connection, for the same loss gives many of them, as it hits a send, a
 
 _KILLED_WORKER = re.compile(
     r"DataLoader worker .*(killed by signal: (Killed|Bus error)|exited unexpectedly)", re.DOTALL
+)
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|Insufficient memory|std::bad_alloc|Failed to allocate"
 )
 _TOO_SMALL_BATCH = re.compile(r"Expected more than 1 value per channel when training")
 _LATE_VALIDATION = re.compile(r"`val_check_interval` \(\d+\) must be less than or equal")
@@ -56,6 +60,15 @@ def _describe(error: BaseException) -> tuple[int, str] | None:
             f"Out of memory on the GPU ({text.partition('. ')[0]}): lower `data.batch_size`, or set "
             "`trainer.precision` to `bf16-mixed`."
         )
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+        return 2, (
+            f"Out of memory ({text[:150].partition('. ')[0] or type(error).__name__}): lower `data.batch_size`, "
+            "`data.image_size`, `data.num_workers` or the size of the model."
+        )
+    if isinstance(error, OSError) and error.errno and error.filename is not None:
+        name = os.fspath(error.filename)
+        shown = str(name) if len(name) <= 200 else f"{name[:60]!s}...{name[-60:]!s}"
+        return 2, f"The system refused a file: {error.strerror}: {shown}."
     return _describe_runtime_error(text) if isinstance(error, RuntimeError | ValueError) else None
 
 

@@ -23,7 +23,7 @@ from ppssl.data.own_views import OwnView, check_place
 from ppssl.data.report import report
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.data.transforms import LabelledAugmentation, MoCoV2Augmentation, center_view
-from ppssl.utils.checks import check_choice, check_range
+from ppssl.utils.checks import check_choice, check_pixels, check_range
 from ppssl.utils.config import Configurable
 from ppssl.utils.errors import UserError
 from ppssl.utils.lightning_internals import batches_begun
@@ -78,8 +78,8 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        check_range(">= 1", image_size=image_size, batch_size=batch_size)
-        check_range(">= 1", prefetch_factor=prefetch_factor)
+        check_pixels(image_size=image_size)
+        check_range(">= 1", batch_size=batch_size, prefetch_factor=prefetch_factor)
         check_range(">= 0", num_workers=num_workers)
         check_range("in (0, 1]", label_fraction=label_fraction, eval_crop=eval_crop)
         check_range("in [0, 1)", val_fraction=val_fraction)

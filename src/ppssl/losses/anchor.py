@@ -16,7 +16,7 @@ from ppssl.text.image_bank import ImageBank, open_image_bank
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.timm_teacher import TimmTeacher
 from ppssl.text.teachers.zoom import ZoomTeacher
-from ppssl.utils.checks import check_range
+from ppssl.utils.checks import check_pixels, check_range
 from ppssl.utils.errors import ArgumentError, UserError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Anchor(LossPlugin):
         check_range(">= 0", loss_weight=loss_weight)
         check_range("in (0, 1]", window=window)
         if image_size != "auto":
-            check_range(">= 1", image_size=image_size)
+            check_pixels(image_size=image_size)
         if image_size is None and window is not None:
             raise ArgumentError(
                 f"`window={window}` is of the original image, and with `image_size=None` the starting encoder sees the "

@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from ppssl.utils.errors import ArgumentError, UserError
+from ppssl.utils.errors import ArgumentError, UserError, did_you_mean
 from ppssl.utils.paths import AnyPath, only_writer, writable_file, writable_folder
 from ppssl.utils.recipes import read_yaml
 
@@ -126,7 +126,37 @@ def load_study(path: AnyPath) -> Study:
     if problem:
         raise UserError(f"{path} is not a study ({problem}): its keys are {', '.join(valid_keys)}.")
     _check_types(content, path)
-    return Study(**content)
+    study = Study(**content)
+    _check_runs(study, path)
+    return study
+
+
+def _check_runs(study: Study, path: Any) -> None:
+    """Check, before the first run, what would be noticed only after it."""
+    names = list(study.variants)
+    problem = ""
+    if not (study.seeds and names and all(study.grid.values())):
+        problem = "it has no runs: `seeds`, `variants` and each list of `grid` need an entry"
+    elif bad := [s for s in study.seeds if type(s) is not int or not 0 <= s < 2**32]:
+        problem = f"`seeds` must be whole numbers from 0 to {2**32 - 1}, got {bad[0]!r}"
+    elif len(set(study.seeds)) < len(study.seeds):
+        problem = f"`seeds` has a number twice: {study.seeds}"
+    elif others := [name for name in names if type(name) is not str]:
+        problem = f"names of `variants` must be text, got {others[0]!r}: write it in quotes"
+    if problem:
+        raise UserError(f"{path}: {problem}.")
+    runs = study.runs()
+    labels = list(dict.fromkeys(run["variant"] for run in runs))
+    if study.baseline is not None and study.baseline not in labels:
+        hint = did_you_mean(study.baseline, labels, f": there are {'; '.join(labels)}")
+        raise UserError(f"{path}: `baseline` {study.baseline!r} is not one of the variants{hint}.")
+    places: dict[Path, str] = {}
+    for run in runs:
+        other = places.setdefault(_result_path(run, Path()), run["variant"])
+        if other != run["variant"]:
+            raise UserError(
+                f"{path}: the variants `{other}` and `{run['variant']}` would write to the same folder: rename one."
+            )
 
 
 def _check_types(content: Mapping[str, Any], path: Any) -> None:
@@ -220,7 +250,13 @@ def _is_done(run: Mapping[str, Any], out: Path) -> bool:
     path = _result_path(run, out)
     if not path.is_file():
         return False
-    if json.loads(path.read_text())["cell"]["key"] != run["key"]:
+    try:
+        key = json.loads(path.read_text())["cell"]["key"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is no result of a run, or is damaged: remove it, and the run is repeated."
+        ) from error
+    if key != run["key"]:
         raise UserError(
             f"{path} is from another recipe or other overrides: remove it, or choose another `--out` folder."
         )

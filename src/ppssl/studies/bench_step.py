@@ -26,7 +26,7 @@ from ppssl.studies.step_variants import (
     peer_variants,
 )
 from ppssl.studies.timing import median_ratios, spread, synchronize, time_rounds
-from ppssl.utils.checks import check_choice, check_range
+from ppssl.utils.checks import check_choice, check_pixels, check_range
 from ppssl.utils.device import resolve_device
 from ppssl.utils.errors import ArgumentError
 from ppssl.utils.results import provenance
@@ -79,7 +79,8 @@ def bench_step(
     Raises:
         UserError: A peer is not installed, or there is no such backbone.
     """
-    check_range(">= 1", batch_size=batch_size, image_size=image_size, repeats=repeats, steps=steps)
+    check_range(">= 1", batch_size=batch_size, repeats=repeats, steps=steps)
+    check_pixels(image_size=image_size)
     check_range(">= 1", queue_size=queue_size)
     check_choice(get_args(Precision), precision=precision)
     ours = _our_variants(variants)

@@ -31,7 +31,7 @@ _TOP_LEVEL_OPTIONS = (
 
 
 _UNINFORMATIVE = re.compile(
-    r"^(Expected|Problem with|Not (of type|a valid)|Subclass types|a class path|a dict )|object has no"
+    r"^(Expected|Problem with|Not (of type|a valid)|Subclass types|a class path|a dict )|object has no|is not iterable"
 )
 """Reasons of jsonargparse that say less than the types that it lists."""
 
@@ -57,10 +57,15 @@ def parser_message(text: str) -> str:
     )  # why an object is no function, either
     if option := re.findall(r"Option '([^']+)' is not accepted", text):
         class_path = re.findall(r"class_path '([^']+)'", text)[-1]
+        if class_path.endswith(".FineGrainedDataModule"):  # its options alone, without a data set
+            return f"`--data.{option[-1]}` overrides a recipe: give `--data RECIPE` too."
         hint = did_you_mean(option[-1], _options_of(class_path), "; see --help")
         return f"`{option[-1]}` is not an option of {class_path}{hint}."
-    if unknown := re.findall(r"[Uu]nrecognized arguments: (\S+)", text):
-        return f"No such option: {unknown[0]}{_nearest_option(unknown[0])}."
+    if unknown := re.findall(r"[Uu]nrecognized arguments: (.+)", text):
+        if not unknown[0].startswith("-"):
+            return f"One argument too many: `{unknown[0]}`; see --help."
+        option_ = unknown[0].split()[0]
+        return f"No such option: {option_}{_nearest_option(option_)}."
     name = ".".join(re.findall(r'(?:Parser key|key) "([^"]+)"', text))
     if invalid := re.findall(r"Expected (?:an? )?([^\n]+?)\. Got value: ([^\n]+)", text):
         expected, value = invalid[-1]
@@ -122,4 +127,5 @@ def _nearest_option(option: str) -> str:
     else:
         sections = difflib.get_close_matches(section, _TOP_LEVEL_OPTIONS, n=1)
         options = [f"--{s}.{rest}" if rest else f"--{s}" for s in sections]
+    options = [other for other in options if other != f"--{name}"]  # of another command
     return did_you_mean(f"--{name}", options, "; see --help")

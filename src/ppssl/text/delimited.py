@@ -33,7 +33,8 @@ def read_delimited(
         Column names, and each row's line number and cells by column; a missing cell is absent.
 
     Raises:
-        UserError: A row has more cells than the header, or a quotation mark is never closed.
+        UserError: A row has more cells than the header, a quotation mark is never closed, or there are two columns of a
+            wanted name.
     """
     lines = list(io.StringIO(text, newline=""))  # split as `csv` does: at no separator of Unicode
     declared = re.fullmatch(r"sep=(.)\s*", lines[0], re.IGNORECASE) if lines else None
@@ -51,6 +52,8 @@ def read_delimited(
                 cells = []
             if not columns:
                 columns = [cell.strip() for cell in cells]
+                if twice := [name for name in wanted if columns.count(name) > 1]:
+                    raise UserError(f"{path} has two columns `{twice[0]}`: rename one of them.")
             elif cells:
                 _check_cells(path, line, cells, columns, delimiter)
                 rows.append((line, dict(zip(columns, cells, strict=False))))

@@ -7,7 +7,10 @@ from collections.abc import Callable, Collection
 
 from ppssl.utils.errors import ArgumentError
 
-__all__ = ["check_choice", "check_range"]
+__all__ = ["check_choice", "check_pixels", "check_range"]
+
+MOST_PIXELS = 16_384
+"""Largest height and width of an image: one more digit than meant would fill the memory."""
 
 _RANGES: dict[str, Callable[[float], bool]] = {
     "> 0": lambda x: x > 0,
@@ -34,6 +37,21 @@ def check_range(range_: str, /, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not _RANGES[range_](value):
             raise ArgumentError(f"`{name}` must be {range_}, got {value}.")
+
+
+def check_pixels(**sizes: int | None) -> None:
+    """Check heights and widths in pixels; ``None`` is allowed.
+
+    Args:
+        sizes: Sizes by the name of their argument.
+
+    Raises:
+        ValueError: A size is not in 1 to 16,384.
+    """
+    check_range(">= 1", **sizes)
+    for name, size in sizes.items():
+        if size is not None and size > MOST_PIXELS:
+            raise ArgumentError(f"`{name}` must be <= {MOST_PIXELS:,} pixels, got {size:,}.")
 
 
 def check_choice(choices: Collection[str], /, **values: str) -> None:

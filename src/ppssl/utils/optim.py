@@ -42,14 +42,16 @@ def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str,
     """Parameter groups of all parameters that require a gradient, by timm.
 
     Norms and biases have no weight decay, nor has what a timm model in it exempts (``no_weight_decay()``: position
-    embeddings and class tokens).
+    embeddings and class tokens). There are the same groups for each value, 0 too, so that a run can be resumed with
+    another one.
     """
     exempt = {
         f"{prefix}.{name}".removeprefix(".")
         for prefix, part in model.named_modules()
         for name in getattr(part, "no_weight_decay", set)()
     }
-    return param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
+    groups = param_groups_weight_decay(model, 1.0, no_weight_decay_list=exempt)
+    return [group | {"weight_decay": group["weight_decay"] * weight_decay} for group in groups]
 
 
 def delay_groups(

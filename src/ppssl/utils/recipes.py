@@ -6,6 +6,7 @@ the objects.
 """
 
 import itertools
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -19,9 +20,27 @@ from ppssl.utils.paths import AnyPath, expand_text
 __all__ = ["BASE_RECIPE", "read_yaml", "recipe_path"]
 
 _PREFIX = "ppssl:"
+_OTHERS = r"ppssl:(ablation|teacher)/"
+"""Names of files beside the recipes, which are studies and trainings of teachers."""
+_LARGEST = 2**18
+"""Size in bytes from which a file is refused as YAML."""
 BASE_RECIPE = "ppssl:base"
 _MOST_VALUES = 100_000
 """Number of values from which a recipe is refused: a few aliases of aliases make more than fit into memory."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe loader that refuses a key that is given twice, of which YAML would drop the first silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Read a mapping."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for twice in sorted({key for key in keys if keys.count(key) > 1 and key != "<<"}):
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(
+                f"`{twice}` is given twice in the mapping that begins in line {line}"
+            )
+        return super().construct_mapping(node, deep)
 
 
 def recipe_path(name: AnyPath) -> str:
@@ -41,9 +60,9 @@ def recipe_path(name: AnyPath) -> str:
         recipes = sorted(
             f"{_PREFIX}{p.relative_to(root).with_suffix('')}" for p in root.rglob("*.yaml")
         )
-        raise UserError(
-            f"No such recipe: {name}{did_you_mean(name, recipes)}. Choose one of {', '.join(recipes)}."
-        )
+        names = [r.removeprefix(_PREFIX) for r in recipes if not re.match(_OTHERS, r)]
+        hint = did_you_mean(name, recipes, f": those of the package are {', '.join(names)}")
+        raise UserError(f"No such recipe: {name}{hint}.")
     return str(path)
 
 
@@ -54,12 +73,17 @@ def read_yaml(name: AnyPath) -> Any:
         UserError: The file does not exist, or is not YAML.
     """
     path = recipe_path(name)
+    size = Path(path).stat().st_size
+    if size > _LARGEST:
+        raise UserError(f"{path} is not valid YAML: it has {size:,} bytes, more than any recipe.")
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.load(Path(path).read_text("utf-8-sig"), _StrictLoader)  # a safe loader
         count = sum(1 for _ in itertools.islice(_values(content), _MOST_VALUES))
     except RecursionError as error:
         raise UserError(f"{path} is not valid YAML: it is nested too deeply.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid YAML: it is not text in UTF-8.") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if count == _MOST_VALUES:
         raise UserError(

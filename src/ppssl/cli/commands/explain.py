@@ -12,7 +12,7 @@ from ppssl.cli.arguments import add_checkpoint, add_device
 from ppssl.functional import Reference
 from ppssl.inference.explain import BATCH, View, explain_in_batches, image_files
 from ppssl.metrics.classification import class_number
-from ppssl.utils.checks import check_range
+from ppssl.utils.checks import check_pixels
 from ppssl.utils.paths import writable_folder
 
 __all__ = ["main"]
@@ -21,7 +21,7 @@ __all__ = ["main"]
 def main(argv: list[str]) -> int:
     """Compute saliency maps of a few images at a time, and write a PNG for each image."""
     args = _parser().parse_args(argv)
-    check_range(">= 1", image_size=args.image_size)
+    check_pixels(image_size=args.image_size)
     out = writable_folder(args.out)
     view = View.of(args.checkpoint)
     if args.image_size is not None:

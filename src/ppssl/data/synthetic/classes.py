@@ -19,6 +19,7 @@ __all__ = [
     "PARTS",
     "BirdClass",
     "bird_classes",
+    "check_num_classes",
     "nearest_classes",
 ]
 
@@ -92,6 +93,16 @@ class BirdClass:
         )
 
 
+def check_num_classes(n: int) -> None:
+    """Check a number of classes.
+
+    Raises:
+        ValueError: It is not in 2 to :data:`MAX_CLASSES`.
+    """
+    if not 2 <= n <= MAX_CLASSES:
+        raise ArgumentError(f"`num_classes` must be between 2 and {MAX_CLASSES}, got {n}.")
+
+
 def bird_classes(n: int) -> list[BirdClass]:
     """First ``n`` classes, the same for every seed and machine.
 
@@ -102,8 +113,7 @@ def bird_classes(n: int) -> list[BirdClass]:
     Args:
         n: Number of classes, from 2 to :data:`MAX_CLASSES`.
     """
-    if not 2 <= n <= MAX_CLASSES:
-        raise ArgumentError(f"`num_classes` must be between 2 and {MAX_CLASSES}, got {n}.")
+    check_num_classes(n)
     codes = _pairs()[:n]
     if n % 2:
         codes = np.concatenate([codes[:-1], _third(codes[:-1])[None]])

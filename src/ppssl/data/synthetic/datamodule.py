@@ -8,6 +8,8 @@ from rich.progress import Progress, TaskID
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.source import ImageSource
 from ppssl.data.synthetic.birds import SyntheticBirds
+from ppssl.data.synthetic.classes import check_num_classes
+from ppssl.utils.checks import check_pixels, check_range
 
 __all__ = ["SyntheticDataModule"]
 
@@ -36,6 +38,9 @@ class SyntheticDataModule(FineGrainedDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_range(">= 1", train_size=train_size, test_size=test_size)
+        check_pixels(render_size=render_size)
+        check_num_classes(num_classes)
         self.train_size = train_size
         self.test_size = test_size
         self.num_classes = num_classes

@@ -17,6 +17,7 @@ from ppssl.losses.contrastive.keys import gather_keys, info_nce_with_accuracy
 from ppssl.losses.contrastive.momentum import automatic_momentum, update_keys
 from ppssl.losses.contrastive.objective import ContrastiveObjective, ContrastiveResult
 from ppssl.losses.contrastive.queue import KeyQueue
+from ppssl.utils.checks import check_range
 from ppssl.utils.distributed import gather_equal, rank
 from ppssl.utils.errors import ArgumentError
 from ppssl.utils.randomness import torch_seed
@@ -54,8 +55,8 @@ class MoCo(ContrastiveObjective):
         key_bn_groups: int | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ArgumentError(f"`temperature` must be > 0, got {temperature}.")
+        check_range("> 0", temperature=temperature)
+        check_range(">= 1", dim=dim, hidden_dim=hidden_dim)
         if momentum != "auto" and not 0 <= momentum <= 1:
             raise ArgumentError(f"`momentum` must be in [0, 1] or 'auto', got {momentum}.")
         for name, count in (("queue_size", queue_size), ("key_bn_groups", key_bn_groups)):

@@ -14,7 +14,7 @@ from rich.progress import track
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.studies.bench_loader.pipelines import Pipeline, make_pipelines
 from ppssl.studies.timing import median_ratios, single_thread, spread, time_rounds
-from ppssl.utils.checks import check_range
+from ppssl.utils.checks import check_pixels, check_range
 from ppssl.utils.results import provenance
 
 __all__ = ["bench_loader", "with_moco_v2_views"]
@@ -58,7 +58,8 @@ def bench_loader(
     Raises:
         UserError: There are no images, or one cannot be read.
     """
-    check_range(">= 1", image_size=image_size, images=images, repeats=repeats)
+    check_pixels(image_size=image_size)
+    check_range(">= 1", images=images, repeats=repeats)
     check_range(">= 1", batch_size=batch_size)
     check_range(">= 0", workers=workers)
     data = with_moco_v2_views(data, image_size)

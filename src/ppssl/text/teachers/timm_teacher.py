@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ppssl.encoder import Encoder
 from ppssl.text.teachers.base import Teacher, of_channels
+from ppssl.utils.checks import check_pixels
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import expand
 
@@ -35,6 +36,7 @@ class TimmTeacher(Teacher):
     def __init__(
         self, backbone: str, pretrained: bool | str = True, image_size: int | None = None
     ) -> None:
+        check_pixels(image_size=image_size)
         self.backbone = backbone
         self.pretrained = pretrained
         self.image_size = image_size
