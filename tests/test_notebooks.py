@@ -70,12 +70,20 @@ def test_subclasses_train_and_the_plugin_does_what_it_is_for(tmp_path: Path) -> 
         "knn": "{name: found.metrics['knn-5'] for name, found in results.items()}",
         "logged": "sorted(trainer.logged_metrics)",
         "classes": "len(data.classes)",
+        "same": "[same(loaded, straight), same(resumed, straight)]",
+        "own": "[type(loaded).__name__, loaded.share]",
+        "steps": "[resumed.global_step, straight.global_step, turning.global_step]",
+        "turned": "sorted(turning.logged_metrics)",
     }
     found, figures = _run("2_subclassing", tmp_path, ask)
     assert figures == 1
     assert found["rank"]["with Decorrelate"] > 1.2 * found["rank"]["without"]
     assert {"train/loss_decorrelate", "train/decorrelate_mean"} <= set(found["logged"])
     assert found["classes"] == 8
+    assert found["same"] == [True, True]
+    assert found["own"] == ["Rotations", 0.3]
+    assert found["steps"] == [40, 40, 40]
+    assert "train/loss_turn" in found["turned"]
     assert min(found["knn"].values()) > 0.2  # chance 0.125
 
 

@@ -44,8 +44,7 @@ class Rotations(PPSSL):
 
     def build(self, num_images: int) -> None:
         super().build(num_images)
-        if not hasattr(self, "turn"):
-            self.turn = nn.Linear(self.encoder.info.dim, 4)
+        self.turn = nn.Linear(self.encoder.info.dim, 4)
 
     def loss_terms(self, step: TrainingStep) -> dict[str, LossTerm]:
         turns = torch.randint(4, (len(step.image),), device=step.image.device)
@@ -106,6 +105,17 @@ def test_it_trains_and_is_saved_loaded_and_resumed(image_folder: Path, tmp_path:
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(loaded(images).norm(dim=1), torch.ones(2))
     torch.testing.assert_close(loaded.encoder(images), load_encoder(path)(images))
+
+
+def test_its_layers_are_made_once(image_folder: Path, tmp_path: Path) -> None:
+    model = _rotations()
+    _fit(model, image_folder, tmp_path, 1).save_checkpoint(path := tmp_path / "one.ckpt")
+    loaded = Rotations.load_from_checkpoint(path)
+    for again in (model, loaded):  # a run that goes on from weights; it makes no step
+        weight = again.turn.weight
+        _fit(again, image_folder, tmp_path, 0)
+        assert again.turn.weight is weight
+    assert loaded.turn.weight.equal(model.turn.weight)
 
 
 def test_its_own_term_is_added_to_the_loss() -> None:

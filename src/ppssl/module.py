@@ -180,25 +180,28 @@ class PPSSL(TrainingModule):
             for plugin in self._plugins().values():
                 plugin.prepare(data, self.trainer.strategy.root_device)
             loader = None if hasattr(data, "num_train") else load_training_data(self.trainer)
-            self.build(data.num_train if loader is None else count_images(loader))
+            self._build_once(data.num_train if loader is None else count_images(loader))
             prepare(self)
             if self.compile_encoder:
                 prepare_compiler("model.compile_encoder", self.trainer.strategy.root_device)
             self.renew_copies()
 
     def build(self, num_images: int) -> None:
-        """Create heads, queue and plugin parameters, once; a Trainer calls it in ``setup``.
+        """Create heads, queue and plugin parameters; called once, in ``setup`` or when a checkpoint is loaded.
 
         Args:
             num_images: Number of training images.
         """
+        self._num_images = num_images
+        with initial_weights(self.init_seed, "contrastive"):
+            self.contrastive.build(self.encoder, num_images=num_images)
+        for name, plugin in self._plugins().items():
+            with initial_weights(self.init_seed, name):
+                plugin.build(self.encoder.info)
+
+    def _build_once(self, num_images: int) -> None:
         if self._num_images is None:
-            self._num_images = num_images
-            with initial_weights(self.init_seed, "contrastive"):
-                self.contrastive.build(self.encoder, num_images=num_images)
-            for name, plugin in self._plugins().items():
-                with initial_weights(self.init_seed, name):
-                    plugin.build(self.encoder.info)
+            self.build(num_images)
 
     def _plugins(self) -> dict[str, LossPlugin]:
         return dict(self.plugins.items())  # type: ignore[arg-type]  # ModuleDict's values are Modules
@@ -326,7 +329,7 @@ class PPSSL(TrainingModule):
             if name in self.plugins and sizes:
                 self._plugins()[name].restore_sizes(sizes)
         if checkpoint["ppssl"]["num_images"] is not None:
-            self.build(checkpoint["ppssl"]["num_images"])
+            self._build_once(checkpoint["ppssl"]["num_images"])
 
     @property
     def _seed(self) -> int:
