@@ -34,6 +34,7 @@ OUTPUTS = [
     ("corpus inspect", ["nowhere.txt", "--json={place}"], "file"),
     ("corpus inspect", [*PICKS, "--out={place}.png"], "file"),
     ("demo", ["--out={place}"], "folder"),
+    ("doctor", ["--json={place}"], "file"),
     ("embed", ["nowhere.ckpt", "--out={place}"], "file"),
     ("evaluate", ["nowhere.ckpt", "--json={place}"], "file"),
     ("evaluate", ["nowhere.ckpt", "--json={place}", "--label-fraction", "0.5"], "file"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.data.synthetic.datamodule import SyntheticDataModule as SyntheticDataModule
     from ppssl.data.transforms import LabelledAugmentation as LabelledAugmentation
     from ppssl.data.transforms import MoCoV2Augmentation as MoCoV2Augmentation
+    from ppssl.diagnosis.doctor import doctor as doctor
     from ppssl.encoder import EncoderInfo as EncoderInfo
     from ppssl.encoder import load_encoder as load_encoder
     from ppssl.evaluation.evaluate import evaluate as evaluate
@@ -74,6 +75,7 @@ PUBLIC = {
     "RunCheckpoint": "ppssl.checkpointing.run_checkpoint",
     "AtomicCheckpointIO": "ppssl.checkpointing.atomic",
     "demo": "ppssl.studies.demo",
+    "doctor": "ppssl.diagnosis.doctor",
     # data
     "FolderDataModule": "ppssl.data.sets.folder",
     "DatasetDataModule": "ppssl.data.sets.any_dataset",

@@ -23,6 +23,7 @@ __all__ = [
     "collate",
     "default_workers",
     "make_loader",
+    "usable_cores",
 ]
 
 
@@ -157,9 +158,13 @@ def default_workers(processes: int = 1) -> int:
     Args:
         processes: Number of training processes on this machine.
     """
+    return min(16, max(usable_cores() // processes - 1, 0))
+
+
+def usable_cores() -> int:
+    """Number of CPU cores that this process may use."""
     has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return min(16, max(cores // processes - 1, 0))
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:

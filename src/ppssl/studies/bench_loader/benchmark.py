@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import os
 import time
 from collections.abc import Generator
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 from rich.progress import track
 
 from ppssl.data.datamodule import FineGrainedDataModule
+from ppssl.data.loader import usable_cores
 from ppssl.studies.bench_loader.pipelines import Pipeline, make_pipelines
 from ppssl.studies.timing import median_ratios, single_thread, spread, time_rounds
 from ppssl.utils.checks import check_pixels, check_range
@@ -68,7 +68,7 @@ def bench_loader(
         pipelines = make_pipelines(data)
         tasks = {name: partial(_rate, make, numbers) for name, make in pipelines.items()}
         rates = time_rounds(tasks, repeats)
-    workers = _num_cores() if workers is None else workers
+    workers = usable_cores() if workers is None else workers
     return {
         "schema_version": 1,
         "arguments": {"image_size": image_size, "images": len(numbers), "repeats": repeats},
@@ -118,13 +118,6 @@ def _rate(pipeline: Pipeline, numbers: list[int]) -> float:
     for i in numbers:
         pipeline(i)
     return len(numbers) / (time.perf_counter() - started)
-
-
-def _num_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _all_cores(
