@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
 from torch import Tensor, nn
 
 from ppssl.callbacks.equal_batches import EqualBatches
@@ -16,6 +17,7 @@ from ppssl.callbacks.throughput import Throughput
 from ppssl.checkpointing.module import TrainingModule
 from ppssl.checkpointing.resume import ResumeState
 from ppssl.encoder import BatchNormPolicy, Encoder
+from ppssl.inference.preprocessing import preprocess
 from ppssl.losses.ais.plugin import AIS
 from ppssl.losses.batch import check_batch, count_images
 from ppssl.losses.contrastive import ContrastiveObjective, ContrastiveResult, MoCo
@@ -155,6 +157,13 @@ class PPSSL(TrainingModule):
         """The embeddings p of normalised images: ``(B, 3, H, W) -> (B, C)``."""
         return self.encoder(images)
 
+    def transform(self, image: Image.Image) -> Tensor:
+        """What evaluation does to an image, at the size of the training: ``(3, S, S)`` float32, normalised.
+
+        :func:`ppssl.load_transform` does the same for a checkpoint.
+        """
+        return preprocess(self, image)
+
     def describe(
         self, images: Tensor, corpus: Sequence[str] | None = None, *, k: int = 3
     ) -> list[list[tuple[str, float]]]:
@@ -174,6 +183,7 @@ class PPSSL(TrainingModule):
         if hasattr(data := self._data_module(), "normalise_with"):
             data.normalise_with(self.encoder.info.mean, self.encoder.info.std)
             self.encoder.check_image_size(data.image_size)
+            self.train_at(data.image_size, data.eval_crop)
             data.request(merge_requests(self._plugins()))
         if stage == "fit":
             self.report_random_start()
@@ -249,6 +259,7 @@ class PPSSL(TrainingModule):
             The total loss, a scalar with its graph, and the values to log, by name.
         """
         check_batch(batch)
+        self.train_at(batch["views"][0].shape[-1])
         plugins = self._plugins()
         if any(plugin.needs_image_gradient(progress, number) for plugin in plugins.values()):
             query, *others = batch["views"]

@@ -1,13 +1,39 @@
+import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
-from ppssl import PPSSL, FolderDataModule, load_encoder, load_transform
+from ppssl import PPSSL, FineTune, FolderDataModule, explain, load_encoder, load_transform
 from ppssl.losses.contrastive import MoCo
+
+
+def _fit(model: Any, data: Any, folder: Path) -> Path:
+    trainer = Trainer(
+        max_steps=1,
+        logger=False,
+        limit_val_batches=0,
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, data)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+def _tiny(**kwargs: Any) -> PPSSL:
+    return PPSSL(
+        "resnet_small",
+        backbone_kwargs={"width": 4},
+        contrastive=MoCo(dim=8, queue_size=16),
+        **kwargs,
+    )
 
 
 @pytest.mark.parametrize("crop", [0.875, 1.0])
@@ -15,9 +41,7 @@ def test_an_image_is_seen_as_in_evaluation(crop: float, image_folder: Path, tmp_
     sizes: dict[str, Any] = {"image_size": 48, "eval_crop": crop}
     data = FolderDataModule(str(image_folder), batch_size=8, num_workers=0, **sizes)
     model = PPSSL("test_resnet", contrastive=MoCo(dim=8))
-    trainer = Trainer(max_steps=1, logger=False, limit_val_batches=0, default_root_dir=tmp_path)
-    trainer.fit(model, data)
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    _fit(model, data, tmp_path)
 
     transform = load_transform(tmp_path / "last.ckpt")
     source = data.sources["test"]
@@ -32,3 +56,101 @@ def test_an_image_is_seen_as_in_evaluation(crop: float, image_folder: Path, tmp_
     with torch.inference_mode():
         torch.testing.assert_close(encoder(ours), model.eval()(expected))
     assert transform(Image.new("RGB", (300, 90))).shape == (3, 48, 48)
+    loaded = PPSSL.load_from_checkpoint(tmp_path / "last.ckpt")
+    for i, expected_image in enumerate(
+        ours
+    ):  # the model knows it too, before and after it is saved
+        assert model.transform(source.load(i)).equal(expected_image)
+        assert loaded.transform(source.load(i)).equal(expected_image)
+    assert pickle.loads(pickle.dumps(transform))(source.load(0)).equal(ours[0])
+
+
+class Fixed(FolderDataModule):
+    """Its size is no argument."""
+
+    def __init__(self, images: str) -> None:
+        super().__init__(images, image_size=48, batch_size=8, num_workers=0, eval_crop=0.75)
+        self.images = images
+
+
+class Pairs(Dataset[Any]):
+    """Batches of other libraries' kind, without a data module."""
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, i: int) -> Any:
+        return {"views": [torch.randn(3, 40, 40) for _ in range(2)], "index": i}
+
+
+def test_the_size_of_the_training_is_known_whatever_the_data_is(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    image = Image.new("RGB", (300, 90), (10, 200, 90))
+    for data, size, crop in (
+        (Fixed(str(image_folder)), 48, 0.75),
+        (DataLoader(Pairs(), batch_size=8), 40, 0.875),
+    ):
+        model = _tiny(seed=0)
+        path = _fit(model, data, tmp_path)
+        assert model.evaluation_view == (size, crop)
+        loaded = PPSSL.load_from_checkpoint(path)
+        assert loaded.evaluation_view == (size, crop)
+        for prepare in (load_transform(path), model.transform, loaded.transform):
+            assert prepare(image).shape == (3, size, size)
+
+
+def test_a_model_that_is_trained_on_is_prepared_for_its_last_training(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    path = _fit(_tiny(), DataLoader(Pairs(), batch_size=8), tmp_path)
+    loaded = PPSSL.load_from_checkpoint(path)
+    assert loaded.evaluation_view == (40, 0.875)
+    assert load_transform(_fit(loaded, Fixed(str(image_folder)), tmp_path))(
+        Image.new("RGB", (64, 64))
+    ).shape == (3, 48, 48)
+    assert loaded.evaluation_view == (48, 0.75)
+
+
+def test_before_any_training_it_is_the_models_own_size_or_224() -> None:
+    image = Image.new("RGB", (300, 90))
+    assert _tiny().transform(image).shape == (3, 224, 224)
+    vit = PPSSL("test_vit", image_size=96, contrastive=MoCo(dim=8))
+    assert vit.transform(image).shape == (3, 96, 96)
+
+
+def test_classifiers_have_it_too_and_explain_uses_it(image_folder: Path, tmp_path: Path) -> None:
+    data = FolderDataModule(str(image_folder), image_size=40, batch_size=8, num_workers=0)
+    model = FineTune("resnet_small", backbone_kwargs={"width": 4})
+    path = _fit(model, data, tmp_path)
+    image = Image.new("RGB", (300, 90), (10, 200, 90))
+    assert model.transform(image).equal(load_transform(path)(image))
+    assert model.transform(image).shape == (3, 40, 40)
+    (tmp_path / "one").mkdir()
+    image.save(tmp_path / "one" / "image.png")
+    for given in (model, path):
+        assert explain(given, tmp_path / "one").images.shape == (1, 3, 40, 40)
+
+
+def test_a_file_that_says_nothing_of_the_size(image_folder: Path, tmp_path: Path) -> None:
+    path = _fit(_tiny(), Fixed(str(image_folder)), tmp_path)
+    content = torch.load(path, weights_only=True)
+    del content["ppssl"]["view"]  # as files of earlier versions
+    torch.save(content, path)
+    assert load_transform(path)(Image.new("RGB", (300, 90))).shape == (3, 224, 224)
+    content["ppssl"]["data"]["init_args"] |= {"image_size": 56}
+    torch.save(content, path)
+    assert load_transform(path)(Image.new("RGB", (300, 90))).shape == (3, 56, 56)
+
+
+def test_images_of_every_mode_are_those_of_the_data_modules() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image)
+    model = _tiny()
+    grey = image.convert("L")
+    torch.testing.assert_close(model.transform(image), model.transform(white), atol=0.02, rtol=0)
+    assert model.transform(grey).equal(model.transform(grey.convert("RGB")))
+    palette = white.convert("P")
+    assert model.transform(palette).equal(model.transform(palette.convert("RGB")))

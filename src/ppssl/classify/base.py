@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from ppssl.checkpointing.files import check_schema, read_checkpoint
 from ppssl.checkpointing.module import TrainingModule
 from ppssl.data.transforms import LabelledAugmentation
 from ppssl.encoder import BatchNormPolicy, Encoder, evaluation_mode
+from ppssl.inference.preprocessing import preprocess
 from ppssl.metrics.classification import check_same_classes
 from ppssl.utils.checks import check_range
 from ppssl.utils.errors import ArgumentError, UserError
@@ -116,6 +118,10 @@ class Classifier(TrainingModule):
         """Compute the logits of normalised images: ``(B, 3, H, W) -> (B, K)``."""
         return self.head(self.encoder(images))
 
+    def transform(self, image: Image.Image) -> Tensor:
+        """Prepare an image as evaluation does, at the size of the training: ``(3, S, S)`` float32, normalised."""
+        return preprocess(self, image)
+
     @torch.no_grad()
     def frozen_embedding(self, images: Tensor) -> Tensor:
         """Embed images in evaluation mode without gradient, ``(B, D)``: no dropout, no batch statistics."""
@@ -134,6 +140,7 @@ class Classifier(TrainingModule):
         info = self.encoder.info
         data.normalise_with(info.mean, info.std)
         self.encoder.check_image_size(data.image_size)
+        self.train_at(data.image_size, data.eval_crop)
         data.request_labelled(self.augmentation or self.default_augmentation())
         prepare(self)
         if stage == "fit":

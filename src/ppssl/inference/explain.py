@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ppssl.checkpointing.backbone import evaluation_view
 from ppssl.checkpointing.files import read_checkpoint, restore
+from ppssl.checkpointing.module import TrainingModule
 from ppssl.data.datamodule import IMAGENET_MEAN, IMAGENET_STD
 from ppssl.data.transforms import center_view
 from ppssl.encoder import Encoder, evaluation_mode
@@ -61,9 +63,8 @@ class View:
 
     @classmethod
     def of(cls, path: AnyPath) -> View:
-        """Return the preprocessing that a checkpoint was trained with; the defaults where it names no data set."""
-        data = (read_checkpoint(path)["ppssl"]["data"] or {}).get("init_args", {})
-        return cls(data.get("image_size", cls.size), data.get("eval_crop", cls.crop))
+        """Return the preprocessing that a checkpoint was trained with; the defaults where it does not say."""
+        return cls(*evaluation_view(read_checkpoint(path)["ppssl"]))
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def explain(
         layer: The layer of Grad-CAM, with an output of ``(B, C, h, w)``; ``None``: the last layer of the timm model
             inside ``model``. If there is neither, that map is left out.
         reference: Reference r of image GradCAM (:func:`ppssl.functional.image_gradcam`).
-        view: Preprocessing of the images; ``None``: as in the evaluation of the checkpoint, else 224 pixels.
+        view: Preprocessing of the images; ``None``: as in the evaluation of a model of ppssl, else 224 pixels.
         device: Device of the model; ``"auto"``: a GPU if there is one.
 
     Returns:
@@ -153,13 +154,14 @@ def explain(
     """
     source = image_files([images] if isinstance(images, PATH_TYPES) else images)
     if not isinstance(model, nn.Module):
-        view = View.of(model) if view is None else view
         model = restore(nn.Module, model, {})
+    if view is None:
+        view = View(*model.evaluation_view) if isinstance(model, TrainingModule) else View()
     parts = list(
         explain_in_batches(
             model,
             source,
-            view=View() if view is None else view,
+            view=view,
             objective=objective,
             class_index=class_index,
             layer=layer,

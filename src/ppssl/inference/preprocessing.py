@@ -4,13 +4,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
+from torch import Tensor
 from torchvision.transforms import v2
 
-from ppssl.checkpointing.backbone import normalisation
+from ppssl.checkpointing.backbone import evaluation_view, normalisation
 from ppssl.checkpointing.files import read_checkpoint
+from ppssl.checkpointing.module import TrainingModule
+from ppssl.data.images import to_rgb
 from ppssl.utils.paths import AnyPath
 
-__all__ = ["Preprocessing", "load_transform"]
+__all__ = ["Preprocessing", "load_transform", "preprocess"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,12 @@ class Preprocessing:
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Preprocessing":
         """Return the preprocessing of a checkpoint's ``ppssl`` entry; size 224 and crop 0.875 where it has none."""
-        data = (content["data"] or {"init_args": {}})["init_args"]
-        size = content["encoder"]["image_size"] or data.get("image_size", 224)
-        return cls(size, data.get("eval_crop", 0.875), *normalisation(content["encoder"]))
+        return cls(*evaluation_view(content), *normalisation(content["encoder"]))
 
     def transform(self) -> v2.Compose:
-        """Return it as a transform of torchvision: an RGB image to ``(3, S, S)`` float32, normalised."""
-        steps = [v2.Resize([round(self.image_size / self.crop)]), v2.CenterCrop([self.image_size])]
+        """Return it as a transform of torchvision: a PIL image to ``(3, S, S)`` float32, normalised."""
+        resize = v2.Resize([round(self.image_size / self.crop)])
+        steps = [v2.Lambda(to_rgb), resize, v2.CenterCrop([self.image_size])]
         to_floats = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
         return v2.Compose([*steps, *to_floats, v2.Normalize(list(self.mean), list(self.std))])
 
@@ -73,10 +76,16 @@ def load_transform(path: AnyPath) -> v2.Compose:
         path: A checkpoint of ``ppssl fit``.
 
     Returns:
-        A transform of torchvision, an RGB PIL image to ``(3, S, S)`` float32, normalised, for the model of
+        A transform of torchvision, a PIL image of any mode to ``(3, S, S)`` float32, normalised, for the model of
         :func:`~ppssl.encoder.load_encoder`.
 
     Raises:
         UserError: No such file, or no checkpoint of ppssl.
     """
     return Preprocessing.of(read_checkpoint(path)["ppssl"]).transform()
+
+
+def preprocess(model: TrainingModule, image: Image.Image) -> Tensor:
+    """Prepare a PIL image as evaluation of a model does: ``(3, S, S)`` float32, normalised."""
+    info = model.encoder.info
+    return Preprocessing(*model.evaluation_view, info.mean, info.std).transform()(image)
