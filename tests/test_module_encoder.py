@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from ppssl import (
+    AIS,
     IADM,
     PPSSL,
     Anchor,
@@ -373,6 +374,24 @@ def test_plugins_train_with_it(name: str, image_folder: Path, tmp_path: Path) ->
     trainer.save_checkpoint(path := tmp_path / "model.ckpt")
     given = {} if name in TOLD else {"backbone": MODULES[name]()}
     _assert_same(PPSSL.load_from_checkpoint(path, **given), model)
+
+
+@by_name
+def test_ais_teaches_it(name: str, image_folder: Path, tmp_path: Path, clip_folder: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("red wings\na green belly\nblue tail feathers\n")
+    ais = AIS(str(tmp_path / "corpus.txt"), teacher=str(clip_folder))
+    model, plain = _model(name, plugins={"ais": ais}), _model(name)
+    trainer = _fit(model, image_folder, tmp_path, 2, log_every_n_steps=1)
+    _fit(plain, image_folder, tmp_path, 2)
+    assert trainer.logged_metrics["train/loss_ais"] > 0
+    weights = plain.encoder.state_dict()
+    assert any(not value.equal(weights[n]) for n, value in model.encoder.state_dict().items())
+    trainer.save_checkpoint(path := tmp_path / "model.ckpt")
+    given = {} if name in TOLD else {"backbone": MODULES[name]()}
+    loaded = PPSSL.load_from_checkpoint(path, **given)
+    _assert_same(loaded, model)
+    (ranked,) = loaded.eval().describe(torch.randn(1, 3, SIZE, SIZE))
+    assert {text for text, _ in ranked} == {"red wings", "a green belly", "blue tail feathers"}
 
 
 @pytest.mark.parametrize("name", ["dinov2", "hand-written"])

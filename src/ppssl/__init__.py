@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.classify.finetune import FineTune as FineTune
     from ppssl.classify.linear_probe import LinearProbe as LinearProbe
     from ppssl.data.datamodule import FineGrainedDataModule as FineGrainedDataModule
+    from ppssl.data.labelled_augmentation import LabelledAugmentation as LabelledAugmentation
     from ppssl.data.sets.aircraft import AircraftDataModule as AircraftDataModule
     from ppssl.data.sets.any_dataset import DatasetDataModule as DatasetDataModule
     from ppssl.data.sets.cars import CarsDataModule as CarsDataModule
@@ -18,7 +19,6 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.data.sets.torchvision import TorchvisionDataModule as TorchvisionDataModule
     from ppssl.data.source import ImageSource as ImageSource
     from ppssl.data.synthetic.datamodule import SyntheticDataModule as SyntheticDataModule
-    from ppssl.data.transforms import LabelledAugmentation as LabelledAugmentation
     from ppssl.data.transforms import MoCoV2Augmentation as MoCoV2Augmentation
     from ppssl.diagnosis.doctor import doctor as doctor
     from ppssl.encoder import EncoderInfo as EncoderInfo
@@ -111,7 +111,7 @@ PUBLIC = {
     "FineGrainedDataModule": "ppssl.data.datamodule",
     "ImageSource": "ppssl.data.source",
     "MoCoV2Augmentation": "ppssl.data.transforms",
-    "LabelledAugmentation": "ppssl.data.transforms",
+    "LabelledAugmentation": "ppssl.data.labelled_augmentation",
     "Configurable": "ppssl.utils.config",
     "UserError": "ppssl.utils.errors",
 }

@@ -37,7 +37,7 @@ def _on_device(pixels, parameters, size, kernel):
     ]
     geometry = torch.stack([p.geometry() for p in parameters])[:, None]
     tensors = [parameter_tensors([p], kernel) for p in parameters]
-    batch = {name: torch.stack([t[name] for t in tensors]) for name in ("color", "blur")}
+    batch = {name: torch.stack([t[name] for t in tensors]) for name in tensors[0]}
     (views,) = augment_views([torch.stack(crops)], geometry, batch)
     return views
 
@@ -75,6 +75,8 @@ def test_views_equal_those_of_the_workers(size, images):
         ({}, 0),
         ({"flip": True}, 0),
         ({"grey": True}, 1),
+        ({"solarize": True}, 0),
+        ({"solarize": True, "flip": True}, 0),
         ({"jitter": (1.4, 0.6, 1.4, 0.1)}, 1),
         ({"jitter": (0.6, 1.4, 0.6, -0.1), "grey": True, "flip": True}, 1),
         *(({"blur_sigma": sigma}, 2) for sigma in (0.05, 0.3, 0.5, 1.0, 1.9)),
@@ -169,6 +171,18 @@ def test_batches_equal_those_of_the_workers(epoch, image_folder):
             torch.testing.assert_close(mine, other, rtol=0, atol=2.001 / 255 / 0.224)
 
 
+def test_solarized_views_are_those_of_the_workers(image_folder):
+    """Values next to the threshold may lie on its two sides: two levels before are many after."""
+    augmentation = MoCoV2Augmentation(solarize_probability=(0.0, 1.0), blur_probability=(1.0, 0.1))
+    options = {"augmentation": augmentation}
+    found = _batches(image_folder, augment_on="device", **options)
+    for ours, theirs in zip(found, _batches(image_folder, **options), strict=True):
+        for v, (mine, other) in enumerate(zip(ours["views"], theirs["views"], strict=True)):
+            far = (mine - other).abs() > 2.001 / 255 / 0.224
+            assert far.float().mean() < (0.01 if v else 1e-9)
+            assert mine.std() > 0.3  # not flat
+
+
 def test_any_number_of_workers_gives_the_same(image_folder):
     one, two = (_batches(image_folder, augment_on="device", num_workers=n) for n in (0, 2))
     for a, b in zip(one, two, strict=True):
@@ -184,6 +198,7 @@ def test_crops_travel_as_bytes(image_folder):
     assert {n: tuple(t.shape) for n, t in batch["augmentation"].items()} == {
         "color": (8, 2, 2, 3, 3),
         "blur": (8, 2, 3),
+        "solarize": (8, 2),
     }
 
 

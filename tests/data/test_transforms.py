@@ -142,6 +142,22 @@ def test_probabilities_are_kept():
         )
 
 
+def test_probabilities_of_each_view_are_kept():
+    """BYOL's."""
+    byol = MoCoV2Augmentation(blur_probability=(1.0, 0.1), solarize_probability=(0.0, 0.2))
+    n = 4000
+    for view, (blur, solarize) in enumerate(((1.0, 0.0), (0.1, 0.2))):
+        drawn = _samples(n, byol, view=view)
+        spread = 4 * np.sqrt(0.2 * 0.8 / n)
+        found = np.mean([p.blur_sigma > 0 for p in drawn]), np.mean([p.solarize for p in drawn])
+        assert found == pytest.approx((blur, solarize), abs=spread)
+        coins = [[p.flip, p.blur_sigma > 0, p.grey, p.solarize] for p in drawn]
+        if view:
+            correlation = np.corrcoef(np.array(coins, dtype=float).T) - np.eye(4)
+            assert np.abs(correlation).max() < 4 / np.sqrt(n)
+    assert not any(p.solarize for p in _samples(200))
+
+
 @pytest.mark.parametrize("probability", [0, 1])
 def test_probabilities_of_none_and_all_are_exact(probability):
     names = ("jitter_probability", "grey_probability", "blur_probability", "flip_probability")
@@ -410,6 +426,18 @@ def test_blur_is_torchvisions(sigma):
     assert view.float().var() < tv.pil_to_tensor(image).float().var()
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_solarize_is_torchvisions_after_all_else(flip):
+    image = _image(size=(32, 32), seed=2)
+    changes = {"blur_sigma": 1.0, "jitter": (1.3, 0.9, 1.2, 0.05), "flip": flip}
+    before = apply_view(image, _with(**changes), 32)
+    view = apply_view(image, _with(solarize=True, **changes), 32)
+    assert view.equal(tv.solarize(before, 128))
+    assert 0.1 < (before >= 128).float().mean() < 0.9
+    plain = tv.pil_to_tensor(image)
+    assert apply_view(image, _with(solarize=True), 32).equal(tv.solarize(plain, 128))
+
+
 def test_every_drawn_view_can_be_carried_out():
     image = _image(size=(33, 57))
     for p in _samples(100, MoCoV2Augmentation(crop_scale=(0.01, 1.0)), size=(33, 57)):
@@ -461,6 +489,9 @@ def test_the_view_for_evaluation_shows_the_middle(crop):
         ({"grey_probability": -0.1}, r"`grey_probability`"),
         ({"blur_probability": 2}, r"`blur_probability`"),
         ({"flip_probability": -1}, r"`flip_probability`"),
+        ({"blur_probability": (0.5, 2)}, r"`blur_probability` must be in \[0, 1\], got 2"),
+        ({"solarize_probability": (-1, 0)}, r"`solarize_probability`"),
+        ({"solarize_probability": (0, 0, 1)}, r"one number, or two for the views, got \(0, 0, 1\)"),
     ],
 )
 def test_bad_ranges_are_refused(arguments, message):

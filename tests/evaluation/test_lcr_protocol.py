@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from ppssl import PPSSL, FolderDataModule, LinearProbe, UserError
-from ppssl.data.transforms import LabelledAugmentation
+from ppssl.data.labelled_augmentation import LabelledAugmentation
 from ppssl.evaluation.lcr_protocol import checkpoints_of, evaluate_lcr, sgd_probe
 from ppssl.evaluation.splits import embed_splits
 from ppssl.inference.embeddings import feature_encoder

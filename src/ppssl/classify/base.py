@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ppssl.checkpointing.backbone import backbone_of_checkpoint
 from ppssl.checkpointing.files import check_schema, read_checkpoint
 from ppssl.checkpointing.module import TrainingModule
-from ppssl.data.transforms import LabelledAugmentation
+from ppssl.data.labelled_augmentation import LabelledAugmentation
 from ppssl.encoder import BatchNormPolicy, Encoder, evaluation_mode
 from ppssl.inference.preprocessing import preprocess
 from ppssl.metrics.classification import check_same_classes

@@ -15,7 +15,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from ppssl.classify.base import Classifier
-from ppssl.data.transforms import LabelledAugmentation
+from ppssl.data.labelled_augmentation import LabelledAugmentation
 from ppssl.utils.checks import check_range
 from ppssl.utils.errors import ArgumentError
 

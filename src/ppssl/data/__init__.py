@@ -1,6 +1,7 @@
 """Data sets, data modules, image sources and augmentations."""
 
 from ppssl.data.datamodule import FineGrainedDataModule
+from ppssl.data.labelled_augmentation import LabelledAugmentation
 from ppssl.data.sets.aircraft import AircraftDataModule
 from ppssl.data.sets.cars import CarsDataModule
 from ppssl.data.sets.cub import CUBDataModule
@@ -8,7 +9,7 @@ from ppssl.data.sets.folder import FolderDataModule
 from ppssl.data.sets.torchvision import TorchvisionDataModule
 from ppssl.data.source import ImageSource
 from ppssl.data.synthetic.datamodule import SyntheticDataModule
-from ppssl.data.transforms import LabelledAugmentation, MoCoV2Augmentation
+from ppssl.data.transforms import MoCoV2Augmentation
 
 __all__ = [
     "AircraftDataModule",

@@ -18,11 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 from ppssl.data.dataset import ImageDataset, LabelledDataset, Request, ViewDataset
 from ppssl.data.device_augmentation import augment_views
 from ppssl.data.label_splits import select_held_out, select_labelled
+from ppssl.data.labelled_augmentation import LabelledAugmentation
 from ppssl.data.loader import EpochSampler, check_batch_size, default_workers, make_loader
 from ppssl.data.own_views import OwnView, check_place
 from ppssl.data.report import report
 from ppssl.data.source import UNKNOWN, ImageSource
-from ppssl.data.transforms import LabelledAugmentation, MoCoV2Augmentation, center_view
+from ppssl.data.transforms import MoCoV2Augmentation, center_view
 from ppssl.utils.checks import check_choice, check_pixels, check_range
 from ppssl.utils.config import Configurable
 from ppssl.utils.errors import UserError

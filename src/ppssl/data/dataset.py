@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ppssl.data.device_augmentation import largest_kernel, parameter_tensors
+from ppssl.data.labelled_augmentation import LabelledAugmentation
 from ppssl.data.own_views import OwnView, own_view
 from ppssl.data.source import UNREADABLE, ImageSource
 from ppssl.data.transforms import (
-    LabelledAugmentation,
     MoCoV2Augmentation,
     ViewParameters,
     apply_view,

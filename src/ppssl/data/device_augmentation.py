@@ -1,4 +1,4 @@
-"""Flip, colour and blur of the views on the training device, with the parameters that the workers drew.
+"""Flip, colour, blur and solarization of the views on the training device, with the parameters that the workers drew.
 
 The worker crops and resizes; the rest is done here for a batch at once, rounded where
 :func:`ppssl.data.transforms.apply_view` rounds. All sizes follow from the configuration, so the host never waits for
@@ -13,7 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ppssl.data.transforms import MoCoV2Augmentation, ViewParameters, color_matrices
+from ppssl.data.transforms import (
+    MoCoV2Augmentation,
+    ViewParameters,
+    by_view,
+    color_matrices,
+)
 from ppssl.utils.errors import UserError
 
 __all__ = ["augment_views", "largest_kernel", "parameter_tensors"]
@@ -25,7 +30,7 @@ def largest_kernel(augmentation: MoCoV2Augmentation, size: int) -> int:
     Raises:
         UserError: The kernel reaches farther than the view.
     """
-    if augmentation.blur_probability == 0:
+    if max(by_view(augmentation.blur_probability)) == 0:
         return 1
     width = _kernel_width(augmentation.blur_sigma[1] * size / 224)
     if width // 2 >= size:
@@ -44,19 +49,20 @@ def parameter_tensors(parameters: Sequence[ViewParameters], kernel: int) -> dict
         kernel: Width of all blur kernels, of :func:`largest_kernel`; smaller ones are padded with zeros.
 
     Returns:
-        ``color`` ``(V, 2, 3, 3)``: the matrices of :func:`~ppssl.data.transforms.color_matrices`; and ``blur``
-        ``(V, kernel)``. Both float32.
+        ``color`` ``(V, 2, 3, 3)``: the matrices of :func:`~ppssl.data.transforms.color_matrices`; ``blur``
+        ``(V, kernel)``; both float32. ``solarize`` ``(V,)`` bool.
     """
     color = np.stack([np.stack(color_matrices(p)) for p in parameters])
     blur = np.stack([_blur_kernel(p.blur_sigma, kernel) for p in parameters])
-    return {"color": torch.from_numpy(color).float(), "blur": torch.from_numpy(blur).float()}
+    tensors = {"color": torch.from_numpy(color).float(), "blur": torch.from_numpy(blur).float()}
+    return tensors | {"solarize": torch.tensor([p.solarize for p in parameters])}
 
 
 @torch.no_grad()
 def augment_views(
     crops: Sequence[Tensor], geometry: Tensor, parameters: Mapping[str, Tensor]
 ) -> list[Tensor]:
-    """Flip, colour and blur the crops of a batch.
+    """Flip, recolour, blur and solarize the crops of a batch.
 
     Args:
         crops: V tensors ``(B, 3, S, S)`` uint8.
@@ -72,7 +78,9 @@ def augment_views(
         with torch.autocast(crop.device.type, enabled=False):
             flipped = torch.where(geometry[:, v, 4, None, None, None] > 0, crop.flip(3), crop)
             view = _recolor(flipped.float(), parameters["color"][:, v])
-            views.append(_blur(view, parameters["blur"][:, v]))
+            view = _blur(view, parameters["blur"][:, v])
+            bright = parameters["solarize"][:, v, None, None, None] & (view >= 128)
+            views.append(torch.where(bright, 255 - view, view))
     return views
 
 

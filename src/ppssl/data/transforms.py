@@ -1,12 +1,12 @@
 """Augmentations: random view parameters, and the functions that apply them to an image.
 
-MoCo v2's augmentation (Chen et al., arXiv 2003.04297; :ref:`F7 <f7>`), an augmentation for classifiers with RandAugment
-(Cubuk et al., arXiv 1909.13719), and the centre crop for evaluation. Random parameters are a function of
-(seed, epoch, index, view) alone; :func:`apply_view` applies them to one image, in the workers, and
-:mod:`ppssl.data.device_augmentation` to a batch of crops, on the training device.
+MoCo v2's augmentation (Chen et al., arXiv 2003.04297; :ref:`F7 <f7>`), and the centre crop for evaluation. Random
+parameters are a function of (seed, epoch, index, view) alone; :func:`apply_view` applies them to one image, in the
+workers, and :mod:`ppssl.data.device_augmentation` to a batch of crops, on the training device.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as tv
 
 from ppssl.utils import randomness
@@ -23,10 +22,10 @@ from ppssl.utils.config import Configurable
 from ppssl.utils.errors import ArgumentError
 
 __all__ = [
-    "LabelledAugmentation",
     "MoCoV2Augmentation",
     "ViewParameters",
     "apply_view",
+    "by_view",
     "center_view",
     "color_matrices",
     "color_matrix",
@@ -39,6 +38,7 @@ _RGB_TO_YIQ = np.array(
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 _LUMA = _RGB_TO_YIQ[0]
 _GREY = np.tile(_LUMA, (3, 1))
+_SOLARIZED = np.where(np.arange(256) < 128, np.arange(256), 255 - np.arange(256)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class ViewParameters:
         jitter: Brightness, contrast and saturation factors and the hue shift in turns; ``None`` for no jitter.
         grey: Whether colour is removed.
         blur_sigma: Standard deviation of the Gaussian blur in pixels of the view; 0 for none.
+        solarize: Whether bright values, of 128 and more, are inverted.
     """
 
     crop: tuple[float, float, float, float]
@@ -58,6 +59,7 @@ class ViewParameters:
     jitter: tuple[float, float, float, float] | None
     grey: bool
     blur_sigma: float
+    solarize: bool = False
 
     def geometry(self) -> Tensor:
         """Crop and flip as ``(5,)`` float32: left, top, width, height as fractions of the original, flip (0 or 1)."""
@@ -65,7 +67,10 @@ class ViewParameters:
 
 
 class MoCoV2Augmentation(Configurable):
-    """MoCo v2's augmentation: random crop, colour jitter, greyscale, blur and flip.
+    """MoCo v2's augmentation: random crop, colour jitter, greyscale, blur and flip; and solarization, as in BYOL.
+
+    BYOL's is asymmetric (arXiv 2006.07733, Table 6): ``crop_scale=(0.08, 1.0)``, ``jitter=(0.4, 0.4, 0.2, 0.1)``,
+    ``blur_probability=(1.0, 0.1)``, ``solarize_probability=(0.0, 0.2)``.
 
     Args:
         crop_scale: Range of the crop's area, as a fraction of the image's area.
@@ -75,8 +80,9 @@ class MoCoV2Augmentation(Configurable):
         jitter_probability: Probability of colour jitter.
         grey_probability: Probability of greyscale.
         blur_sigma: Range of the blur's standard deviation, in pixels of a view of 224 pixels; it scales with the view.
-        blur_probability: Probability of blur.
+        blur_probability: Probability of blur, or one for each view.
         flip_probability: Probability of a horizontal flip.
+        solarize_probability: Probability that values of 128 and more are inverted after the blur, or one for each view.
     """
 
     def __init__(
@@ -87,8 +93,9 @@ class MoCoV2Augmentation(Configurable):
         jitter_probability: float = 0.8,
         grey_probability: float = 0.2,
         blur_sigma: tuple[float, float] = (0.1, 2.0),
-        blur_probability: float = 0.5,
+        blur_probability: float | tuple[float, float] = 0.5,
         flip_probability: float = 0.5,
+        solarize_probability: float | tuple[float, float] = 0.0,
     ) -> None:
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
             raise ArgumentError(f"`crop_scale` must be 0 < low <= high <= 1, got {crop_scale}.")
@@ -104,9 +111,12 @@ class MoCoV2Augmentation(Configurable):
             "in [0, 1]",
             jitter_probability=jitter_probability,
             grey_probability=grey_probability,
-            blur_probability=blur_probability,
             flip_probability=flip_probability,
         )
+        for blur, solarize in zip(
+            by_view(blur_probability), by_view(solarize_probability), strict=True
+        ):
+            check_range("in [0, 1]", blur_probability=blur, solarize_probability=solarize)
         self.crop_scale = crop_scale
         self.crop_ratio = crop_ratio
         self.jitter = jitter
@@ -115,6 +125,7 @@ class MoCoV2Augmentation(Configurable):
         self.blur_sigma = blur_sigma
         self.blur_probability = blur_probability
         self.flip_probability = flip_probability
+        self.solarize_probability = solarize_probability
 
     def sample(
         self, seed: int, epoch: int, index: int, view: int, *, size: tuple[int, int], view_size: int
@@ -135,12 +146,14 @@ class MoCoV2Augmentation(Configurable):
         strength = np.array(self.jitter)
         factors = np.array([1, 1, 1, 0]) + strength * rng.uniform(-1, 1, 4)
         sigma = rng.uniform(*self.blur_sigma) * view_size / 224
+        bright = rng.random()
         return ViewParameters(
             crop=crop,
             flip=bool(u[0] < self.flip_probability),
             jitter=tuple(factors.tolist()) if u[1] < self.jitter_probability else None,
             grey=bool(u[2] < self.grey_probability),
-            blur_sigma=float(sigma) if u[3] < self.blur_probability else 0.0,
+            blur_sigma=float(sigma) if u[3] < by_view(self.blur_probability)[view] else 0.0,
+            solarize=bool(bright < by_view(self.solarize_probability)[view]),
         )
 
     def shortest_side(self, view_size: int) -> int:
@@ -165,63 +178,19 @@ class MoCoV2Augmentation(Configurable):
         return (1 - w) / 2, (1 - h) / 2, w, h
 
 
-class LabelledAugmentation(Configurable):
-    """Augmentation of labelled training images: random crop, flip and RandAugment.
+def by_view(probability: float | Sequence[float]) -> tuple[float, float]:
+    """A probability for each of the two views, of one for both or of two.
 
-    Args:
-        crop_scale: Range of the crop's area, as a fraction of the image's area.
-        crop_ratio: Range of the crop's width over height.
-        flip_probability: Probability of a horizontal flip.
-        rand_augment_ops: Number of RandAugment operations per view; 0: none.
-        rand_augment_magnitude: Magnitude of each operation, from 0 to 30.
+    Raises:
+        ArgumentError: There are more or fewer.
     """
-
-    def __init__(
-        self,
-        crop_scale: tuple[float, float] = (0.3, 1.0),
-        crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        flip_probability: float = 0.5,
-        rand_augment_ops: int = 2,
-        rand_augment_magnitude: int = 9,
-    ) -> None:
-        check_range(">= 0", rand_augment_ops=rand_augment_ops)
-        if not 0 <= rand_augment_magnitude <= 30:
-            raise ArgumentError(
-                f"`rand_augment_magnitude` must be in [0, 30], got {rand_augment_magnitude}."
-            )
-        self.crop_scale = crop_scale
-        self.crop_ratio = crop_ratio
-        self.flip_probability = flip_probability
-        self.rand_augment_ops = rand_augment_ops
-        self.rand_augment_magnitude = rand_augment_magnitude
-        self._crops = MoCoV2Augmentation(
-            crop_scale=crop_scale,
-            crop_ratio=crop_ratio,
-            jitter_probability=0,
-            grey_probability=0,
-            blur_probability=0,
-            flip_probability=flip_probability,
+    if isinstance(probability, int | float):
+        return probability, probability
+    if len(probability) != 2:
+        raise ArgumentError(
+            f"A probability is one number, or two for the views, got {probability}."
         )
-        self._rand_augment = RandAugment(rand_augment_ops, rand_augment_magnitude)
-
-    def view(self, image: Image.Image, seed: int, epoch: int, index: int, size: int) -> Tensor:
-        """Draw and apply the view of an RGB image: ``(3, size, size)`` uint8.
-
-        Args:
-            image: The original, RGB.
-            seed: The run's seed.
-            epoch: The epoch, from 0.
-            index: The image's index in the full data set.
-            size: The view's height and width in pixels.
-        """
-        shape = (image.height, image.width)
-        crop = self._crops.sample(seed, epoch, index, 0, size=shape, view_size=size)
-        view = apply_view(image, crop, size)
-        if self.rand_augment_ops == 0:
-            return view
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
-            torch.manual_seed(randomness.torch_seed(seed, "RandAugment", epoch, index))
-            return self._rand_augment(view)
+    return probability[0], probability[1]
 
 
 def apply_view(image: Image.Image | np.ndarray, parameters: ViewParameters, size: int) -> Tensor:
@@ -233,6 +202,8 @@ def apply_view(image: Image.Image | np.ndarray, parameters: ViewParameters, size
         view = cv2.transform(view, color_matrix(parameters, np.array(cv2.mean(view)[:3])))
     if parameters.blur_sigma > 0:
         view = cv2.GaussianBlur(view, (0, 0), parameters.blur_sigma)
+    if parameters.solarize:
+        view = cv2.LUT(view, _SOLARIZED)
     return torch.from_numpy(view).permute(2, 0, 1)
 
 
