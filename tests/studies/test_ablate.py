@@ -446,9 +446,9 @@ def test_classifiers_are_compared_by_their_test_images(tmp_path):
             ],
         )
         built.trainer.fit(built.model, built.datamodule)
-        built.trainer.save_checkpoint(tmp_path / f"first{seed}.ckpt")
+        built.trainer.save_checkpoint(tmp_path / "pretrained" / f"first{seed}.ckpt")
     study = _open_study("ppssl:synthetic/finetune", seeds=[0, 1], overrides=small)
-    local = [f"--model.pretrained={tmp_path}/first{{seed}}.ckpt"]
+    local = [f"--model.pretrained={tmp_path}/{{variant}}/first{{seed}}.ckpt"]
     results = ablate(study, tmp_path / "out", work=tmp_path / "work", local=local)
     for result in results:
         right = unpack_bits(result["per_image"]["top-1"])
@@ -459,7 +459,7 @@ def test_classifiers_are_compared_by_their_test_images(tmp_path):
     starts = {(r["cell"]["variant"], r["seed"]): r["start"] for r in results}
     assert starts["random", 0] == starts["random", 1]  # the recipe's `init_seed`
     for seed in (0, 1):
-        encoder = load_encoder(tmp_path / f"first{seed}.ckpt")
+        encoder = load_encoder(tmp_path / "pretrained" / f"first{seed}.ckpt")
         assert starts["pretrained", seed] == fingerprint(encoder) != starts["random", seed]
     assert summarise(results, metrics=["top-1"])["pretrained"]["top-1"]["seeds"] == 2
 

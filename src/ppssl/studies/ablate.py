@@ -190,7 +190,7 @@ def ablate(
         jobs: Number of runs at a time; they share the cores.
         work: Folder of the checkpoints and logs; ``None``: ``runs/ablate/<name of out>``.
         local: Overrides of this machine, such as ``--data.root=...``; they are neither part of a run's key nor written
-            to its results. ``{seed}`` in a value is replaced by the run's seed.
+            to its results. ``{seed}`` and ``{variant}`` in a value are replaced by the run's, the latter as in ``out``.
 
     Returns:
         The content of each run's JSON, in the order of :meth:`Study.runs`.
@@ -217,8 +217,12 @@ def ablate(
 
 
 def _result_path(run: Mapping[str, Any], out: Path) -> Path:
-    folder = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in run["variant"])
-    return out / folder / f"seed{run['seed']}.json"
+    return out / _folder_name(run) / f"seed{run['seed']}.json"
+
+
+def _folder_name(run: Mapping[str, Any]) -> str:
+    """Name of a run's variant as a folder."""
+    return "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in run["variant"])
 
 
 def _local_overrides(
@@ -233,9 +237,8 @@ def _local_overrides(
             f"The variant `{run['variant']}` needs `--{missing[0]}=...` on the command line: in the study its value is "
             f"`{FROM_COMMAND_LINE}`."
         )
-    seed = str(run["seed"])
     return [
-        override.replace("{seed}", seed)
+        override.replace("{seed}", str(run["seed"])).replace("{variant}", _folder_name(run))
         for name, override in by_name.items()
         if name not in for_other_variants
     ]
