@@ -13,10 +13,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from ppssl import (
+    AIS,
     IADM,
     PPSSL,
     Anchor,
     AtomicCheckpointIO,
+    Distillation,
     FineTune,
     FolderDataModule,
     LossPlugin,
@@ -193,9 +195,21 @@ def test_so_do_those_of_classifiers_and_what_no_file_holds(
 # -- monitors ---------------------------------------------------------------------------------------------------------
 
 
-def test_monitors_can_be_switched_off(image_folder: Path, tmp_path: Path) -> None:
+def test_monitors_can_be_switched_off(
+    image_folder: Path, tmp_path: Path, clip_folder: Path, banks: Path
+) -> None:
+    """With each plugin of the package, what it needs to train stays."""
+    texts, clip = tmp_path / "corpus.txt", str(clip_folder)
+    texts.write_text("".join(f"a thing of kind {k}\n" for k in range(9)))
+
     def model(monitors: bool = False) -> PPSSL:
-        return PPSSL(**TINY, plugins={"iadm": IADM(every=1, start=0, full=0)}, monitors=monitors)
+        plugins: dict[str, LossPlugin] = {
+            "iadm": IADM(every=1, start=0, full=0),
+            "anchor": Anchor(image_size=24, window=0.5),
+            "ais": AIS(str(texts), teacher=clip),
+            "distillation": Distillation(clip),
+        }
+        return PPSSL(**TINY, plugins=plugins, monitors=monitors)
 
     straight, resumed, path = model(), model(), tmp_path / "middle.ckpt"
     trainer = _fit(straight, image_folder, tmp_path, 4, callbacks=[SaveAt(2, path)])
@@ -206,7 +220,7 @@ def test_monitors_can_be_switched_off(image_folder: Path, tmp_path: Path) -> Non
     _assert_same(resumed, straight)
     monitored = model(True)
     trainer = _fit(monitored, image_folder, tmp_path, 4)
-    assert len([c for c in trainer.callbacks if type(c).__module__.startswith("ppssl.")]) == 5
+    assert len([c for c in trainer.callbacks if type(c).__module__.startswith("ppssl.")]) == 6
     _assert_same(monitored, straight)
     assert PPSSL.load_from_checkpoint(path).monitors is False
 
@@ -220,7 +234,7 @@ def test_a_plugin_needs_forward_alone() -> None:
             return LossTerm(step.embedding.square().mean(dim=1))
 
     optional = {"build", "callbacks", "config", "data_requests", "needs_image_gradient"}
-    optional |= {"prepare", "restore_sizes", "sizes", "weight"}
+    optional |= {"on_fit_start", "prepare", "restore_sizes", "sizes", "weight"}
     methods = inspect.getmembers(LossPlugin, inspect.isfunction)
     own = {name for name, _ in methods if name not in dir(nn.Module)}
     assert own == optional  # `attention` is IADM's alone

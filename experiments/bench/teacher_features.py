@@ -1,21 +1,23 @@
 """The teacher's own image features under the probes that the student's are measured with.
 
     python experiments/bench/teacher_features.py --out experiments/results/synthetic-teacher.json
+    python -m experiments.bench.teacher_features --recipe ppssl:photos/pretrain --root HALVES/report --out OUT \
+        --teacher.class_path=ppssl.ZoomTeacher ...  (the options of experiments/ablation/photos_report.yaml)
 
 What AIS could reach at best, and how much of the nuisances the teacher itself keeps. One CPU minute.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
+from jsonargparse import auto_cli
 from torch import Tensor, nn
 
 from ppssl.evaluation.evaluate import evaluate
 from ppssl.studies.lightning_cli import build_recipe
 from ppssl.text.teachers.base import Teacher
-from ppssl.text.teachers.load import load_teacher, teacher_fingerprint
-from ppssl.utils.results import write_json
+from ppssl.text.teachers.load import load_teacher, teacher_fingerprint, teacher_name
+from ppssl.utils.results import without_local, write_json
 
 
 class TeacherEncoder(nn.Module):
@@ -32,22 +34,31 @@ class TeacherEncoder(nn.Module):
         return self.embed(images)
 
 
-def main() -> None:
-    """Measure and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--teacher", default="synthetic-clip")
-    parser.add_argument("--recipe", default="ppssl:synthetic/pretrain")
-    parser.add_argument("--out", required=True)
-    args = parser.parse_args()
-    teacher = load_teacher(args.teacher)
-    whole = ["--data.eval_crop=1.0", f"--data.image_size={teacher.input_size}"]
-    built = build_recipe(args.recipe, [*whole, "--data.num_workers=0", "--trainer.logger=false"])
-    results = evaluate(TeacherEncoder(teacher), built.datamodule, device="cpu")
-    path = Path(args.teacher)  # where it lies is this machine's affair
-    facts = {"teacher": path.name if path.exists() else args.teacher}
-    facts |= {"teacher_hash": teacher_fingerprint(args.teacher)}
-    write_json(args.out, results.to_dict() | facts)
+def main(
+    out: str,
+    teacher: str | Teacher = "synthetic-clip",
+    recipe: str = "ppssl:synthetic/pretrain",
+    root: str | None = None,
+) -> None:
+    """Measure and write.
+
+    Args:
+        out: The JSON.
+        teacher: As AIS takes it.
+        recipe: The recipe whose data are looked at.
+        root: Folder of the data, for recipes that need one.
+    """
+    loaded = load_teacher(teacher)
+    whole = ["--data.eval_crop=1.0", f"--data.image_size={loaded.input_size}"]
+    whole += [f"--data.root={root}"] if root else []
+    small = ["--data.num_workers=0", "--trainer.logger=false", "--model.pretrained=false"]
+    built = build_recipe(recipe, [*whole, *small])
+    results = evaluate(TeacherEncoder(loaded), built.datamodule, device="cpu").to_dict()
+    results["config"] = without_local(results["config"], whole[2:])
+    name = teacher_name(teacher)  # where a file lies is this machine's affair
+    facts = {"teacher": Path(name).name if Path(name).exists() else name}
+    write_json(out, results | facts | {"teacher_hash": teacher_fingerprint(teacher)})
 
 
 if __name__ == "__main__":
-    main()
+    auto_cli(main, as_positional=False)

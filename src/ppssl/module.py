@@ -224,6 +224,12 @@ class PPSSL(TrainingModule):
         watchers = [c for plugin in self._plugins().values() for c in plugin.callbacks()]
         return [EqualBatches(), RepresentationMonitor(), *watchers, Throughput(), ResumeState()]
 
+    def on_fit_start(self) -> None:
+        """Let the plugins prepare what needs their weights."""
+        super().on_fit_start()
+        for plugin in self._plugins().values():
+            plugin.on_fit_start(self._data_module(), self.device)
+
     def on_train_start(self) -> None:
         """Fill the key queue with keys of training images."""
         fill(self.contrastive, self.trainer, self._data_module(), self._seed)

@@ -75,20 +75,33 @@ def test_every_recipe_takes_a_step(path: Path, image_folder: Path, tmp_path: Pat
 def test_recipes_of_the_published_sets_are_the_literatures(name: str) -> None:
     """F7, by what is built of base recipe and overlay."""
     overrides = ["--model.pretrained=false", "--trainer.logger=false", "--data.root=unused"]
-    for kind in ("moco_v2", "pretrain"):
-        built = build_recipe(f"ppssl:{name}/{kind}", overrides)
-        model, data, moco = built.model, built.datamodule, built.model.contrastive
-        assert (model.backbone, model.optimizer, model.base_lr) == ("resnet50", "sgd", 0.03)
-        assert (model.sgd_momentum, model.weight_decay) == (0.9, 1e-4)
-        assert (data.image_size, data.batch_size, built.trainer.max_epochs) == (224, 128, 100)
-        assert data.augmentation is None  # MoCo v2's
-        assert (moco.dim, moco.temperature, moco.momentum) == (256, 0.2, 0.999)
-        assert moco.queue_size == "auto"
-        assert set(model.plugins) == ({"ais", "iadm"} if kind == "pretrain" else set())
-        assert type(data).__name__.lower() == f"{name}datamodule"
-        recipe = yaml.safe_load(Path(recipe_path(f"ppssl:{name}/{kind}")).read_text())
-        assert recipe["trainer"] == {"default_root_dir": f"runs/{name}/{kind}"}
-        assert recipe["model"]["init_args"]["pretrained"] is True
+    built = build_recipe(f"ppssl:{name}/moco_v2", overrides)
+    model, data, moco = built.model, built.datamodule, built.model.contrastive
+    assert (model.backbone, model.optimizer, model.base_lr) == ("resnet50", "sgd", 0.03)
+    assert (model.sgd_momentum, model.weight_decay) == (0.9, 1e-4)
+    assert (data.image_size, data.batch_size, built.trainer.max_epochs) == (224, 128, 100)
+    assert data.augmentation is None  # MoCo v2's
+    assert (moco.dim, moco.temperature, moco.momentum) == (256, 0.2, 0.999)
+    assert moco.queue_size == "auto"
+    assert not model.plugins
+    assert type(data).__name__.lower() == f"{name}datamodule"
+    recipe = yaml.safe_load(Path(recipe_path(f"ppssl:{name}/moco_v2")).read_text())
+    assert recipe["trainer"] == {"default_root_dir": f"runs/{name}/moco_v2"}
+    assert recipe["model"]["init_args"]["pretrained"] is True
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_pp_ssl_on_the_published_sets_is_the_recipe_of_photographs_with_ais(name: str) -> None:
+    def settings(recipe: str) -> dict[str, object]:
+        return yaml.safe_load(Path(recipe_path(recipe)).read_text())["model"]["init_args"]
+
+    photos, own = settings("ppssl:photos/pretrain"), settings(f"ppssl:{name}/pretrain")
+    for changed in (photos, own):
+        changed.pop("backbone", None)
+    plugins, base = own.pop("plugins"), photos.pop("plugins")
+    assert own == photos
+    assert set(plugins) == {"anchor", "ais"}
+    assert plugins["anchor"]["init_args"] == base["anchor"]["init_args"] | {"loss_weight": 3.0}
 
 
 def test_pretrained_has_one_default_in_python_and_on_the_command_line() -> None:
@@ -123,7 +136,8 @@ def test_the_steps_that_are_told_are_those_of_the_whole_set(name: str, kind: str
     """In the recipe's header and in LITERATURE.md; the last and partial batch is left out."""
     overrides = ["--model.pretrained=false", "--trainer.logger=false", "--data.root=unused"]
     built = build_recipe(f"ppssl:{name}/{kind}", overrides)
-    steps, epochs = built.datamodule.sizes.train // built.datamodule.batch_size, 100
+    steps = built.datamodule.sizes.train // built.datamodule.batch_size
+    epochs = 20 if kind == "pretrain" else 100
     assert built.trainer.max_epochs == epochs
     text = (EXPERIMENTS / name / f"{kind}.yaml").read_text().replace("\n# ", " ")
     assert re.findall(r"(\d+) steps each", text) == ([] if kind == "pretrain" else [str(steps)])

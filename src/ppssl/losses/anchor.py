@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep, numbered_images
@@ -20,21 +19,9 @@ from ppssl.utils.checks import check_pixels, check_range
 from ppssl.utils.errors import ArgumentError, UserError
 
 if TYPE_CHECKING:
-    from ppssl.data.datamodule import FineGrainedDataModule
     from ppssl.encoder import Encoder, EncoderInfo
 
 __all__ = ["Anchor"]
-
-
-class _StoreTargets(Callback):
-    """Stores what anchors need before the first step, when the weights of a resumed run are restored."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store it."""
-        for plugin in pl_module.plugins.values():  # type: ignore[operator]
-            if isinstance(plugin, Anchor) and plugin.image_size is not None:
-                data: Any = getattr(trainer, "datamodule", None)
-                plugin.store(data, pl_module.device)
 
 
 class Anchor(LossPlugin):
@@ -55,8 +42,6 @@ class Anchor(LossPlugin):
             image's, and p_0 is the mean of both (:class:`~ppssl.ZoomTeacher`); ``None``: at the whole image alone.
         bank_dir: Folder of the bank; ``None``: ``$PPSSL_CACHE/banks`` or ``~/.cache/ppssl/banks``.
     """
-
-    watcher = _StoreTargets
 
     def __init__(
         self,
@@ -91,16 +76,18 @@ class Anchor(LossPlugin):
             raise UserError("`Anchor` needs the encoder itself: train it as a plugin of PPSSL.")
         self.start: Any = encoder.frozen_copy()
 
-    def store(self, data: FineGrainedDataModule, device: torch.device | str) -> None:
-        """Find or make the bank of p_0; needs the copy of the encoder.
+    def on_fit_start(self, data: Any, device: torch.device) -> None:
+        """Find or make the bank of p_0, by the copy of the encoder.
 
         Raises:
             UserError: The data module does not number its images; see also
                 :func:`~ppssl.text.image_bank.open_image_bank`.
         """
-        data = numbered_images(data, self, ", or set `image_size=None`")
         size = self.image_size
-        if size is None or size == "auto":
+        if size is None:
+            return
+        data = numbered_images(data, self, ", or set `image_size=None`")
+        if size == "auto":
             size = _tested_size(self.start, data.image_size)
         self.start.check_image_size(size)
         teacher = self.teacher(copy.deepcopy(self.start), size)
@@ -134,7 +121,9 @@ class Anchor(LossPlugin):
             with torch.no_grad():
                 start = self.start(step.image).float()
         elif self._bank is None:
-            raise RuntimeError("Anchor has no bank: call `store(data, device)` before training.")
+            raise RuntimeError(
+                "Anchor has no bank: call `on_fit_start(data, device)` before training."
+            )
         else:
             start = self._bank.lookup(step.batch["index"])[:, 0].to(p.device)
             mean = self._bank.mean.to(p.device)

@@ -120,6 +120,14 @@ class LossPlugin(nn.Module, Configurable):
     def build(self, encoder: EncoderInfo) -> None:  # optional
         """Create parameters; called before the optimizer is created and after all other modules are."""
 
+    def on_fit_start(self, data: Any, device: torch.device) -> None:  # optional
+        """Prepare what needs the plugin's weights; called once they are those of the run, new or resumed.
+
+        Args:
+            data: The data module, or ``None`` for loaders.
+            device: The device of the training.
+        """
+
     def sizes(self) -> dict[str, Any]:
         """Sizes that :meth:`build` needs beside the encoder, from the data or a teacher; saved in checkpoints.
 
