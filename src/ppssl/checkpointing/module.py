@@ -19,9 +19,10 @@ from torch import Tensor
 from ppssl.checkpointing.backbone import DEFAULT_VIEW, evaluation_view
 from ppssl.checkpointing.compatibility import check_class, check_resumable, describe_misfit
 from ppssl.checkpointing.files import SCHEMA_VERSION, check_schema, restore
+from ppssl.checkpointing.not_finite import record_step
 from ppssl.utils.config import Configurable, flat_config, not_saved, plain_items
 from ppssl.utils.errors import UserError
-from ppssl.utils.finite import LossHistory
+from ppssl.utils.finite import LossHistory, LossOfStep
 from ppssl.utils.paths import AnyPath
 
 __all__ = ["TrainingModule"]
@@ -40,7 +41,7 @@ class TrainingModule(LightningModule, Configurable):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loss_history = LossHistory()
+        self.loss_history = LossHistory(self._record_step)
         self._view: tuple[int, float] | None = None
         self._loaded: dict[str, Any] | None = (
             None  # configuration of the checkpoint whose weights come next
@@ -119,6 +120,11 @@ class TrainingModule(LightningModule, Configurable):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch_size)
         self.log("train/lr", max(rates), batch_size=batch_size)
         self.log_dict({f"train/{n}": value for n, value in logs.items()}, batch_size=batch_size)
+
+    def _record_step(self, step: LossOfStep) -> str:
+        """Write what repeats a step whose loss is not finite; returns a sentence for the error message."""
+        path = record_step(self, step) if self._has_trainer() else None
+        return "" if path is None else f"`ppssl doctor --replay {path}` finds where it comes from."
 
     def on_fit_start(self) -> None:
         """Give the configurations of model and data to the loggers; silence a warning about frozen layers."""

@@ -1,6 +1,6 @@
 """Checks for losses and weights that are not finite, without a read by the host in every step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ppssl.utils.errors import UserError
 
-__all__ = ["LossHistory", "check_parameters"]
+__all__ = ["LossHistory", "LossOfStep", "check_parameters"]
 
 _LIMIT = 1000
 """Steps after which a history is checked in any case."""
@@ -17,7 +17,9 @@ _LIMIT = 1000
 _REMEDY = "A lower learning rate, a warm-up or `trainer.gradient_clip_val` are the usual remedies."
 
 
-class _Step(NamedTuple):
+class LossOfStep(NamedTuple):
+    """The loss of one step, as :meth:`LossHistory.add` was given it."""
+
     loss: Tensor
     terms: dict[str, Tensor]
     images: Tensor
@@ -27,9 +29,14 @@ class _Step(NamedTuple):
 
 @dataclass
 class LossHistory:
-    """Losses since the last check, on their device: a check reads them all at once."""
+    """Losses since the last check, on their device: a check reads them all at once.
 
-    _steps: list[_Step] = field(default_factory=list)
+    Attributes:
+        record: Called with a step whose loss is not finite; what it returns ends the error message.
+    """
+
+    record: Callable[[LossOfStep], str] | None = None
+    _steps: list[LossOfStep] = field(default_factory=list)
 
     def add(
         self,
@@ -50,7 +57,7 @@ class LossHistory:
             epoch: The epoch.
         """
         detached = {name: term.detach() for name, term in terms.items()}
-        self._steps.append(_Step(loss.detach(), detached, index, step, epoch))
+        self._steps.append(LossOfStep(loss.detach(), detached, index, step, epoch))
         if len(self._steps) >= _LIMIT:
             self.check()
 
@@ -65,10 +72,16 @@ class LossHistory:
             return
         finite = torch.stack([step.loss for step in steps]).isfinite().tolist()
         if not all(finite):
-            raise UserError(_message(steps[finite.index(False)]))
+            step = steps[finite.index(False)]
+            recorded = "" if self.record is None else self.record(step)
+            raise UserError(f"{_message(step)} {recorded}".rstrip())
+
+    def pop(self) -> LossOfStep:
+        """Remove the last step that was added, and return it."""
+        return self._steps.pop()
 
 
-def _message(step: _Step) -> str:
+def _message(step: LossOfStep) -> str:
     bad = {name: int((~term.isfinite()).sum()) for name, term in step.terms.items()}
     named = ", ".join(
         f"`{name}` ({count} of {step.terms[name].numel()} values)"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.markup import escape
 
 from ppssl.diagnosis.doctor import doctor
 from ppssl.diagnosis.finding import Finding, Level
+from ppssl.diagnosis.replay import replay
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import writable_file
 from ppssl.utils.results import write_json
@@ -30,6 +32,8 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(own)
     if args.json is not None:
         writable_file(args.json)
+    if args.replay is not None:
+        return _replay(args.replay, args.json)
     configs = args.config or []
     if len(configs) > 1:
         overrides = [*(f"--config={path}" for path in configs[1:]), *overrides]
@@ -72,9 +76,26 @@ def _parser() -> ArgumentParser:
         help="The .parquet file of `ppssl embed` of the data set, to find labels that look wrong.",
     )
     parser.add_argument(
+        "--replay",
+        type=str | None,
+        default=None,
+        help="The record of a step whose loss was not finite (not_finite-step=....json): repeat it, and find term, "
+        "layer and image; nothing else is looked at. The exit code is 0 if the step has the same values again, else 1.",
+    )
+    parser.add_argument(
         "--json", type=str | None, default=None, help="Write the findings to this file."
     )
     return parser
+
+
+def _replay(record: str, json_file: str | None) -> int:
+    """Repeat a step, and print where its loss is not finite; returns 0 if it has the values of the run, else 1."""
+    found = replay(record)
+    for what, value in found.lines().items():
+        Console().print(f"{escape(what)}: {escape(value)}", soft_wrap=True, highlight=False)
+    if json_file is not None:
+        write_json(json_file, asdict(found))
+    return 0 if found.same else 1
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -13,14 +13,15 @@ __all__ = ["check_negatives", "gather_keys", "info_nce_with_accuracy"]
 
 @torch.no_grad()
 def gather_keys(keys: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys ``(W * B, d)`` float32 and indices ``(W * B,)`` int64 of all W processes, in rank order; one collective.
+    """Keys ``(W * B, d)`` and indices ``(W * B,)`` int64 of all W processes, in rank order; one collective.
 
     Args:
-        keys: ``(B, d)`` float32, the same B on all processes.
+        keys: ``(B, d)`` float32 or float64, the same B on all processes.
         index: ``(B,)`` int64.
     """
-    packed = gather_equal(torch.cat([keys, index[:, None].view(torch.float32)], dim=1))
-    return packed[:, :-2], packed[:, -2:].contiguous().view(torch.int64).squeeze(1)
+    numbers = index[:, None].view(keys.dtype)  # the same bits
+    packed, width = gather_equal(torch.cat([keys, numbers], dim=1)), numbers.shape[1]
+    return packed[:, :-width], packed[:, -width:].contiguous().view(torch.int64).squeeze(1)
 
 
 def info_nce_with_accuracy(
