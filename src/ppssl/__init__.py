@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.metrics.rankme import RankMe as RankMe
     from ppssl.metrics.retrieval import RetrievalMetrics as RetrievalMetrics
     from ppssl.module import PPSSL as PPSSL
+    from ppssl.reports.duplicates_page import duplicates as duplicates
     from ppssl.reports.page import report as report
     from ppssl.studies.demo import demo as demo
     from ppssl.text.teachers.base import Teacher as Teacher
@@ -94,6 +95,7 @@ PUBLIC = {
     "neighbours": "ppssl.inference.neighbours",
     "explain": "ppssl.inference.explain",
     "export": "ppssl.inference.export",
+    "duplicates": "ppssl.reports.duplicates_page",
     "report": "ppssl.reports.page",
     "RetrievalMetrics": "ppssl.metrics.retrieval",
     "KNNClassifier": "ppssl.metrics.knn",

@@ -27,6 +27,11 @@ def test_wheel_runs_help_and_a_recipe_elsewhere(tmp_path: Path) -> None:
             for recipe in ("moco_v2", "pretrain", "linear", "finetune")
         ),
         "ppssl/experiments/synthetic/pretrain.yaml",
+        *(
+            f"ppssl/reports/templates/{name}"
+            for name in ("page.html.j2", "macros.html.j2", "style.css", "page.js")
+        ),
+        "ppssl/reports/templates/sections/duplicates.html.j2",
     } <= set(names)
     assert not any(name.startswith("tests/") for name in names)
     site = tmp_path / "site"

@@ -25,6 +25,7 @@ COMMANDS = {
     "embed": "Write the embeddings of all images to a Parquet file.",
     "neighbours": "Find the nearest images in an embedding file, and draw them.",
     "report": "Make one page of a run, or of two side by side, to look at and pass on.",
+    "duplicates": "Find images that are the same or nearly so, also across splits.",
     "doctor": "Look at machine, data and settings before a run, and try ten steps.",
     "export": "Export an encoder to timm, torchvision, transformers or ONNX.",
     "corpus": "Inspect a text corpus, or generate one with a language model.",

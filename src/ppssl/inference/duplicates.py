@@ -1,5 +1,6 @@
 """Images that are the same or nearly so, and labels that the neighbours contradict, found by the embeddings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,7 +14,17 @@ from ppssl.inference.embeddings import Embeddings
 from ppssl.metrics.retrieval import chunk_length, unit_rows
 from ppssl.utils.checks import check_range
 
-__all__ = ["DoubtfulLabel", "Duplicate", "doubtful_labels", "find_duplicates", "nearest_others"]
+__all__ = [
+    "DoubtfulLabel",
+    "Duplicate",
+    "LocatedImage",
+    "LocatedPair",
+    "doubtful_labels",
+    "find_duplicates",
+    "located",
+    "nearest_others",
+    "with_equal_files",
+]
 
 CANDIDATES = 500
 """The pairs of highest similarity whose pixels are compared."""
@@ -38,6 +49,51 @@ class Duplicate:
     second: int
     similarity: float
     exact: bool
+
+
+@dataclass(frozen=True)
+class LocatedImage:
+    """An image of a pair.
+
+    Attributes:
+        index: Its number in the full data set.
+        split: Its split.
+        name: Its path if it is a file.
+        class_name: Its class; ``None`` where unknown.
+    """
+
+    index: int
+    split: str
+    name: str
+    class_name: str | None
+
+
+@dataclass(frozen=True)
+class LocatedPair:
+    """A :class:`Duplicate` whose images are named.
+
+    Attributes:
+        first: An image.
+        second: The other image, of a larger number.
+        similarity: Cosine similarity of their embeddings.
+        exact: Whether the files or all pixels are equal.
+    """
+
+    first: LocatedImage
+    second: LocatedImage
+    similarity: float
+    exact: bool
+
+    @property
+    def crosses(self) -> bool:
+        """Whether the images are in different splits."""
+        return self.first.split != self.second.split
+
+    @property
+    def two_labels(self) -> bool:
+        """Whether the images are of different classes, both of which are known."""
+        classes = (self.first.class_name, self.second.class_name)
+        return None not in classes and classes[0] != classes[1]
 
 
 @dataclass(frozen=True)
@@ -87,6 +143,47 @@ def find_duplicates(images: Embeddings, data: FineGrainedDataModule) -> list[Dup
             exact = alike > 1 - 1e-6 and _equal(_load(data, first), _load(data, second))
             found.append(Duplicate(first, second, best[pair], exact))
     return sorted(found, key=lambda pair: (not pair.exact, -pair.similarity))
+
+
+def located(pair: Duplicate, data: FineGrainedDataModule) -> LocatedPair:
+    """Name the images of a pair."""
+    first, second = (_located_image(index, data) for index in (pair.first, pair.second))
+    return LocatedPair(first, second, pair.similarity, pair.exact)
+
+
+def _located_image(index: int, data: FineGrainedDataModule) -> LocatedImage:
+    split, number = data.locate(index)
+    source = data.sources[split]
+    label = int(source.labels[number])
+    return LocatedImage(
+        index, split, source.name(number), data.classes[label] if label >= 0 else None
+    )
+
+
+def with_equal_files(
+    pairs: Sequence[Duplicate], groups: Sequence[tuple[int, ...]], images: Embeddings
+) -> list[Duplicate]:
+    """Add the pairs of groups of equal images, each image with the first of its group.
+
+    Args:
+        pairs: Pairs of :func:`find_duplicates`.
+        groups: Numbers of equal images, in ascending order (:func:`ppssl.data.survey.equal_files`).
+        images: Embeddings of all images.
+
+    Returns:
+        The pairs: equal ones first, then by falling similarity.
+    """
+    points = unit_rows(images.features).float()
+    row_of = {int(index): row for row, index in enumerate(images.index)}
+    merged = {(pair.first, pair.second): pair for pair in pairs}
+    for first, *others in groups:
+        for second in others:
+            rows = [row_of.get(index) for index in (first, second)]
+            if None in rows:  # one cannot be read
+                continue
+            similarity = float(points[rows[0]] @ points[rows[1]])
+            merged[first, second] = Duplicate(first, second, similarity, True)
+    return sorted(merged.values(), key=lambda pair: (not pair.exact, -pair.similarity))
 
 
 def doubtful_labels(images: Embeddings, *, k: int = 10, share: float = 0.6) -> list[DoubtfulLabel]:

@@ -33,7 +33,7 @@ from ppssl.utils.errors import UserError
 from ppssl.utils.paths import PATH_TYPES, AnyPath, writable_file, write_whole
 from ppssl.utils.results import finite_or_null, provenance, without_paths
 
-__all__ = ["report"]
+__all__ = ["render", "report"]
 
 _STYLE, _SCRIPT = "style.css", "page.js"
 """Files beside the templates that are put into the page."""
@@ -74,7 +74,9 @@ def report(
         measure(run, _data_of(run) if one is None else one, device=device)
         for run, one in zip(found, sets, strict=True)
     ]
-    write_whole(out, _render(measured))
+    title = " and ".join(m.run.name for m in measured)
+    results = [_results(m) for m in measured if m.results is not None]
+    write_whole(out, render(title, _sections(measured), results, command="report"))
     return out
 
 
@@ -111,7 +113,17 @@ def _sections(runs: Sequence[Measured]) -> list[Section]:
     ]
 
 
-def _render(runs: Sequence[Measured]) -> str:
+def render(
+    title: str, sections: Sequence[Section], results: Sequence[dict[str, Any]] = (), *, command: str
+) -> str:
+    """The page of some sections.
+
+    Args:
+        title: Its heading.
+        sections: Its sections, in order.
+        results: Results of evaluations that the page holds as JSON.
+        command: Name of the command that makes it.
+    """
     environment = Environment(
         loader=PackageLoader("ppssl.reports"),
         autoescape=True,
@@ -122,9 +134,10 @@ def _render(runs: Sequence[Measured]) -> str:
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     folder = files("ppssl.reports") / "templates"
     page = environment.get_template("page.html.j2").render(
-        title=" and ".join(m.run.name for m in runs),
-        sections=_sections(runs),
-        results=[_results(m) for m in runs if m.results is not None],
+        title=title,
+        sections=sections,
+        results=results,
+        command=command,
         version=provenance()["versions"].get("ppssl", ""),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         style=Markup((folder / _STYLE).read_text()),  # files of the package

@@ -8,15 +8,16 @@ import torch
 from ppssl.inference.duplicates import (
     CANDIDATES,
     DoubtfulLabel,
-    Duplicate,
+    LocatedPair,
     doubtful_labels,
     find_duplicates,
+    located,
 )
 from ppssl.reports.measured import Measured
 from ppssl.reports.pictures import Pictures
 from ppssl.reports.section import LeftOut, Section, per_run
 
-__all__ = ["duplicates", "labels"]
+__all__ = ["drawn_pairs", "duplicates", "labels"]
 
 SHOWN = 20
 """Pairs that are shown."""
@@ -47,31 +48,35 @@ def _duplicates(measured: Measured, pictures: Pictures) -> dict[str, Any]:
         raise LeftOut(
             f"None among the {CANDIDATES} pairs of images with the most similar embeddings."
         )
-    pairs = [_pair(pair, measured, pictures) for pair in found]
-    pairs.sort(key=lambda pair: not pair["crosses"] and not pair["other_label"])
+    return drawn_pairs([located(pair, measured.data) for pair in found], pictures, SHOWN)
+
+
+def drawn_pairs(pairs: Sequence[LocatedPair], pictures: Pictures, most: int) -> dict[str, Any]:
+    """What the template draws of pairs: those across splits or with two labels first, at most ``most``."""
+    shown = sorted(pairs, key=lambda pair: not pair.crosses and not pair.two_labels)[:most]
     return {
-        "exact": sum(pair.exact for pair in found),
-        "near": sum(not pair.exact for pair in found),
-        "crossing": sum(pair["crosses"] for pair in pairs),
-        "two_labels": sum(pair["other_label"] for pair in pairs),
+        "exact": sum(pair.exact for pair in pairs),
+        "near": sum(not pair.exact for pair in pairs),
+        "crossing": sum(pair.crosses for pair in pairs),
+        "two_labels": sum(pair.two_labels for pair in pairs),
         "candidates": CANDIDATES,
-        "pairs": pairs[:SHOWN],
+        "pairs": [_drawn(pair, pictures) for pair in shown],
     }
 
 
-def _pair(pair: Duplicate, measured: Measured, pictures: Pictures) -> dict[str, Any]:
-    numbers = (pair.first, pair.second)
-    rows = measured.rows(torch.tensor(numbers))
-    kinds = [int(measured.images.labels[row]) for row in rows]
-    splits = [measured.data.locate(i)[0] for i in numbers]
+def _drawn(pair: LocatedPair, pictures: Pictures) -> dict[str, Any]:
     return {
         "exact": pair.exact,
         "similarity": pair.similarity,
-        "crosses": splits[0] != splits[1],
-        "other_label": kinds[0] != kinds[1] and min(kinds) >= 0,
+        "crosses": pair.crosses,
+        "other_label": pair.two_labels,
         "images": [
-            {"uri": pictures.uri(i), "name": pictures.name(i), "class": measured.class_name(kind)}
-            for i, kind in zip(numbers, kinds, strict=True)
+            {
+                "uri": pictures.uri(image.index),
+                "name": pictures.name(image.index),
+                "class": image.class_name or "-",
+            }
+            for image in (pair.first, pair.second)
         ],
     }
 
