@@ -44,7 +44,7 @@ from ppssl import (
 )
 from ppssl.cli.main import main
 from ppssl.encoder import Encoder, evaluation_mode
-from ppssl.inference.embed import read_embeddings
+from ppssl.inference.embedding_file import read_embeddings
 from save_at import SaveAt
 
 SIZE = 64

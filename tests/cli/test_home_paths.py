@@ -24,7 +24,8 @@ from ppssl.data import (
 from ppssl.evaluation.evaluate import evaluate
 from ppssl.evaluation.evaluate_rows import evaluate_rows
 from ppssl.evaluation.lcr_protocol import checkpoints_of
-from ppssl.inference.embed import embed, read_description
+from ppssl.inference.embed import embed
+from ppssl.inference.embedding_file import read_description
 from ppssl.inference.explain import Explanation, View, explain, image_files
 from ppssl.inference.export import export
 from ppssl.inference.neighbours import neighbours

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from ppssl import IADM, PPSSL, FolderDataModule, UserError, embed, neighbours
 from ppssl.evaluation.evaluate import compute_metrics, evaluate
-from ppssl.inference.embed import read_description
+from ppssl.inference.embedding_file import read_description
 from ppssl.inference.embeddings import embed_loader, feature_encoder, has_branch_feature
 from ppssl.losses.contrastive import MoCo
 from ppssl.utils.results import unpack_bits

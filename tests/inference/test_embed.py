@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from ppssl import FolderDataModule, UserError, embed, neighbours
-from ppssl.inference import embed as embed_module
-from ppssl.inference.embed import read_description, read_embeddings
+from ppssl.inference.embedding_file import read_description, read_embeddings
 from ppssl.inference.embeddings import embed_loader
 
 
@@ -104,7 +103,7 @@ def test_neighbours_are_the_nearest_of_all_parts(
     data = _data(image_folder)
     embed(Colour(), data, out)
     query = image_folder / "test" / "class1" / "2.png"
-    monkeypatch.setattr(embed_module.read_embeddings, "__defaults__", (5,))  # parts of five rows
+    monkeypatch.setattr(read_embeddings, "__defaults__", (5,))  # parts of five rows
     found = neighbours(query, out, Colour(), k=6, out=picture)
     table = pq.read_table(out).to_pydict()
     features = nn.functional.normalize(torch.tensor(table["embedding"]).double(), dim=1)

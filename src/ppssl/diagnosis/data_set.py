@@ -12,7 +12,7 @@ from ppssl.data.source import UNKNOWN
 from ppssl.data.survey import Survey
 from ppssl.diagnosis.finding import Finding, ok, problem, warning
 from ppssl.inference.duplicates import doubtful_labels
-from ppssl.inference.embed import read_embeddings
+from ppssl.inference.embedding_file import read_embeddings
 from ppssl.inference.embeddings import Embeddings
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath

@@ -11,7 +11,7 @@ from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.label_splits import select_held_out, select_labelled
 from ppssl.data.normalisation import normalised
 from ppssl.data.source import UNKNOWN
-from ppssl.inference.embed import read_description, read_embeddings
+from ppssl.inference.embedding_file import read_description, read_embeddings
 from ppssl.inference.embeddings import Embeddings, Feature, embed_loader
 from ppssl.utils.config import Configurable
 from ppssl.utils.device import on_device

@@ -13,7 +13,8 @@ from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.images import read_image
 from ppssl.data.transforms import center_view
 from ppssl.encoder import evaluation_mode
-from ppssl.inference.embed import fingerprint, read_description, read_embeddings
+from ppssl.inference.embed import fingerprint
+from ppssl.inference.embedding_file import read_description, read_embeddings
 from ppssl.inference.embeddings import feature_encoder
 from ppssl.metrics.retrieval import cosine_similarity, unit_rows
 from ppssl.utils.errors import ArgumentError, UserError

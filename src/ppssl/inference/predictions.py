@@ -9,7 +9,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.inference.embed import image_columns, list_column
+from ppssl.inference.embed import image_columns
+from ppssl.inference.embedding_file import list_column
 from ppssl.utils.paths import AnyPath, expand, writable_file, writing
 
 __all__ = ["PredictionWriter"]

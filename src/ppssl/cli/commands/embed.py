@@ -13,7 +13,8 @@ from ppssl.cli.arguments import (
     expand_data_recipe,
     load_data,
 )
-from ppssl.inference.embed import embed, read_description
+from ppssl.inference.embed import embed
+from ppssl.inference.embedding_file import read_description
 from ppssl.utils.paths import writable_file
 from ppssl.utils.results import show_table
 
