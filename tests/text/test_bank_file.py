@@ -1,8 +1,12 @@
+import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +84,94 @@ def test_damaged_files(tmp_path: Path, damage: str) -> None:
         path.with_suffix(".json").write_text("{")
     with pytest.raises(UserError, match=r"is damaged .*: remove it"):
         read_rows(path, {})
+
+
+def _edit(path: Path, edit: Callable[[Any], Any]) -> None:
+    """Change a manifest."""
+    file = path.with_suffix(".json")
+    content = json.loads(file.read_text())
+    changed = edit(content)
+    file.write_text(json.dumps(content if changed is None else changed))
+
+
+@pytest.mark.parametrize("edit", [
+    lambda m: [], lambda m: 3, lambda m: {}, lambda m: m.pop("mean") and None, lambda m: m.update(mean={}),
+    lambda m: m.update(mean=[1.0]), lambda m: m["mean"].__setitem__(0, 9.0), lambda m: m.update(teacher="y"),
+    lambda m: m.pop("shape") and None, lambda m: m.update(crc32=[]), lambda m: m.update(crc32={"rows": 0}),
+    lambda m: m.update(more=1),
+])  # fmt: skip
+def test_changed_manifests(edit: Callable[[Any], Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    _write(path, torch.randn(3, 1, 4), teacher="x")
+    _edit(path, edit)
+    with pytest.raises(UserError, match=r"is damaged .*: remove it"):
+        read_rows(path, {})
+
+
+@pytest.mark.parametrize("at", [80, 127, 128, 150, -1])
+def test_a_changed_bit_of_the_rows_is_seen(at: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    _write(path, torch.randn(20, 1, 4))
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged \(its rows are not what was"):
+        read_rows(path, {})
+
+
+def test_banks_without_checksums_are_read(tmp_path: Path) -> None:
+    path, rows = tmp_path / "a.npy", torch.randn(3, 1, 4)
+    _write(path, rows, teacher="x")
+    _edit(path, lambda m: m.pop("crc32") and None)
+    read, _, manifest = read_rows(path, {"teacher": "x"})
+    assert torch.equal(read, rows.half())
+    assert "crc32" not in manifest
+    good = path.read_bytes()
+    for seed in range(60):  # whatever the header is read as
+        content, rng = bytearray(good), random.Random(seed)
+        content[rng.randrange(118)] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        with contextlib.suppress(UserError):
+            assert read_rows(path, {})[0].shape == rows.shape
+    _edit(path, lambda m: m.update(mean=[float("nan")] * 4))
+    path.write_bytes(good)
+    with pytest.raises(UserError, match="mean of its rows is not finite"):
+        read_rows(path, {})
+
+
+def test_a_value_that_has_to_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    _write(path, torch.randn(3, 1, 4))
+    with pytest.raises(UserError, match="its temperature is missing, wanted is any value"):
+        read_rows(path, {"temperature": None})
+
+
+def test_rows_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    with pytest.raises(UserError, match="embeddings of the teacher are not finite"):
+        _write(path, torch.tensor([[[1.0, float("nan")]], [[1.0, 1.0]]]))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("damage", ["a list", "no manifest", "too many", "negative", "rows cut"])
+def test_a_damaged_interruption_begins_again(damage: str, tmp_path: Path) -> None:
+    rows, path = torch.randn(10, 1, 4), tmp_path / "a.npy"
+    first = RowWriter(path, (10, 1, 4), "float16", {})
+    first.write(rows[:6])
+    first.save()
+    first.file.close()
+    state = json.loads(first.progress.read_text())
+    if damage == "rows cut":
+        first.part.write_bytes(first.part.read_bytes()[:150])
+    else:
+        changes = {
+            "too many": state | {"done": 11},
+            "negative": state | {"done": -1},
+            "no manifest": {"done": 6},
+        }
+        first.progress.write_text(json.dumps(changes.get(damage, [6])))
+    _write(path, rows)
+    torch.testing.assert_close(read_rows(path, {})[0], rows.half())
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

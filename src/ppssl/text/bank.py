@@ -126,7 +126,7 @@ def _open_texts(
         writer.write(rows[writer.done :])
         writer.commit()
 
-    rows, _, read = obtain(path, expected, make)
+    rows, _, read = obtain(path, expected | {"temperature": None}, make)
     return rows.clone(), read["temperature"]
 
 
