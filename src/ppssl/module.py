@@ -19,7 +19,7 @@ from ppssl.checkpointing.resume import ResumeState
 from ppssl.encoder import BatchNormPolicy, Encoder
 from ppssl.inference.preprocessing import preprocess
 from ppssl.losses.ais.plugin import AIS
-from ppssl.losses.batch import check_batch, count_images
+from ppssl.losses.batch import check_batch, check_evaluation_batch, count_images
 from ppssl.losses.contrastive import ContrastiveObjective, ContrastiveResult, MoCo
 from ppssl.losses.contrastive.prefill import fill
 from ppssl.losses.loss_plugin import (
@@ -310,6 +310,7 @@ class PPSSL(TrainingModule):
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
         """Embeddings of a batch of images ``(B, C)``; the monitor callback collects them."""
+        check_evaluation_batch(batch)
         return self(batch["image"])
 
     test_step = validation_step

@@ -1,4 +1,4 @@
-"""The training batch that objectives and plugins work on: a check of what a data set of one's own yields."""
+"""Batches that the model works on, of training and evaluation: a check of what a data set of one's own yields."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ppssl.utils.errors import UserError
 
-__all__ = ["check_batch", "count_images"]
+__all__ = ["check_batch", "check_evaluation_batch", "count_images"]
 
 _EXPECTED = (
     "A training batch must be a dict with `views`, two normalised floating-point tensors (B, 3, H, W), and `index`, "
@@ -32,6 +32,22 @@ def check_batch(batch: Any) -> None:
         raise UserError(f"{_EXPECTED}; got `views` that are {_describe(views)}. {_REMEDY}")
     if not isinstance(index, Tensor) or index.shape != views[0].shape[:1]:
         raise UserError(f"{_EXPECTED}; got an `index` that is {_describe(index)}. {_REMEDY}")
+
+
+def check_evaluation_batch(batch: Any) -> None:
+    """Check that a batch of validation, test or prediction has images.
+
+    Raises:
+        UserError: The message says what came instead.
+    """
+    image = batch.get("image") if isinstance(batch, Mapping) else None
+    if not isinstance(image, Tensor) or image.ndim != 4 or not image.is_floating_point():
+        got = _describe(batch) if image is None else f"an `image` that is {_describe(image)}"
+        raise UserError(
+            "A batch for evaluation must be a dict with `image`, a normalised floating-point tensor (B, 3, H, W), and "
+            f"for the monitors with `label` and `index`, (B,), from two loaders, gallery and queries; got {got}. {_REMEDY} "
+            "`limit_val_batches=0` of the Trainer leaves validation out."
+        )
 
 
 def count_images(loader: Any) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
@@ -19,7 +19,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from ppssl.checkpointing.atomic import AtomicCheckpointIO, newest_checkpoint
 from ppssl.checkpointing.metrics_csv import keep_metrics
 from ppssl.checkpointing.run_checkpoint import RunCheckpoint
-from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.inference.predictions import PredictionWriter
 from ppssl.studies.command_checks import (
     check_checkpoint,
@@ -89,7 +88,7 @@ class PPSSLCLI(LightningCLI):
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             super().__init__(
                 LightningModule,
-                FineGrainedDataModule,
+                LightningDataModule,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 save_config_kwargs={"overwrite": True},
