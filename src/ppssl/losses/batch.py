@@ -45,7 +45,8 @@ def check_evaluation_batch(batch: Any) -> None:
         got = _describe(batch) if image is None else f"an `image` that is {_describe(image)}"
         raise UserError(
             "A batch for evaluation must be a dict with `image`, a normalised floating-point tensor (B, 3, H, W), and "
-            f"for the monitors with `label` and `index`, (B,), from two loaders, gallery and queries; got {got}. {_REMEDY} "
+            f"for the monitors with `label` and `index`, (B,), from two loaders, gallery and queries; got {got}. "
+            f"{_REMEDY} "
             "`limit_val_batches=0` of the Trainer leaves validation out."
         )
 
