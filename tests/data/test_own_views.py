@@ -1,4 +1,5 @@
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,12 @@ def array_view(image: Image.Image, generator: np.random.Generator) -> np.ndarray
     return np.asarray(image)[top : top + 32, left : left + 32]
 
 
-OWN = [torchvision_view, kornia_view, generator_view, array_view]
+def pair_of_views(image: Image.Image) -> list[Tensor]:
+    """Both at once, as lightly's transforms do."""
+    return [CHAIN(image), CHAIN(image)]
+
+
+OWN = [torchvision_view, kornia_view, generator_view, array_view, CHAIN, pair_of_views]
 
 
 def _batches(
@@ -85,6 +91,36 @@ def test_views_follow_seed_epoch_image_and_view_and_nothing_else(
     )
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        lambda image: CHAIN(image),
+        partial(lambda scale, image: CHAIN(image), 1.0),
+        lambda image, antialias=True: CHAIN(image),
+        lambda image, *more, **options: CHAIN(image),
+    ],
+)
+def test_a_function_of_the_image_alone_is_the_transform_itself(
+    own: OwnView, image_folder: Path
+) -> None:
+    for a, b in zip(
+        _batches(image_folder, own, num_workers=0),
+        _batches(image_folder, CHAIN, num_workers=0),
+        strict=True,
+    ):
+        assert all(x.equal(y) for x, y in zip(a["views"], b["views"], strict=True))
+
+
+def test_lightlys_transforms_are_taken(image_folder: Path) -> None:
+    transforms = pytest.importorskip("lightly.transforms")
+    with_mean = transforms.MoCoV2Transform(input_size=32)
+    without = transforms.MoCoV2Transform(input_size=32, normalize=None)
+    views = _batches(image_folder, without, num_workers=0)[0]["views"]
+    assert not views[0].equal(views[1])
+    with pytest.raises(UserError, match="leave the normalisation to the model"):
+        _batches(image_folder, with_mean, num_workers=0)
+
+
 def test_the_random_numbers_of_the_training_are_left_alone(image_folder: Path) -> None:
     drawn = []
     for augmentation in (None, torchvision_view, kornia_view, array_view):
@@ -110,7 +146,8 @@ def test_they_are_normalised_once_and_have_no_geometry(image_folder: Path) -> No
     [
         (torch.zeros(3, 16, 16), r"views of \(3, 32, 32\) for `image_size` 32, got \(3, 16, 16\)"),
         (torch.randn(3, 32, 32), "floats in .0, 1., got torch.float32 .* leave the normalisation"),
-        ([torch.zeros(3, 32, 32)] * 2, "got a `list`"),
+        ([torch.zeros(3, 32, 32)] * 3, "one view, or a list of two, got a `list` of 3"),
+        ([torch.zeros(3, 32, 32), torch.zeros(3, 8, 8)], r"got \(3, 8, 8\)"),
         (torch.zeros(3, 32, 32, dtype=torch.int64), "got torch.int64"),
     ],
 )

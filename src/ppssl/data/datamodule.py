@@ -54,8 +54,9 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         val_fraction: Fraction of each class whose labels are held out for the online monitors, if the data set has no
             validation split.
         label_fraction: Fraction of each class whose labels may be used; smaller fractions are subsets of larger ones.
-        augmentation: Augmentation that draws the two views; ``None``: MoCo v2's. Or a function of your own, ``(image,
-            generator) -> view``, called for each (:data:`~ppssl.data.own_views.OwnView`).
+        augmentation: Augmentation that draws the two views; ``None``: MoCo v2's. Or a transform of your
+            own, ``image -> view`` or ``(image, generator) -> view``, called for each
+            (:data:`~ppssl.data.own_views.OwnView`).
         augment_on: Where views are flipped, recoloured and blurred: in the ``"workers"``, or batched on the
             ``"device"``, for machines with few cores per GPU; the views are equal to 2 of 255 levels.
         eval_crop: The centre crop for evaluation, as a fraction of the short side.

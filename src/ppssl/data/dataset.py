@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ppssl.data.device_augmentation import largest_kernel, parameter_tensors
 from ppssl.data.labelled_augmentation import LabelledAugmentation
-from ppssl.data.own_views import OwnView, own_view
+from ppssl.data.own_views import OwnView, own_views
 from ppssl.data.source import UNREADABLE, ImageSource
 from ppssl.data.transforms import (
     MoCoV2Augmentation,
@@ -79,9 +79,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
         augmentation = self.augmentation
         if not isinstance(augmentation, MoCoV2Augmentation):
             key: dict[str, int] = {"seed": self.seed, "epoch": epoch, "index": index}
-            views = [
-                own_view(augmentation, image, **key, view=view, size=self.size) for view in (0, 1)
-            ]
+            views = own_views(augmentation, image, **key, size=self.size)
             return {"views": views, "geometry": torch.full((2, 5), torch.nan)}
         shape, pixels = (image.height, image.width), np.asarray(image)
         parameters = [

@@ -1,5 +1,6 @@
 """Views by a function of the user's own, such as a transform of torchvision, kornia or albumentations."""
 
+import inspect
 import random
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +15,13 @@ from ppssl.data.transforms import MoCoV2Augmentation
 from ppssl.utils import randomness
 from ppssl.utils.errors import ArgumentError, UserError
 
-__all__ = ["OwnView", "check_place", "own_view"]
+__all__ = ["OwnView", "check_place", "own_views"]
 
-OwnView = Callable[[Image.Image, np.random.Generator], Any]
-"""``(image, generator) -> view``: of the original RGB image a view that is not normalised: a tensor ``(3, S, S)`` of
-uint8 or of floats in [0, 1], a PIL image, or an array ``(S, S, 3)`` of uint8."""
+OwnView = Callable[..., Any]
+"""``image -> view`` or ``(image, generator) -> view``: of the original RGB image a view that is not normalised.
+
+A view is a tensor ``(3, S, S)`` of uint8 or of floats in [0, 1], a PIL image, or an array ``(S, S, 3)`` of uint8. It may
+also be a list of both views."""
 
 
 def check_place(augmentation: Any, augment_on: str) -> None:
@@ -33,31 +36,52 @@ def check_place(augmentation: Any, augment_on: str) -> None:
         )
 
 
-def own_view(
-    function: OwnView,
-    image: Image.Image,
-    *,
-    seed: int,
-    epoch: int,
-    index: int,
-    view: int,
-    size: int,
-) -> Tensor:
-    """Draw one view: ``(3, S, S)`` uint8, or float32 in [0, 255].
+def own_views(
+    function: OwnView, image: Image.Image, *, seed: int, epoch: int, index: int, size: int
+) -> list[Tensor]:
+    """Draw the two views of an image: ``(3, size, size)`` each, uint8, or float32 in [0, 255].
 
-    The generator, and the global ones of torch, NumPy and Python, are seeded by (seed, epoch, index, view), so
-    transforms that draw from any of them are reproducible.
+    The function is called once for each view, or once if it returns a list of both. The generator, and the global ones
+    of torch, NumPy and Python, are seeded by (seed, epoch, index, view), so transforms that draw from any of them are
+    reproducible.
 
     Raises:
-        UserError: The view has another form, size or range.
+        UserError: A view has another form, size or range, or there are not two.
     """
+    views = []
+    for view in (0, 1):
+        made = _draw(function, image, seed, epoch, index, view)
+        if isinstance(made, list | tuple):
+            if len(made) != 2:
+                raise UserError(
+                    "`augmentation` must give one view, or a list of two, got a "
+                    f"`{type(made).__name__}` of {len(made)}."
+                )
+            return [_checked(each, size) for each in made]
+        views.append(_checked(made, size))
+    return views
+
+
+def _draw(
+    function: OwnView, image: Image.Image, seed: int, epoch: int, index: int, view: int
+) -> Any:
+    generator = [randomness.generator(seed, "view", epoch, index, view)]
     with isolate_rng(include_cuda=False):
         number = randomness.torch_seed(seed, "view", epoch, index, view)
         torch.manual_seed(number)
         np.random.seed(number % 2**32)  # for functions that draw from it
         random.seed(number)
-        made = function(image, randomness.generator(seed, "view", epoch, index, view))
-    return _checked(made, size)
+        return function(image, *generator[: _takes_generator(function)])
+
+
+def _takes_generator(function: OwnView) -> bool:
+    """Whether a function needs a second argument; transforms of torchvision take any number, and need one."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # built in
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return len([p for p in parameters if p.kind in kinds and p.default is p.empty]) >= 2
 
 
 def _checked(made: Any, size: int) -> Tensor:
