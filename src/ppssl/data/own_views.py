@@ -18,10 +18,10 @@ from ppssl.utils.errors import ArgumentError, UserError
 __all__ = ["OwnView", "check_place", "own_views"]
 
 OwnView = Callable[..., Any]
-"""``image -> view`` or ``(image, generator) -> view``: of the original RGB image a view that is not normalised.
+"""``image -> view`` or ``(image, generator) -> view``: a view of the original RGB image, not normalised.
 
-A view is a tensor ``(3, S, S)`` of uint8 or of floats in [0, 1], a PIL image, or an array ``(S, S, 3)`` of uint8. It may
-also be a list of both views."""
+A view is a tensor ``(3, S, S)`` of uint8 or of floats in [0, 1], a PIL image, or an array ``(S, S, 3)`` of uint8. Both
+views may be returned as a list."""
 
 
 def check_place(augmentation: Any, augment_on: str) -> None:

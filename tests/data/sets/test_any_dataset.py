@@ -9,7 +9,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import DatasetFolder, ImageFolder
+from torchvision.transforms import v2
 
 from ppssl import (
     PPSSL,
@@ -165,6 +166,29 @@ def test_files_are_read_as_files_and_other_rows_as_rows(rows: Any) -> None:
         assert type(data.sources["train"]) is source
     assert not data.has_labels()
     assert data.classes == []
+
+
+def test_a_folders_own_transform_and_reader_are_used(rows: Any) -> None:
+    """Its transform is not passed over."""
+    _, labels, _, root = rows
+    half = v2.Resize((20, 24))
+    with_target = ImageFolder(root / "train", target_transform=lambda label: label)
+    read = DatasetFolder(root / "train", lambda path: np.zeros((5, 6, 3), np.uint8), (".png",))
+    for train, size in (
+        (ImageFolder(root / "train", transform=half), (24, 20)),
+        (with_target, (48, 40)),
+        (read, (6, 5)),
+    ):
+        data = DatasetDataModule(train, **SMALL)
+        data.setup()
+        assert type(data.sources["train"]) is RowSource
+        assert data.sources["train"].labels.tolist() == labels
+        assert data.sources["train"].load(3).size == size
+    views = ImageFolder(root / "train", transform=lambda image: [image, image])  # as of lightly
+    data = DatasetDataModule(views, **SMALL)
+    data.setup()
+    with pytest.raises(UserError, match=r"`list` is no image: give a PIL image.*before augmentati"):
+        next(iter(data.train_dataloader(0)))
 
 
 def test_labels(rows: Any) -> None:

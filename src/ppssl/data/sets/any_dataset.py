@@ -32,7 +32,7 @@ class DatasetDataModule(FineGrainedDataModule):
 
     - a map-style data set of torch (``len(d)`` and ``d[i]``) of images, of pairs of image and label, or of dicts with
       an ``image`` and perhaps a ``label``; a ``Dataset`` of Hugging Face is one of dicts;
-    - torchvision's ``ImageFolder``, whose files are read directly;
+    - torchvision's ``ImageFolder``, whose files are read directly if it has no transform;
     - a list of files, or of pairs of a file and a label;
     - a table with columns (a DataFrame, ``pyarrow.Table`` or dict of lists), with a file in each row.
 

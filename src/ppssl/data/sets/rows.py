@@ -13,6 +13,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from torchvision.datasets import DatasetFolder
+from torchvision.datasets.folder import default_loader
 
 from ppssl.data.source import UNKNOWN
 from ppssl.utils.errors import UserError
@@ -51,7 +52,7 @@ def open_rows(dataset: Any, split: str, image: str | None, label: str | None) ->
     Raises:
         UserError: It is of another kind, is empty, or has no such column.
     """
-    if isinstance(dataset, DatasetFolder):
+    if isinstance(dataset, DatasetFolder) and _is_plain(dataset):
         paths = [path for path, _ in dataset.samples]
         return Rows(paths, dataset.targets, dataset.classes)
     columns = getattr(dataset, "column_names", getattr(dataset, "columns", None))
@@ -78,6 +79,11 @@ def open_rows(dataset: Any, split: str, image: str | None, label: str | None) ->
     if isinstance(dataset, list | tuple) and all(isinstance(x, list | tuple) for x in dataset):
         dataset = [x[0] for x in dataset]
     return Rows(dataset, found, names)
+
+
+def _is_plain(dataset: DatasetFolder) -> bool:
+    """Whether an image of a folder is its file: no transform and no reader of its own."""
+    return dataset.transforms is None and dataset.loader is default_loader
 
 
 def are_files(images: Any) -> bool:
