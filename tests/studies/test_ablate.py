@@ -447,7 +447,9 @@ def test_classifiers_are_compared_by_their_test_images(tmp_path):
         )
         built.trainer.fit(built.model, built.datamodule)
         built.trainer.save_checkpoint(tmp_path / "pretrained" / f"first{seed}.ckpt")
+        built.trainer.save_checkpoint(tmp_path / "swapped" / f"first{1 - seed}.ckpt")
     study = _open_study("ppssl:synthetic/finetune", seeds=[0, 1], overrides=small)
+    study.variants["swapped"] = study.variants["pretrained"]
     local = [f"--model.pretrained={tmp_path}/{{variant}}/first{{seed}}.ckpt"]
     results = ablate(study, tmp_path / "out", work=tmp_path / "work", local=local)
     for result in results:
@@ -461,6 +463,7 @@ def test_classifiers_are_compared_by_their_test_images(tmp_path):
     for seed in (0, 1):
         encoder = load_encoder(tmp_path / "pretrained" / f"first{seed}.ckpt")
         assert starts["pretrained", seed] == fingerprint(encoder) != starts["random", seed]
+        assert starts["swapped", 1 - seed] == starts["pretrained", seed]
     assert summarise(results, metrics=["top-1"])["pretrained"]["top-1"]["seeds"] == 2
 
 

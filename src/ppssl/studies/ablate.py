@@ -206,7 +206,7 @@ def ablate(
     pending = [run for run in runs if not _is_done(run, out)]
     for run in pending:
         writable_file(_result_path(run, out))
-    overrides = {run["key"]: _local_overrides(run, local, runs) for run in pending}
+    overrides = {_result_path(run, out): _local_overrides(run, local, runs) for run in pending}
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
     with only_writer(work), Progress(*columns) as progress:
         completed = len(runs) - len(pending)
@@ -270,7 +270,7 @@ class _Runner:
     """Runs the runs of a study in processes, several at a time; an interruption stops all of them."""
 
     def __init__(
-        self, out: Path, work: Path, jobs: int, overrides: Mapping[str, list[str]]
+        self, out: Path, work: Path, jobs: int, overrides: Mapping[Path, list[str]]
     ) -> None:
         self.out, self.work, self.jobs, self.overrides = out, work, jobs, overrides
         self.threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -305,7 +305,7 @@ class _Runner:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"
         command = [sys.executable, "-m", "ppssl.studies.single_run", json.dumps(run), str(path)]
-        command += [*self.overrides[run["key"]], f"--trainer.default_root_dir={folder}"]
+        command += [*self.overrides[path], f"--trainer.default_root_dir={folder}"]
         with log.open("wb") as output:
             env = _SHARED_CORES | os.environ | {"OMP_NUM_THREADS": str(self.threads)}
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
