@@ -174,6 +174,22 @@ def test_a_damaged_interruption_begins_again(damage: str, tmp_path: Path) -> Non
     torch.testing.assert_close(read_rows(path, {})[0], rows.half())
 
 
+@pytest.mark.parametrize("noted", [True, False])
+def test_rows_that_are_not_noted_do_not_stay(noted: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+
+    def make() -> None:
+        writer = RowWriter(path, (10, 1, 4), "float16", {})
+        writer.write(torch.randn(6, 1, 4))
+        if noted:
+            writer.save()
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        obtain(path, {}, make)
+    assert (tmp_path / "a.npy.part").is_file() is noted
+
+
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1_000})
     monkeypatch.setattr(bank_file.shutil, "disk_usage", lambda path: usage)

@@ -53,7 +53,8 @@ def obtain(
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path):
             if not path.is_file():
-                make()
+                with _usable(path):
+                    make()
                 return read_rows(path, wanted)
     rank_zero_info(f"Found the bank {path}.")
     return read_rows(path, wanted)
@@ -209,6 +210,17 @@ def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     content = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, content)
     return file.getvalue()
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """After an error remove rows of which none is noted as done, as on a full disk: nothing can go on from them."""
+    try:
+        yield
+    except BaseException:
+        if not path.with_name(path.name + ".part.json").is_file():
+            path.with_name(path.name + ".part").unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
