@@ -30,9 +30,10 @@ from ppssl.inference.explain import Explanation, View, explain, image_files
 from ppssl.inference.export import export
 from ppssl.inference.neighbours import neighbours
 from ppssl.module import PPSSL
-from ppssl.studies.ablate import Study, ablate, load_study
+from ppssl.studies.ablate import ablate
 from ppssl.studies.demo import demo
 from ppssl.studies.lightning_cli import build_recipe
+from ppssl.studies.study import Study, load_study
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.corpus_generation import generate_corpus
 from ppssl.text.corpus_inspection import inspect_corpus

@@ -12,10 +12,11 @@ import yaml
 
 from ppssl import load_encoder
 from ppssl.inference.embed import fingerprint
-from ppssl.studies.ablate import Study, ablate, load_study
+from ppssl.studies.ablate import ablate
 from ppssl.studies.compare import summarise
 from ppssl.studies.lightning_cli import build_recipe
 from ppssl.studies.single_run import QUIET, execute_run
+from ppssl.studies.study import Study, load_study
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import only_writer
 from ppssl.utils.results import unpack_bits

@@ -10,8 +10,8 @@ from lightning.pytorch.plugins import AsyncCheckpointIO
 import layouts
 from ppssl import PPSSL
 from ppssl.checkpointing.atomic import AtomicCheckpointIO
-from ppssl.studies.ablate import FROM_COMMAND_LINE, load_study
 from ppssl.studies.lightning_cli import add_plugins, build_recipe
+from ppssl.studies.study import FROM_COMMAND_LINE, load_study
 from ppssl.utils.recipes import recipe_path
 from tiny import tiny_clip
 

@@ -16,10 +16,10 @@ from ppssl.inference.embed import fingerprint
 from ppssl.inference.embeddings import has_branch_feature
 from ppssl.losses.iadm.callback import measure_health
 from ppssl.losses.iadm.plugin import IADM
-from ppssl.studies.ablate import FROM_COMMAND_LINE
 from ppssl.studies.compare import BRANCH
 from ppssl.studies.lightning_cli import PPSSLCLI, build_recipe
 from ppssl.studies.parser_messages import parser_message
+from ppssl.studies.study import FROM_COMMAND_LINE
 from ppssl.utils.results import Results, without_local, write_json
 
 __all__ = ["execute_run", "main"]
@@ -45,7 +45,7 @@ def execute_run(run: Mapping[str, Any], path: str, local: Sequence[str] = ()) ->
     ``branch`` (:ref:`D13 <d13>`), as ``branch-<metric>``, and the health of its maps, as ``health-<metric>``.
 
     Args:
-        run: A run of :meth:`ppssl.studies.ablate.Study.runs`; it is stored in the results as ``cell``.
+        run: A run of :meth:`ppssl.studies.study.Study.runs`; it is stored in the results as ``cell``.
         path: The JSON file to write.
         local: Overrides of this machine; their values are left out of the results
             (:func:`~ppssl.utils.results.without_local`).

@@ -7,8 +7,9 @@ from jsonargparse import ArgumentParser
 from ppssl.cli.arguments import split_overrides
 from ppssl.evaluation.classifier import ACCURACIES
 from ppssl.evaluation.evaluate import HEADLINES
-from ppssl.studies.ablate import ablate, load_study
+from ppssl.studies.ablate import ablate
 from ppssl.studies.compare import BRANCH, markdown_table, summarise
+from ppssl.studies.study import load_study
 from ppssl.utils.paths import writable_file, writing
 from ppssl.utils.results import show_table
 
