@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from PIL import Image
 
 from command_line import error_line
-from ppssl import PPSSL, FolderDataModule, MoCo, SimCLR, embed
+from ppssl import AIS, PPSSL, Anchor, FolderDataModule, LossPlugin, MoCo, SimCLR, embed
 from ppssl.cli.main import main
 from ppssl.data.survey import Survey, survey
 from ppssl.diagnosis import data_set as data_checks
@@ -26,7 +27,7 @@ from ppssl.diagnosis.finding import Finding, exit_code
 from ppssl.diagnosis.installation import Installation
 from ppssl.diagnosis.machine import Demand, Gpu, Machine
 from ppssl.diagnosis.settings import Plan
-from ppssl.diagnosis.trial import Trial, check_trial
+from ppssl.diagnosis.trial import Trial, check_trial, try_steps
 from ppssl.losses.iadm.plugin import IADM
 
 A100, T4 = Gpu("A100", 40_000_000_000, bf16=True), Gpu("T4", 16_000_000_000, bf16=False)
@@ -492,6 +493,20 @@ def test_healthy_machines_data_and_settings_are_green(healthy: Path) -> None:
     assert [finding for finding in findings if finding.level != "ok"] == []
     assert len(findings) > 35
     assert exit_code(findings) == 0
+
+
+def test_the_trial_embeds_no_image_for_a_bank(healthy: Path, tmp_path: Path, banks: Path) -> None:
+    """Which may take hours: plugins that need one are named and left out."""
+    plugins: dict[str, LossPlugin] = {"anchor": Anchor(), "view": Anchor(image_size=None)}
+    plugins["ais"] = AIS("birds", teacher=str(tmp_path / "no teacher"))
+    trainer = Trainer(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
+    data = FolderDataModule(str(healthy), image_size=32, batch_size=8)
+    trial = try_steps(trainer, model(batch_norm="frozen", plugins=plugins), data, steps=2)
+    assert trial.left_out == ["anchor", "ais"]
+    assert not banks.exists()
+    findings = check_trial(trial, PLAN, CPU, workers=4, on_gpu=False)
+    (said,) = [finding for finding in findings if finding.what == "plugins"]
+    assert (said.level, said.value[:11]) == ("ok", "anchor, ais")
 
 
 def test_the_command_on_a_healthy_run_is_green(

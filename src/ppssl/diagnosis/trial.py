@@ -38,6 +38,7 @@ class Trial:
         losses: Loss of each step.
         memory: Most main memory that the process and its workers had, in bytes.
         device_memory: Most memory of the GPU, in bytes; 0 without one.
+        left_out: Names of plugins whose bank would have to be made first.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -45,6 +46,7 @@ class Trial:
     losses: list[float] = field(default_factory=list)
     memory: int = 0
     device_memory: int = 0
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def step(self) -> float:
@@ -120,7 +122,7 @@ def try_steps(
     options: Any = trainer
     others = [c for c in options.callbacks if not isinstance(c, SaveConfigCallback)]
     options.callbacks = [*others, watch]
-    _leave_out_the_rest(model)
+    left_out = _leave_out_the_rest(model)
     with suppress(_Enough):
         trainer.fit(model, data)
     trial = watch.trial
@@ -128,19 +130,28 @@ def try_steps(
         raise UserError(
             f"The run is over after {len(trial.losses)} steps, before one could be timed."
         )
-    trial.memory = _peak_memory()
+    trial.memory, trial.left_out = _peak_memory(), left_out
     if model.device.type == "cuda":
         trial.device_memory = torch.cuda.max_memory_allocated(model.device)
     return trial
 
 
-def _leave_out_the_rest(model: Any) -> None:
-    """Let a model train only: nothing is monitored or drawn, and no half of the images is passed to fill its queue."""
+def _leave_out_the_rest(model: Any) -> list[str]:
+    """Let a model train only: nothing is monitored or drawn, and no image is looked at before the first step.
+
+    Returns:
+        Names of the plugins that need each image before, and are left out.
+    """
     if hasattr(model, "monitors"):
         model.monitors = False
     objective = getattr(model, "contrastive", None)
     if isinstance(objective, MoCo):
         objective.prefill = "random"
+    plugins = getattr(model, "plugins", {})
+    left_out = [name for name, plugin in plugins.items() if plugin.uses_bank]
+    for name in left_out:
+        del plugins[name]
+    return left_out
 
 
 def _peak_memory() -> int:
@@ -163,7 +174,16 @@ def check_trial(
         *_check_waiting(trial, plan, machine, workers=workers, on_gpu=on_gpu),
         *_check_peak(trial, machine),
         *_check_duration(trial, plan),
+        *_check_banks(trial),
     ]
+
+
+def _check_banks(trial: Trial) -> list[Finding]:
+    if not trial.left_out:
+        return []
+    names = ", ".join(trial.left_out)
+    text = f"{names}: not tried; each image is embedded once before the first step, and a step costs little more"
+    return [ok("plugins", text)]
 
 
 def _check_waiting(

@@ -66,6 +66,11 @@ class Anchor(LossPlugin):
         self.bank_dir = bank_dir
         self._bank: ImageBank | None = None
 
+    @property
+    def uses_bank(self) -> bool:
+        """Unless the starting encoder sees the view."""
+        return self.image_size is not None
+
     def build(self, encoder: EncoderInfo) -> None:
         """Copy the encoder; the copy is part of checkpoints, so that a resumed run has the same anchor.
 

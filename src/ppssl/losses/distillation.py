@@ -58,6 +58,11 @@ class Distillation(LossPlugin):
         self._dim: int | None = None
         self._bank: ImageBank | None = None
 
+    @property
+    def uses_bank(self) -> bool:
+        """For the teacher."""
+        return True
+
     def prepare(self, data: FineGrainedDataModule, device: torch.device) -> None:
         """Find or make the bank of the training images.
 

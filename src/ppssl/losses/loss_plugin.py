@@ -109,6 +109,11 @@ class LossPlugin(nn.Module, Configurable):
     watcher: ClassVar[type[Callback] | None] = None
     """The callback that watches plugins of this type, made without arguments."""
 
+    @property
+    def uses_bank(self) -> bool:
+        """Whether each training image is embedded once before the first step, and looked up in the steps."""
+        return False
+
     def prepare(self, data: Any, device: torch.device) -> None:  # optional
         """Look at the data before training; called before :meth:`build`, in every process.
 

@@ -131,6 +131,11 @@ class AIS(LossPlugin):
 
     # -- building -------------------------------------------------------------------------------------------------
 
+    @property
+    def uses_bank(self) -> bool:
+        """For the teacher."""
+        return True
+
     def prepare(self, data: FineGrainedDataModule, device: torch.device | str = "cpu") -> None:
         """Find or make the bank.
 
