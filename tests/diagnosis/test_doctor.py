@@ -29,6 +29,7 @@ from ppssl.diagnosis.machine import Demand, Gpu, Machine
 from ppssl.diagnosis.settings import Plan
 from ppssl.diagnosis.trial import Trial, check_trial, try_steps
 from ppssl.losses.iadm.plugin import IADM
+from ppssl.studies.lightning_cli import build_recipe
 
 A100, T4 = Gpu("A100", 40_000_000_000, bf16=True), Gpu("T4", 16_000_000_000, bf16=False)
 CPU = Machine(8, 16_000_000_000, 10**12, 10**10, 4096, cuda_build=False)
@@ -493,6 +494,16 @@ def test_healthy_machines_data_and_settings_are_green(healthy: Path) -> None:
     assert [finding for finding in findings if finding.level != "ok"] == []
     assert len(findings) > 35
     assert exit_code(findings) == 0
+
+
+@pytest.mark.parametrize("name", ["photos", "cub", "cars", "aircraft"])
+def test_the_recipes_for_pretrained_weights_are_green(name: str) -> None:
+    options = ["--model.pretrained=false", "--data.root=unused", "--trainer.logger=false"]
+    built = build_recipe(f"ppssl:{name}/pretrain", options)
+    built.model.pretrained = True  # without reading them
+    plan = Plan(images=5994, batch=64, steps=1860)
+    findings = settings.check_settings(built.model, plan)
+    assert [finding for finding in findings if finding.level != "ok"] == []
 
 
 def test_the_trial_embeds_no_image_for_a_bank(healthy: Path, tmp_path: Path, banks: Path) -> None:

@@ -10,8 +10,11 @@ from lightning.pytorch import Trainer
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.survey import Survey
 from ppssl.diagnosis.finding import Finding, ok, problem, warning
+from ppssl.losses.ais.plugin import AIS
+from ppssl.losses.anchor import Anchor
 from ppssl.losses.contrastive.momentum import automatic_momentum
 from ppssl.losses.contrastive.simclr import SimCLR
+from ppssl.losses.distillation import Distillation
 from ppssl.module import PPSSL
 from ppssl.utils.optim import default_base_lr, scale_learning_rate
 
@@ -138,7 +141,11 @@ def check_learning_rate(model: PPSSL, plan: Plan) -> list[Finding]:
     batch = plan.batch * plan.batches
     source = type("Batch", (), {"batch_size": batch})
     rate = scale_learning_rate(model.lr, model.base_lr, source, 1)
-    usual = default_base_lr(model.optimizer, pretrained=bool(model.pretrained)) * batch / 128
+    held = any(isinstance(plugin, (AIS, Anchor, Distillation)) for plugin in model.plugins.values())
+    gentle = (
+        bool(model.pretrained) and not held
+    )  # what a teacher holds bears the rate of random weights
+    usual = default_base_lr(model.optimizer, pretrained=gentle) * batch / 128
     low, high, far = _RATES
     value = f"{rate:.2g} for {model.optimizer} and a batch of {batch}, usual is {usual:.2g}"
     if rate > far * usual:
