@@ -102,6 +102,10 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
     [
         ({"backbone": "resnet81"}, r"timm has no model `resnet81` \(did you mean resne"),
         (
+            {"backbone": "local-dir:x"},
+            r"'local-dir:x' is a place of weights: name the architecture",
+        ),
+        (
             {"backbone": "resnet18", "kwargs": {"colour": 1}},
             r"does not take these `backbone_kwargs` .*colour.*: `--model.backbone_kwargs=null`.",
         ),

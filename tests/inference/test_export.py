@@ -6,10 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 
-from ppssl import PPSSL, FolderDataModule, UserError, export, load_encoder
+from ppssl import (
+    PPSSL,
+    FolderDataModule,
+    MoCo,
+    UserError,
+    export,
+    load_encoder,
+    load_transform,
+)
 from ppssl.inference.model_card import model_card
 from ppssl.inference.preprocessing import Preprocessing
 
@@ -73,6 +83,34 @@ def test_others_read_the_same_features(
         torch.testing.assert_close(names["embed"](images), load_encoder(path)(images))
     with pytest.raises(UserError, match="exists and is not empty"):
         export(path, to, out)
+
+
+@pytest.mark.slow
+def test_a_folder_is_pushed_and_pulled(image_folder: Path, tmp_path: Path) -> None:
+    """From the image on: timm reads the folder, its own preprocessing is ours, and a training starts from it."""
+    path = _checkpoint(image_folder, tmp_path, backbone="test_resnet", contrastive=MoCo(dim=8))
+    export(path, "timm", out := tmp_path / "out")
+    assert {file.name for file in out.iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    }
+    model: Any = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    cfg = timm.data.resolve_model_data_config(model)
+    transform: Any = timm.data.create_transform(**cfg, is_training=False)
+    ours, prepare = load_encoder(path), load_transform(path)
+    for file in sorted(image_folder.glob("test/*/0.png")):
+        image = Image.open(file)
+        with torch.inference_mode():
+            theirs, expected = model(transform(image)[None]), ours(prepare(image)[None])
+        torch.testing.assert_close(theirs, expected, atol=1e-6, rtol=1e-5)
+        assert expected.abs().max() > 0.01
+    for pulled in (
+        PPSSL("test_resnet", pretrained=str(out)),
+        PPSSL("test_resnet", pretrained=str(out / "model.safetensors")),
+    ):
+        weights = pulled.encoder.model.state_dict()
+        assert all(value.equal(weights[name]) for name, value in ours.state_dict().items())
 
 
 def test_the_card_names_no_path_of_the_machine() -> None:

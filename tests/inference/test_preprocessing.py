@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ppssl import PPSSL, FineTune, FolderDataModule, explain, load_encoder, load_transform
+from ppssl.inference.preprocessing import Preprocessing
 from ppssl.losses.contrastive import MoCo
 
 
@@ -141,6 +143,17 @@ def test_a_file_that_says_nothing_of_the_size(image_folder: Path, tmp_path: Path
     content["ppssl"]["data"]["init_args"] |= {"image_size": 56}
     torch.save(content, path)
     assert load_transform(path)(Image.new("RGB", (300, 90))).shape == (3, 56, 56)
+
+
+@pytest.mark.parametrize("crop", [0.875, 0.9, 0.95, 1.0])
+def test_timm_resizes_to_the_same_size(crop: float) -> None:
+    for size in [*range(24, 60), 96, 128, 160, 192, 224, 384]:
+        preprocessing = Preprocessing(size, crop, (0.5,) * 3, (0.5,) * 3)
+        cfg = preprocessing.timm()
+        theirs: Any = timm.data.create_transform(**cfg, is_training=False)
+        resize: Any = preprocessing.transform().transforms[1]
+        assert theirs.transforms[0].size == resize.size[0]
+        assert cfg["crop_pct"] == pytest.approx(crop, abs=1 / size)
 
 
 def test_images_of_every_mode_are_those_of_the_data_modules() -> None:

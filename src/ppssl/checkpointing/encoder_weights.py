@@ -50,6 +50,11 @@ def create_model(
         raise UserError(
             "There are no pretrained weights for `resnet_small`; set `pretrained: false`."
         )
+    if ":" in backbone:  # timm's `local-dir:` and `hf-hub:`
+        raise UserError(
+            f"`backbone` {backbone!r} is a place of weights: name the architecture, and give the folder as "
+            "`pretrained` (docs/how-to/use-an-encoder.md)."
+        )
     if backbone != "resnet_small" and not timm.is_model(backbone):
         hint = did_you_mean(
             backbone, [*timm.list_models(), "resnet_small"], "; `timm.list_models()` names them"

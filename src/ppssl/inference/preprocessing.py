@@ -1,5 +1,6 @@
 """Preprocessing of images for an encoder, as evaluation has it."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +47,16 @@ class Preprocessing:
         return v2.Compose([*steps, *to_floats, v2.Normalize(list(self.mean), list(self.std))])
 
     def timm(self) -> dict[str, Any]:
-        """Return the entries of timm's ``pretrained_cfg``."""
+        """Return the entries of timm's ``pretrained_cfg``.
+
+        timm resizes to the whole part of size / crop, where evaluation rounds; another crop makes it the same size.
+        """
+        short_side, crop = round(self.image_size / self.crop), self.crop
+        if math.floor(self.image_size / crop) != short_side:
+            crop = math.floor(1e6 * self.image_size / short_side) / 1e6
         return {
             "input_size": [3, self.image_size, self.image_size],
-            "crop_pct": self.crop,
+            "crop_pct": crop,
             "crop_mode": "center",
             "interpolation": "bilinear",
             "mean": list(self.mean),
