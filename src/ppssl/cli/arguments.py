@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import extend_base_type
 
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
@@ -42,21 +43,23 @@ def add_data(
     parser.add_subclass_arguments(FineGrainedDataModule, "data", required=False, help=text)
 
 
+def _check_device(_: type, name: str) -> None:
+    """Refuse the device without data; others are tried when they are used."""
+    if name.startswith("meta"):
+        raise ValueError("`--device meta` has no data: choose `cpu`, `auto` or a GPU")
+
+
+_Device = extend_base_type("Device", str, _check_device)
+
+
 def add_device(parser: ArgumentParser) -> None:
     """Add ``--device``."""
     parser.add_argument(
         "--device",
-        type=_device,
+        type=_Device,
         default="auto",
         help="Device, such as `cpu` or `cuda`; default: a GPU if there is one.",
     )
-
-
-def _device(name: str) -> str:
-    """Refuse the device without data; others are tried before they are used."""
-    if name.startswith("meta"):
-        raise ValueError("`--device meta` has no data: choose `cpu`, `auto` or a GPU")
-    return name
 
 
 def add_feature(parser: ArgumentParser) -> None:
