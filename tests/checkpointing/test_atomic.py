@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from ppssl.checkpointing.atomic import newest_checkpoint
+from ppssl.checkpointing.atomic import newest_checkpoint, remove_unfinished
 
 
 def _save(path, step, **more):
@@ -66,6 +66,15 @@ def test_what_was_written_in_mid_step_is_passed_over(tmp_path):
     good = _save(tmp_path / "good.ckpt", 10, resume={"mid_step": False})
     _save(tmp_path / "signal.ckpt", 11, resume={"mid_step": True})
     assert newest_checkpoint(tmp_path) == good
+
+
+def test_what_is_half_written_is_removed_where_a_run_goes_on(tmp_path):
+    for name in ("last.ckpt", "last.ckpt.part", "notes.part", "other/last.ckpt.part"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert left == {"last.ckpt", "notes.part", "other/last.ckpt.part"}  # of another run
 
 
 def test_nothing_to_go_on_from(tmp_path):

@@ -23,6 +23,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "is_full",
     "newest_checkpoint",
+    "remove_unfinished",
 ]
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -84,6 +85,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if get_protocol(str(path)) == "file":
             refuse_damaged(expand(path), "a checkpoint")
         return super().load_checkpoint(path, map_location, weights_only)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed run left half-written in its folder of checkpoints."""
+    for part in folder.glob("*.ckpt.part"):
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -1,6 +1,5 @@
 """Where a number that is not finite comes from: the first operation that makes one, its layer, and its images."""
 
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -100,7 +99,7 @@ class OriginTracer(TorchFunctionMode):
 
 def _place() -> str:
     """File and line of the innermost caller outside of torch and this file."""
-    frames = traceback.extract_stack(sys._getframe(1))
+    frames = traceback.extract_stack()
     return innermost_place([(frame.filename, frame.lineno or 0) for frame in frames])
 
 

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from ppssl.checkpointing.atomic import AtomicCheckpointIO, newest_checkpoint
+from ppssl.checkpointing.atomic import AtomicCheckpointIO, newest_checkpoint, remove_unfinished
 from ppssl.checkpointing.metrics_csv import keep_metrics
 from ppssl.checkpointing.run_checkpoint import RunCheckpoint
 from ppssl.inference.predictions import PredictionWriter
@@ -175,6 +175,8 @@ class PPSSLCLI(LightningCLI):
         if resume != "auto":
             check_checkpoint("--resume", resume)
         path = newest_checkpoint(root) if resume == "auto" else expand(resume)
+        if path and resume == "auto" and self.trainer.is_global_zero:
+            remove_unfinished(path.parent)
         rank_zero_info(
             f"Resuming from {path}." if path else f"Nothing to resume in {root}: starting anew."
         )
