@@ -232,7 +232,8 @@ def check_plugins(model: PPSSL, steps: int) -> list[Finding]:
     """Whether each plugin has enough steps at its full weight."""
     findings = []
     progress = np.linspace(0, 1, 201)
-    for name, plugin in model.plugins.items():
+    plugins: dict[str, Any] = dict(model.plugins.items())
+    for name, plugin in plugins.items():
         weights = np.array([plugin.weight(p) for p in progress])
         what, top = f"plugin {name}", weights.max()
         every = getattr(plugin, "every", 1)
