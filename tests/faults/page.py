@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "faults.md"
-INTRODUCTION = """# Bad inputs and full disks
+INTRODUCTION = """# Bad inputs, full disks and interruptions
 
 What becomes of command lines, recipes, corpora, images, checkpoints, embeddings and banks that are wrong or damaged, of
 full disks and of places that cannot be written. Each row of the table is one command line with one such input. Its
@@ -21,8 +21,8 @@ written).
 """
 END = """
 Each row runs in a process of its own, with limits on time and memory. The commits at which the groups were seen are in
-the JSON. Runs that are killed and resumed are not in this table: `tests/integration/test_resume.py` has them, see
-[Stop and resume](../how-to/resume.md).
+the JSON. An interrupted run is right if it ends, resumed, bitwise as the run that nothing interrupted, and leaves
+nothing behind; `tests/integration/test_resume.py` has more of them, see [Stop and resume](../how-to/resume.md).
 
 Rows: `tests/faults`. What each says: [faults.json](../../experiments/results/faults.json), written by
 `python tests/faults/table.py [GROUP ...]`, as is this page. `pytest -m slow tests/faults` runs them again.

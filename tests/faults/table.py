@@ -18,7 +18,14 @@ if __name__ == "__main__":
 import lightning.pytorch  # noqa: F401  # its log handler keeps the stderr that it is imported with
 import torch
 
-from faults import rows_binary, rows_commands, rows_images, rows_runs, rows_texts
+from faults import (
+    rows_binary,
+    rows_commands,
+    rows_images,
+    rows_interruptions,
+    rows_runs,
+    rows_texts,
+)
 from faults.outcome import Row, World, run_alone
 from faults.page import PAGE, make_page
 from faults.world import make_world
@@ -27,7 +34,14 @@ from ppssl.utils.results import provenance, write_json
 FILE = Path(__file__).parents[2] / "experiments" / "results" / "faults.json"
 TABLE: dict[str, list[Row]] = {
     group: rows
-    for module in (rows_commands, rows_texts, rows_images, rows_binary, rows_runs)
+    for module in (
+        rows_commands,
+        rows_texts,
+        rows_images,
+        rows_binary,
+        rows_runs,
+        rows_interruptions,
+    )
     for group, rows in module.ROWS.items()
 }
 LONGEST = 240

@@ -1,5 +1,6 @@
 """The good files that rows damage or give in a wrong place: images, checkpoints, embeddings, corpora, recipes."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 from command_line import TINY
 from faults.outcome import World, arguments
+from interrupted import fit_options, run_here
 from ppssl.cli.main import main
 
 CORPUS = "a bird with a red crown\na bird with a long tail\na small brown bird\n"
@@ -81,6 +83,9 @@ def make_world(root: Path) -> World:
     save = f"--trainer.callbacks+=save_at.SaveAt --trainer.callbacks.step=5 --trainer.callbacks.path={root}/middle.ckpt"
     fit(world, root / "long", f"$fit $long {save}")
     names["final"] = keep(root / "long", "final")
+    assert run_here(images, root / "straight") == 0
+    options = shlex.join(fit_options(images, root / "straight", ["--resume=auto"], {}, {}))
+    names["interrupted"] = options.replace(str(root / "straight"), "$here/run")
     names["embeddings"] = str(root / "embeddings.parquet")
     assert main(["embed", names["last"], "--out", names["embeddings"]]) == 0
     return world
