@@ -30,18 +30,37 @@ def as_if_nothing_was(here: Path, world: World) -> None:
     assert_same_run(world.root / "straight", here / "run")
 
 
-def moments(seed: int, count: int, places: tuple[str, ...] = PLACES) -> list[tuple[int, str]]:
-    """Random steps and places; after the first epoch where they are between epochs."""
+MID_EPOCH = ("batch_start", "before_save")
+
+
+def moments(seed: int, count: int, places: tuple[str, ...] = MID_EPOCH) -> list[tuple[int, str]]:
+    """Different random steps and places; at an epoch's end where the place is between epochs."""
     rng = random.Random(seed)
-    return [(rng.randrange(1, 4) * 3 if p not in ("batch_start", "before_save") else rng.randrange(1, 12), p) for p in rng.choices(places, k=count)]  # fmt: skip
+    drawn = rng.choices(places, k=count)
+    steps = (
+        rng.randrange(1, 12) if place in MID_EPOCH else rng.randrange(1, 4) * 3 for place in drawn
+    )
+    return list(dict.fromkeys(zip(steps, drawn, strict=True)))
 
 
-KILLED = [("SIGKILL", -9, moments(0, 14)), ("group SIGINT", 130, moments(1, 3, ("batch_start", "before_save"))),
-          ("SIGTERM", 143, moments(2, 3, ("batch_start", "before_save"))), ("kill in writing", -25, moments(3, 2, ("before_save",))),
-          ("disk full", 2, moments(4, 2, ("before_save",)))]  # fmt: skip
-KILLS = [
-    Row(f"{kind.removeprefix('group ')} at step {step} ({place.replace('_', ' ')}), resumed", "$interrupted", "right", "", interrupted(kind, step, place, code), as_if_nothing_was)
-    for kind, code, when in KILLED
-    for step, place in dict.fromkeys(when)
-]  # fmt: skip
-ROWS = {"Interruptions": KILLS}
+INTERRUPTED: list[tuple[str, int, list[tuple[int, str]]]] = [
+    ("SIGKILL", -9, moments(0, 14, PLACES)),
+    ("group SIGINT", 130, moments(1, 3)),
+    ("SIGTERM", 143, moments(2, 3)),
+    ("kill in writing", -25, moments(3, 2, ("before_save",))),
+    ("disk full", 2, moments(4, 2, ("before_save",))),
+]
+"""Kind of interruption, exit code, and when."""
+
+
+def _row(kind: str, code: int, step: int, place: str) -> Row:
+    name = f"{kind.removeprefix('group ')} at step {step} ({place.replace('_', ' ')}), resumed"
+    make = interrupted(kind, step, place, code)
+    return Row(name, "$interrupted", "right", "", make, as_if_nothing_was)
+
+
+ROWS = {
+    "Interruptions": [
+        _row(kind, code, step, place) for kind, code, when in INTERRUPTED for step, place in when
+    ]
+}

@@ -172,11 +172,13 @@ class PPSSLCLI(LightningCLI):
     def _checkpoint_to_resume(self, resume: str) -> str | None:
         """Path of the checkpoint that ``--resume`` names; ``None`` if ``auto`` finds none."""
         root = Path(self.trainer.default_root_dir)
-        if resume != "auto":
+        if resume == "auto":
+            path = newest_checkpoint(root)
+            if path and self.trainer.is_global_zero:
+                remove_unfinished(path.parent)
+        else:
             check_checkpoint("--resume", resume)
-        path = newest_checkpoint(root) if resume == "auto" else expand(resume)
-        if path and resume == "auto" and self.trainer.is_global_zero:
-            remove_unfinished(path.parent)
+            path = expand(resume)
         rank_zero_info(
             f"Resuming from {path}." if path else f"Nothing to resume in {root}: starting anew."
         )
