@@ -52,6 +52,11 @@ class Endless(DataLoader[Any]):
         raise TypeError("no length")
 
 
+def say(text: str) -> None:
+    """Both processes share the output: a line is written in one piece."""
+    os.write(1, f"process {RANK}: {text}\n".encode())
+
+
 def main(kind: str) -> None:
     sizes = SIZES[kind][RANK]
     if kind == "stream":
@@ -80,9 +85,9 @@ def main(kind: str) -> None:
     try:
         trainer.fit(model, loader)
     except UserError as error:
-        print(f"process {RANK}: {error}", flush=True)
+        say(str(error))
         os._exit(3)
-    print(f"process {RANK}: {trainer.global_step} steps", flush=True)
+    say(f"{trainer.global_step} steps")
 
 
 if __name__ == "__main__":
