@@ -14,15 +14,19 @@ NAMES = ("bold <b> & co", "class1", "class2")
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of ``train`` (3 of 8) and ``test`` (3 of 4): stripes of a class's colour, with noise."""
+    """Class folders of ``train`` (3 of 8) and ``test`` (3 of 4): stripes of a class's colour, with noise.
+
+    The first training images of the second and the third class have changed places.
+    """
     root, rng = tmp_path_factory.mktemp("report-images"), np.random.default_rng(0)
     for split, count in (("train", 8), ("test", 4)):
         for label, name in enumerate(NAMES):
             folder = root / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                pixels = rng.normal(90, 40, (40, 48, 3))
-                pixels[..., label] += 60
+                pixels = rng.normal(90, 30, (40, 48, 3))
+                colour = 3 - label if split == "train" and label and i == 0 else label
+                pixels[..., colour] += 90
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
     return root
 

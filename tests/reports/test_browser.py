@@ -14,6 +14,8 @@ BROWSER = next(
 )
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")
 
+WIDTHS = (640, 768, 1024, 1200)
+"""Of other windows, in pixels: no part is wider than they."""
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -59,7 +61,10 @@ def test_it_opens_without_an_error_or_a_request(
     broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
     assert page.evaluate(broken) == 0
     assert page.locator("main > section").count() == 11
-    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert page.locator(".doubts li").count() > 0
+    for width in {size["width"], *WIDTHS} if size == DESKTOP else {size["width"]}:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
     colours = "getComputedStyle(document.body).backgroundColor"
     assert page.evaluate(colours) == (
         "rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 26)"
