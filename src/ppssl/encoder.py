@@ -5,7 +5,6 @@ and :func:`load_encoder` use it (:ref:`F5 <f5>`).
 """
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -191,35 +190,13 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; frozen batch norms stay in evaluation mode."""
         super().train(mode)
-        if self.batch_norm == "frozen":
-            for layer in filter(_is_batch_norm, self.modules()):
-                layer.training = (
-                    False  # of the layer alone: an activation or dropout inside it is trained
-                )
+        for layer in self.frozen_norms():
+            layer.training = False  # of the layer alone: an activation inside it is trained
         return self
 
-    def expect_frozen(self, model: nn.Module) -> None:
-        """Silence Lightning's warning about modules in evaluation mode if all of them are frozen by an encoder.
-
-        The filter names their number: one more module in evaluation mode, and Lightning warns.
-
-        Args:
-            model: The model that is trained, with this encoder and perhaps copies of it.
-        """
-        encoders = [part for part in model.modules() if isinstance(part, Encoder)]
-        frozen = {layer for encoder in encoders for layer in encoder._frozen_modules()}
-        count = sum(not part.training for part in model.modules())
-        if count and count == sum(not part.training for part in frozen):
-            message = rf"Found {count} module\(s\) in eval mode at the start of training"
-            warnings.filterwarnings("ignore", message)
-
-    def _frozen_modules(self) -> Iterator[nn.Module]:
-        """Modules that are in evaluation mode on purpose: frozen batch norms, and all of a frozen copy."""
-        is_copy = not any(parameter.requires_grad for parameter in self.parameters())
-        if is_copy:
-            yield from self.modules()
-        elif self.batch_norm == "frozen":
-            yield from filter(_is_batch_norm, self.modules())
+    def frozen_norms(self) -> Iterator[nn.Module]:
+        """The batch norms whose statistics stay as they are; none with ``batch_norm="batch"``."""
+        return filter(_is_batch_norm, self.modules() if self.batch_norm == "frozen" else ())
 
     def features(self, images: Tensor) -> Features:
         """Feature map and embedding of ``(B, 3, H, W)`` normalised images; gradients flow to the images.

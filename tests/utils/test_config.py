@@ -15,14 +15,9 @@ import torch
 
 import ppssl.data
 from ppssl.data import FolderDataModule, MoCoV2Augmentation
-from ppssl.utils.config import (
-    Configurable,
-    instantiate,
-    not_saved,
-    plain_items,
-    resolve_class,
-)
+from ppssl.utils.config import Configurable, not_saved, plain_items
 from ppssl.utils.errors import UserError
+from ppssl.utils.instantiate import instantiate, resolve_class
 
 FOREIGN = """
 import builtins

@@ -6,8 +6,9 @@ from typing import Any
 from torch import nn
 
 from ppssl.checkpointing.encoder_weights import create_model
-from ppssl.utils.config import NotSaved, instantiate, plain_config
+from ppssl.utils.config import NotSaved, plain_config
 from ppssl.utils.errors import ArgumentError, UserError
+from ppssl.utils.instantiate import instantiate
 from ppssl.utils.module_encoder import ModuleEncoder, as_encoder
 
 __all__ = [

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ppssl.utils.config import class_path_of, resolve_class
+from ppssl.utils.config import class_path_of
 from ppssl.utils.errors import UserError
+from ppssl.utils.instantiate import resolve_class
 
 __all__ = ["check_class", "check_resumable", "describe_misfit", "differences"]
 

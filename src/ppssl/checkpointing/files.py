@@ -9,14 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from ppssl.utils.config import (
-    argument_names,
-    construct,
-    instantiate,
-    not_saved,
-    resolve_class,
-)
+from ppssl.utils.config import argument_names, not_saved
 from ppssl.utils.errors import UserError
+from ppssl.utils.instantiate import construct, instantiate, resolve_class
 from ppssl.utils.paths import AnyPath, expand
 
 __all__ = [

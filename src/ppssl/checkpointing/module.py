@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Self
@@ -14,7 +15,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppssl.checkpointing.backbone import DEFAULT_VIEW, evaluation_view
 from ppssl.checkpointing.compatibility import check_class, check_resumable, describe_misfit
@@ -128,7 +129,7 @@ class TrainingModule(LightningModule, Configurable):
 
     def on_fit_start(self) -> None:
         """Give the configurations of model and data to the loggers; silence a warning about frozen layers."""
-        self.encoder.expect_frozen(self)
+        self._expect_frozen()
         parts = {"model": self, "data": self._data_module()}
         shown = {
             name: flat_config(part.config())
@@ -137,6 +138,21 @@ class TrainingModule(LightningModule, Configurable):
         }
         for logger in self.trainer.loggers:
             logger.log_hyperparams(shown)
+
+    def _expect_frozen(self) -> None:
+        """Silence Lightning's warning about modules in evaluation mode if all of them are frozen by an encoder.
+
+        These are frozen batch norms, and all of a frozen copy. The filter names their number: one more module in
+        evaluation mode, and Lightning warns.
+        """
+        frozen: set[nn.Module] = set()
+        for encoder in (part for part in self.modules() if isinstance(part, type(self.encoder))):
+            is_copy = not any(parameter.requires_grad for parameter in encoder.parameters())
+            frozen |= set(encoder.modules()) if is_copy else set(encoder.frozen_norms())
+        count = sum(not part.training for part in self.modules())
+        if count and count == sum(not part.training for part in frozen):
+            message = rf"Found {count} module\(s\) in eval mode at the start of training"
+            warnings.filterwarnings("ignore", message)
 
     def on_train_epoch_start(self) -> None:
         """Drop the gradients of the step before.

@@ -11,8 +11,8 @@ from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.inference.embeddings import Feature
 from ppssl.studies.lightning_cli import replace_values
-from ppssl.utils.config import instantiate
 from ppssl.utils.errors import UserError
+from ppssl.utils.instantiate import instantiate
 from ppssl.utils.paths import expand_config
 from ppssl.utils.recipes import read_yaml, recipe_path
 

@@ -17,8 +17,9 @@ from lightning.pytorch import (
 )
 
 from ppssl.diagnosis.step import Replay, examine
-from ppssl.utils.config import instantiate, not_saved
+from ppssl.utils.config import not_saved
 from ppssl.utils.errors import UserError, similar_path
+from ppssl.utils.instantiate import instantiate
 from ppssl.utils.paths import AnyPath, expand
 
 __all__ = ["replay"]

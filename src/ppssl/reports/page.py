@@ -28,8 +28,8 @@ from ppssl.reports.sections import (
     saliency,
     settings,
 )
-from ppssl.utils.config import instantiate
 from ppssl.utils.errors import UserError
+from ppssl.utils.instantiate import instantiate
 from ppssl.utils.paths import PATH_TYPES, AnyPath, writable_file, write_whole
 from ppssl.utils.results import finite_or_null, provenance, without_paths
 

@@ -1,34 +1,29 @@
 """Configurations: objects as plain data in checkpoints, instead of pickles.
 
 As in scikit-learn, an object keeps each constructor argument unchanged in an attribute of the same name. Its
-configuration is ``{"class_path": ..., "init_args": {...}}``, the form that LightningCLI reads. YAML configurations
-of a whole run are recipes (:mod:`ppssl.utils.recipes`).
+configuration is ``{"class_path": ..., "init_args": {...}}``, the form that LightningCLI reads;
+:mod:`ppssl.utils.instantiate` makes the object again. YAML configurations of a whole run are recipes
+(:mod:`ppssl.utils.recipes`).
 """
 
-import importlib
 import inspect
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Self
 
-from ppssl.utils.errors import UserError
-
 __all__ = [
     "Configurable",
     "NotSaved",
     "argument_names",
     "class_path_of",
-    "construct",
     "flat_config",
-    "instantiate",
+    "is_object",
     "not_saved",
     "plain_config",
     "plain_items",
-    "resolve_class",
 ]
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -89,48 +84,6 @@ def class_path_of(cls: type) -> str:
     return f"{package}.{cls.__name__}" if public else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def resolve_class(class_path: str) -> type:
-    """Return the class of an import path, if it belongs to ppssl or its module is already imported.
-
-    No other module is imported but transformers: a class path in a file is untrusted, and importing a module runs its
-    code.
-
-    Raises:
-        UserError: The module is not part of ppssl and not imported, or it has no such class: a :class:`Configurable`,
-            or a model of transformers.
-    """
-    module_name, _, name = class_path.rpartition(".")
-    if module_name in ("ppssl", "transformers") or module_name.startswith("ppssl."):
-        try:
-            importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"`{class_path}`: this version of ppssl has no module `{module_name}`. Was the checkpoint written by "
-                "another version?"
-            ) from error
-    module = sys.modules.get(module_name)
-    if module is None:
-        raise UserError(
-            f"`{class_path}` is not part of ppssl and its module is not imported: import `{module_name}` first if you "
-            f"trust it (`ppssl --import {module_name} ...`), or pass the object itself "
-            "(`PPSSL.load_from_checkpoint(path, plugins={...})`)."
-        )
-    cls = getattr(module, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, _callable_classes())):
-        raise UserError(
-            f"`{class_path}` cannot be rebuilt from a checkpoint: it is not a `Configurable` class."
-        )
-    return cls
-
-
-def _callable_classes() -> tuple[type, ...]:
-    """Classes whose subclasses are called: :class:`Configurable`, and the models of transformers if it is imported."""
-    models = getattr(
-        sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", Configurable
-    )
-    return (Configurable, models)
-
-
 def plain_config(module: Any) -> "dict[str, Any] | NotSaved":
     """Return the configuration of an object that need not be :class:`Configurable`, as far as it can be told.
 
@@ -144,36 +97,11 @@ def plain_config(module: Any) -> "dict[str, Any] | NotSaved":
     return NotSaved(cls.__name__)
 
 
-def instantiate(config: Any) -> Any:
-    """Create the object of a configuration; all classes in it are checked before the first one is called.
-
-    Args:
-        config: A configuration of :meth:`Configurable.config`; other plain data are returned unchanged.
-
-    Raises:
-        UserError: A class is foreign, or an argument of an object was no plain data.
-    """
-    _check_classes(config)
-    return _build(config)
-
-
-def construct(cls: type, arguments: Mapping[str, Any]) -> Any:
-    """Call a class; arguments behind its ``**kwargs`` that its constructor passes to its base itself are dropped."""
-    while True:
-        try:
-            return cls(**arguments)
-        except TypeError as error:
-            clash = re.search(r"multiple values for (?:keyword )?argument '(\w+)'", str(error))
-            if not clash or clash[1] in inspect.signature(cls).parameters:
-                raise
-            arguments = {name: value for name, value in arguments.items() if name != clash[1]}
-
-
 def not_saved(config: Any, name: str = "") -> dict[str, str]:
     """Return the types of all arguments that a configuration does not hold, by dotted name."""
     found: dict[str, str] = {}
     items = config.items() if isinstance(config, Mapping) else ()
-    if _is_object(config):
+    if is_object(config):
         found = {f"{name}.{key}".lstrip("."): v for key, v in config.get("not_saved", {}).items()}
         items = config["init_args"].items()
     for key, value in items:
@@ -188,7 +116,7 @@ def plain_items(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def flat_config(config: Any) -> Any:
     """Return a configuration as loggers show it: arguments beside ``class_path``, without ``init_args``."""
-    if _is_object(config):
+    if is_object(config):
         left_out = config.get("not_saved", {})
         config = {"class_path": config["class_path"], **config["init_args"], **left_out}
     if isinstance(config, Mapping):
@@ -207,38 +135,10 @@ def _holds_objects(value: Any) -> bool:
     return any(map(_holds_objects, items))
 
 
-def _is_object(value: Any) -> bool:
+def is_object(value: Any) -> bool:
+    """Whether plain data are the configuration of an object."""
     keys = set(value) - {"not_saved"} if isinstance(value, Mapping) else set()
     return keys == {"class_path", "init_args"}
-
-
-def _check_classes(value: Any) -> None:
-    if _is_object(value):
-        resolve_class(value["class_path"])
-    items: Iterable[Any] = ()
-    if isinstance(value, Mapping):
-        items = value.values()
-    elif isinstance(value, (list, tuple)):
-        items = value
-    for item in items:
-        _check_classes(item)
-
-
-def _build(value: Any) -> Any:
-    if _is_object(value):
-        for name, kind in value.get("not_saved", {}).items():
-            raise UserError(
-                f"`{value['class_path']}({name}=...)` was a `{kind}`, which no file holds: pass the object itself."
-            )
-        cls, arguments = resolve_class(value["class_path"]), _build(value["init_args"])
-        if hasattr(cls, "config_class"):  # a model of transformers
-            arguments = {"config": cls.config_class.from_dict(arguments["config"])}
-        return construct(cls, arguments)
-    if isinstance(value, Mapping):
-        return {name: _build(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_build(item) for item in value)
-    return value
 
 
 def argument_names(cls: type) -> list[str]:

@@ -27,8 +27,8 @@ from ppssl import (
 from ppssl.data.sets.published import PublishedDataModule
 from ppssl.losses.contrastive import MoCo
 from ppssl.losses.iadm.callback import IADMCallback
-from ppssl.utils.config import instantiate
 from ppssl.utils.errors import UserError
+from ppssl.utils.instantiate import instantiate
 
 SMALL: dict[str, Any] = {"image_size": 32, "batch_size": 4, "num_workers": 0}
 OPEN = SMALL | {"check_counts": False}

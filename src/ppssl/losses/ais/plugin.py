@@ -117,17 +117,14 @@ class AIS(LossPlugin):
         check_range("in [0, 1]", warmup_fraction=self.warmup_fraction)
         check_range("in (0, 1)", perplexity=self.perplexity)
         check_range("> 0", whiten=self.whiten)
-        check_range(">= 1", teacher_views=self.teacher_views)
+        check_range(">= 1", teacher_views=self.teacher_views, top_k=self.top_k)
         check_choice(get_args(Control), control=self.control)
+        check_choice(("linear", "mlp"), head=self.head)
         tau = self.teacher_temperature
         if not (tau in ("auto", "teacher") if isinstance(tau, str) else tau > 0):
             raise ArgumentError(
                 f"`teacher_temperature` must be > 0, 'auto' or 'teacher', got {tau!r}."
             )
-        if self.head not in ("linear", "mlp"):
-            raise ArgumentError(f"`head` must be 'linear' or 'mlp', got {self.head!r}.")
-        if self.top_k is not None and self.top_k < 1:
-            raise ArgumentError(f"`top_k` must be >= 1 or None, got {self.top_k}.")
 
     # -- building -------------------------------------------------------------------------------------------------
 

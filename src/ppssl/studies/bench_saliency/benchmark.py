@@ -36,9 +36,9 @@ from ppssl.studies.bench_saliency.scores import (
     map_scores,
     treated_maps,
 )
-from ppssl.utils.config import instantiate
 from ppssl.utils.device import resolve_device
 from ppssl.utils.errors import ArgumentError, UserError
+from ppssl.utils.instantiate import instantiate
 from ppssl.utils.randomness import initial_weights, resolve_seed
 from ppssl.utils.results import provenance
 
