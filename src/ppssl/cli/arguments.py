@@ -27,8 +27,6 @@ __all__ = [
     "split_overrides",
 ]
 
-_OVERRIDE = re.compile(r"--(data|model|trainer)\.[\w.]+=")
-
 
 def add_checkpoint(parser: ArgumentParser, text: str = "A checkpoint of `ppssl fit`.") -> None:
     """Add the positional argument ``CHECKPOINT`` with the help ``text``."""
@@ -99,10 +97,34 @@ def load_data(parser: ArgumentParser, args: Namespace, checkpoint: str) -> Any:
     return data
 
 
-def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Split the arguments into overrides of a recipe (``--model.lr=0.1``) and the rest."""
-    overrides = [arg for arg in argv if _OVERRIDE.match(arg)]
-    return overrides, [arg for arg in argv if arg not in overrides]
+def split_overrides(argv: list[str], *more: str) -> tuple[list[str], list[str]]:
+    """Split the arguments into options of a run (``--model.lr=0.1`` or ``--model.lr 0.1``) and the rest.
+
+    Args:
+        argv: The arguments.
+        more: Names of options beside those of the sections ``data``, ``model`` and ``trainer``.
+
+    Returns:
+        The options, each as ``--name=value``, and the rest.
+
+    Raises:
+        UserError: An option has no value.
+    """
+    option = re.compile(rf"--({'|'.join(('data', 'model', 'trainer', *more))})(\.[\w.]+)?(=|$)")
+    overrides: list[str] = []
+    rest: list[str] = []
+    remaining = iter(argv)
+    for arg in remaining:
+        if not option.match(arg):
+            rest.append(arg)
+            continue
+        if "=" not in arg:
+            value = next(remaining, "--")
+            if value.startswith("--"):
+                raise UserError(f"`{arg}` needs a value: `{arg}=...`.")
+            arg = f"{arg}={value}"
+        overrides.append(arg)
+    return overrides, rest
 
 
 def _read_data(name: str) -> str:

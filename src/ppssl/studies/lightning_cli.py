@@ -284,9 +284,10 @@ def add_plugins(args: Sequence[str]) -> list[str]:
 def _read_recipe(path: str) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):
+        found = {type(None): "is empty", str: "is plain text", list: "is a list"}
         raise UserError(
-            f"{path} is no recipe: it must have sections such as `model:`, `data:` and `trainer:`, and is a "
-            f"{type(content).__name__}."
+            f"{path} is no recipe: it must have sections such as `model:`, `data:` and `trainer:`, and "
+            f"{found.get(type(content), 'is a single value')}."
         )
     return content
 

@@ -1,6 +1,5 @@
 """``ppssl doctor``: look at machine, installation, data and settings, and try a few steps, before a run."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -8,16 +7,15 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.markup import escape
 
+from ppssl.cli.arguments import split_overrides
 from ppssl.diagnosis.doctor import doctor
 from ppssl.diagnosis.finding import Finding, Level
 from ppssl.diagnosis.replay import replay
-from ppssl.utils.errors import UserError
 from ppssl.utils.paths import writable_file
 from ppssl.utils.results import write_json
 
 __all__ = ["main"]
 
-_OVERRIDE = re.compile(r"--(data|model|trainer|checkpoint)(\.[\w.]+)?(=|$)|--seed_everything(=|$)")
 _LOOKS: dict[Level, tuple[str, str, str]] = {
     "ok": ("✔", "+", "green"),
     "warning": ("!", "!", "yellow"),
@@ -28,7 +26,7 @@ _LOOKS: dict[Level, tuple[str, str, str]] = {
 
 def main(argv: list[str]) -> int:
     """Print what is found; returns 0, 1 with warnings or 2 with problems."""
-    overrides, own = _split(argv)
+    overrides, own = split_overrides(argv, "checkpoint", "seed_everything")
     args = _parser().parse_args(own)
     if args.json is not None:
         writable_file(args.json)
@@ -96,25 +94,6 @@ def _replay(record: str, json_file: str | None) -> int:
     if json_file is not None:
         write_json(json_file, asdict(found))
     return 0 if found.same else 1
-
-
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options of the run, and those of the doctor."""
-    overrides: list[str] = []
-    own: list[str] = []
-    takes_next = False
-    for arg in argv:
-        if takes_next:
-            overrides.append(arg)
-            takes_next = False
-        elif _OVERRIDE.match(arg):
-            overrides.append(arg)
-            takes_next = "=" not in arg
-        else:
-            own.append(arg)
-    if takes_next:
-        raise UserError(f"`{overrides[-1]}` needs a value: `{overrides[-1]}=...`.")
-    return overrides, own
 
 
 def _show(findings: Mapping[str, Sequence[Finding]]) -> None:
