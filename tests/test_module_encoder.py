@@ -265,6 +265,22 @@ def test_a_timm_model_loses_its_classifier() -> None:
     assert encoder.spec["backbone"] is None
 
 
+def test_of_a_timm_model_the_name_is_told(image_folder: Path, tmp_path: Path) -> None:
+    model = PPSSL(timm.create_model("resnet10t"), contrastive=MoCo(dim=8))
+    with pytest.warns(UserWarning, match=r"is a `ResNet`.*by its name .*`backbone='resnet10t'`"):
+        _fit(model, image_folder, tmp_path, 1)
+
+
+def test_a_class_of_the_main_file_is_told(image_folder, tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(Hand, "__module__", "__main__")
+    with caplog.at_level("INFO"):
+        path = _checkpoint(PPSSL(Hand(), contrastive=MoCo(dim=8)), image_folder, tmp_path, 1)
+    assert "`backbone` is a `Hand` of this program's main file" in caplog.text
+    with pytest.raises(UserError, match=r"`Hand` was defined in the main file of another program"):
+        load_encoder(path)
+    load_encoder(path, backbone=Hand())
+
+
 def test_feature_extractors_of_torchvision() -> None:
     net = torchvision.models.mobilenet_v3_small().eval()
     encoder = Encoder(create_feature_extractor(net, {"features": "map"})).eval()

@@ -157,3 +157,14 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(
     trainer = Trainer(default_root_dir=tmp_path, **QUIET | {"max_steps": 50})
     with pytest.raises(UserError, match=r"The loss is (nan|inf) at step \d+, epoch \d+.*images \["):
         trainer.fit(model, FolderDataModule(str(made["images"]), **DATA))
+
+
+@pytest.mark.parametrize(("lr", "said"), [(1e4, True), (1e-3, False)])
+def test_a_linear_layer_that_has_not_converged_says_so(
+    made: dict[str, Path], tmp_path: Path, recwarn: pytest.WarningsRecorder, lr: float, said: bool
+) -> None:
+    model = LinearProbe(pretrained=str(made["encoder"]), lr=lr, seed=0)
+    trainer = Trainer(default_root_dir=tmp_path, **QUIET | {"max_steps": 6})
+    trainer.fit(model, FolderDataModule(str(made["images"]), **DATA))
+    warned = [str(w.message) for w in recwarn if "has not converged" in str(w.message)]
+    assert [f"a guess has {np.log(3):.3g}" in text for text in warned] == [True] * said

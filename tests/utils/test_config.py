@@ -15,7 +15,7 @@ import torch
 
 import ppssl.data
 from ppssl.data import FolderDataModule, MoCoV2Augmentation
-from ppssl.utils.config import Configurable, not_saved, plain_items
+from ppssl.utils.config import Configurable, main_file_classes, not_saved, plain_items
 from ppssl.utils.errors import UserError
 from ppssl.utils.instantiate import instantiate, resolve_class
 
@@ -297,7 +297,6 @@ def test_a_name_that_only_begins_like_ours_is_foreign(tmp_path, monkeypatch):
         "ppssl.utils.results.subprocess",
         "ppssl.utils.results.write_json",
         "ppssl.utils.errors.UserError",
-        "ppssl.data.NoSuchClass",
     ],
 )
 def test_only_configurable_classes_are_called(path):
@@ -310,6 +309,24 @@ def test_only_configurable_classes_are_called(path):
 def test_a_module_of_ours_that_does_not_exist_is_said_so(path):
     with pytest.raises(UserError, match=r"this version of ppssl has no module"):
         resolve_class(path)
+
+
+def test_a_class_that_is_gone_is_said_so(monkeypatch):
+    with pytest.raises(UserError, match=r"`ppssl.data` has no class `NoSuch`: was it renamed"):
+        resolve_class("ppssl.data.NoSuch")
+    with pytest.raises(UserError, match=r"main file of another .*import NoSuch`.*backbone=\.\.\."):
+        resolve_class("__main__.NoSuch")
+    monkeypatch.setattr(
+        sys.modules["__main__"], "NoSuch", Leaf, raising=False
+    )  # `from m import it`
+    assert resolve_class("__main__.NoSuch") is Leaf
+
+
+def test_classes_of_the_main_file_are_named(monkeypatch):
+    monkeypatch.setattr(Leaf, "__module__", "__main__")
+    config = Branch({"a": Leaf(1), "b": Leaf(2)}).config()
+    assert main_file_classes(config) == {"leaves.a": "Leaf", "leaves.b": "Leaf"}
+    assert main_file_classes(Leaf(1).config()) == {}  # who loads it names it himself
 
 
 @pytest.mark.parametrize("path", ["Leaf", "", "."])

@@ -21,7 +21,13 @@ from ppssl.checkpointing.backbone import DEFAULT_VIEW, evaluation_view
 from ppssl.checkpointing.compatibility import check_class, check_resumable, describe_misfit
 from ppssl.checkpointing.files import SCHEMA_VERSION, check_schema, restore
 from ppssl.checkpointing.not_finite import record_step
-from ppssl.utils.config import Configurable, flat_config, not_saved, plain_items
+from ppssl.utils.config import (
+    Configurable,
+    flat_config,
+    main_file_classes,
+    not_saved,
+    plain_items,
+)
 from ppssl.utils.errors import UserError
 from ppssl.utils.finite import LossHistory, LossOfStep
 from ppssl.utils.paths import AnyPath
@@ -78,17 +84,29 @@ class TrainingModule(LightningModule, Configurable):
                 "`BackboneFinetuning` is not supported, as the encoder is not in `model.backbone`: set "
                 "`model.freeze_epochs` of FineTune, or `model.encoder_start` of PPSSL."
             )
-        for name, kind in not_saved(self.config()).items():
-            cls, argument = type(self).__name__, name.partition(".")[0]
-            rank_zero_warn(
-                f"`{name}` is a `{kind}`, which checkpoints do not hold: load them with "
-                f"`{cls}.load_from_checkpoint(path, {argument}=...)`."
-            )
+        self._name_what_is_not_held()
         return [
             default
             for default in self.default_callbacks()
             if not any(isinstance(callback, type(default)) for callback in present)
         ]
+
+    def _name_what_is_not_held(self) -> None:
+        config, cls = self.config(), type(self).__name__
+        for name, kind in not_saved(config).items():
+            argument = name.partition(".")[0]
+            timm_name = getattr(self.encoder.model, "pretrained_cfg", {}).get("architecture")
+            by_name = f"; by its name they would hold it, `backbone={timm_name!r}`"
+            rank_zero_warn(
+                f"`{name}` is a `{kind}`, which checkpoints do not hold: load them with "
+                f"`{cls}.load_from_checkpoint(path, {argument}=...)`"
+                f"{by_name if name == 'backbone' and timm_name else ''}."
+            )
+        for name, kind in main_file_classes(config).items():
+            rank_zero_info(
+                f"`{name}` is a `{kind}` of this program's main file, where others do not find it: to load checkpoints "
+                "elsewhere, define it in a module of its own, and import that."
+            )
 
     def renew_copies(self) -> None:
         """Have callbacks that average the weights copy the model again, at the end of its own setup.

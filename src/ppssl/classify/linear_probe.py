@@ -6,10 +6,12 @@ The linear probe of :func:`ppssl.evaluate` is another one: logistic regression o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -25,8 +27,8 @@ __all__ = ["LinearProbe"]
 class LinearProbe(Classifier):
     """Classifier that trains only a linear layer, on the embeddings of a frozen encoder in evaluation mode.
 
-    The defaults are those of LCR and MoCo (:ref:`F9 <f9>`): SGD with learning rate 30 for batches of 256, times 0.1
-    after 60 % and 80 % of the steps, no weight decay, crops and horizontal flip.
+    The defaults are those of LCR and MoCo (:ref:`F9 <f9>`), for some hundred steps and more: SGD with learning rate 30
+    for batches of 256, times 0.1 after 60 % and 80 % of the steps, no weight decay, crops and horizontal flip.
 
     Args:
         backbone: Any timm model name, ``resnet_small``, or a module as for :class:`ppssl.PPSSL`; ``None``: the backbone
@@ -59,6 +61,7 @@ class LinearProbe(Classifier):
         self.weight_decay = weight_decay
         self.milestones = milestones
         self.encoder.requires_grad_(False)
+        self._last_loss: Tensor | None = None
 
     def default_augmentation(self) -> LabelledAugmentation:
         """Return the augmentation of ImageNet training: random crops and horizontal flip."""
@@ -66,7 +69,19 @@ class LinearProbe(Classifier):
 
     def training_loss(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Compute the cross-entropy; no gradient reaches the encoder."""
-        return self.loss(self.head(self.frozen_embedding(batch["image"])), batch["label"])
+        loss = self.loss(self.head(self.frozen_embedding(batch["image"])), batch["label"])
+        self._last_loss = loss.detach()
+        return loss
+
+    def on_train_end(self) -> None:
+        """Warn if the last loss is twice that of a guess or more: the learning rate is made for many steps."""
+        guess = math.log(len(self.classes)) * float(self.class_weight.mean())
+        if self._last_loss is not None and float(self._last_loss) > 2 * guess:
+            rank_zero_warn(
+                f"The linear layer has not converged: its last loss is {float(self._last_loss):.3g}, and a guess has "
+                f"{guess:.3g}. Train for more epochs, or with a lower `lr` than {self.lr:g}; the linear probe of "
+                "`ppssl.evaluate` needs neither."
+            )
 
     def configure_optimizers(self) -> Any:
         """Create SGD for the linear layer, with a learning rate that decreases in steps."""

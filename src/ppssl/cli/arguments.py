@@ -7,12 +7,12 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import extend_base_type
 
+from ppssl.checkpointing.data_set import data_of_checkpoint
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.inference.embeddings import Feature
 from ppssl.studies.lightning_cli import replace_values
 from ppssl.utils.errors import UserError
-from ppssl.utils.instantiate import instantiate
 from ppssl.utils.paths import expand_config
 from ppssl.utils.recipes import read_yaml, recipe_path
 
@@ -88,10 +88,9 @@ def load_data(parser: ArgumentParser, args: Namespace, checkpoint: str) -> Any:
     Raises:
         UserError: The checkpoint cannot be read or has no data set, or overrides are given without a recipe.
     """
-    saved = read_checkpoint(checkpoint)["ppssl"]["data"]
-    data = parser.instantiate(args).data if args.get("data") else instantiate(saved)
-    if data is None:
-        raise UserError("The checkpoint has no data set: give `--data RECIPE`.")
+    content = read_checkpoint(checkpoint)["ppssl"]
+    given = args.get("data")
+    data = parser.instantiate(args).data if given else data_of_checkpoint(content, checkpoint)
     if type(data) is FineGrainedDataModule:
         raise UserError("`--data.x=y` overrides a recipe: give `--data RECIPE` too.")
     return data

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ppssl.checkpointing.data_set import data_of_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.reports.measured import Measured, measure
 from ppssl.reports.pictures import Pictures
@@ -29,7 +30,6 @@ from ppssl.reports.sections import (
     settings,
 )
 from ppssl.utils.errors import UserError
-from ppssl.utils.instantiate import instantiate
 from ppssl.utils.paths import PATH_TYPES, AnyPath, writable_file, write_whole
 from ppssl.utils.results import finite_or_null, provenance, without_paths
 
@@ -71,7 +71,11 @@ def report(
     found = _told_apart([find_run(path) for path in paths])
     sets = list(data) if isinstance(data, Sequence) else [data] * len(found)
     measured = [
-        measure(run, _data_of(run) if one is None else one, device=device)
+        measure(
+            run,
+            data_of_checkpoint(run.content["ppssl"], run.checkpoint) if one is None else one,
+            device=device,
+        )
         for run, one in zip(found, sets, strict=True)
     ]
     title = " and ".join(m.run.name for m in measured)
@@ -87,13 +91,6 @@ def _told_apart(runs: list[Run]) -> list[Run]:
             replace(run, name=f"{run.name} {mark}") for run, mark in zip(runs, "AB", strict=True)
         ]
     return runs
-
-
-def _data_of(run: Run) -> Any:
-    saved = run.content["ppssl"]["data"]
-    if saved is None:
-        raise UserError(f"{run.checkpoint} has no data set: give `--data RECIPE`.")
-    return instantiate(saved)
 
 
 def _sections(runs: Sequence[Measured]) -> list[Section]:

@@ -21,6 +21,7 @@ __all__ = [
     "class_path_of",
     "flat_config",
     "is_object",
+    "main_file_classes",
     "not_saved",
     "plain_config",
     "plain_items",
@@ -106,6 +107,19 @@ def not_saved(config: Any, name: str = "") -> dict[str, str]:
         items = config["init_args"].items()
     for key, value in items:
         found |= not_saved(value, f"{name}.{key}".lstrip("."))
+    return found
+
+
+def main_file_classes(config: Any, name: str = "") -> dict[str, str]:
+    """Return the classes of the arguments that are defined in the program's main file, by dotted name."""
+    found: dict[str, str] = {}
+    items = config.items() if isinstance(config, Mapping) else ()
+    if is_object(config):
+        module, _, cls = config["class_path"].rpartition(".")
+        found = {name: cls} if name and module == "__main__" else {}
+        items = config["init_args"].items()
+    for key, value in items:
+        found |= main_file_classes(value, f"{name}.{key}".lstrip("."))
     return found
 
 

@@ -65,11 +65,23 @@ def resolve_class(class_path: str) -> type:
             "(`PPSSL.load_from_checkpoint(path, plugins={...})`)."
         )
     cls = getattr(module, name, None)
+    if cls is None:
+        raise UserError(_no_such_class(module_name, name))
     if not (isinstance(cls, type) and issubclass(cls, _callable_classes())):
         raise UserError(
             f"`{class_path}` cannot be rebuilt from a checkpoint: it is not a `Configurable` class."
         )
     return cls
+
+
+def _no_such_class(module_name: str, name: str) -> str:
+    if module_name != "__main__":
+        return f"`{module_name}` has no class `{name}`: was it renamed or moved?"
+    return (
+        f"`{name}` was defined in the main file of another program: import it in the main file of this one (`from "
+        f"MODULE import {name}`), or pass the object itself (`load_encoder(path, backbone=...)`, "
+        "`PPSSL.load_from_checkpoint(path, plugins={...})`)."
+    )
 
 
 def _callable_classes() -> tuple[type, ...]:
