@@ -28,7 +28,7 @@ def data_of_checkpoint(content: Mapping[str, Any], path: AnyPath) -> Any:
     for name, kind in saved.get("not_saved", {}).items():
         if name != "augmentation":
             raise UserError(
-                f"`{name}` of the data set was a `{kind}`, which {path} does not hold: give a recipe that has it, "
-                "`--data RECIPE`, or in Python the data module."
+                f"`{name}` of the data set was a `{kind}`, which {path} does not hold: in Python give the data module, "
+                "on the command line a recipe of images in folders, `--data RECIPE`."
             )
     return instantiate({name: saved[name] for name in ("class_path", "init_args")})
