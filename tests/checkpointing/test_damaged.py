@@ -38,23 +38,27 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
+@pytest.mark.parametrize("damage", ["a bit flipped", "cut", "a block of zeros"])
+@settings(max_examples=25, deadline=None, suppress_health_check=SLOW)
 @given(data=st.data())
-def test_flipped_bits_are_seen_or_change_nothing(
-    data: st.DataObject, good: Path, tmp_path: Path
+def test_damage_is_seen_or_changes_nothing(
+    damage: str, data: st.DataObject, good: Path, tmp_path: Path
 ) -> None:
     content = bytearray(good.read_bytes())
     place = data.draw(st.integers(0, len(content) - 1))
-    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    if damage == "cut":
+        del content[place:]
+    elif damage == "a block of zeros":
+        end = min(len(content), place + data.draw(st.sampled_from([1, 16, 512, 4096])))
+        content[place:end] = bytes(end - place)
+    else:
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
     damaged = tmp_path / "damaged.ckpt"
     damaged.write_bytes(content)
     for read in (read_checkpoint, AtomicCheckpointIO().load_checkpoint):
         try:
             result = read(damaged)
         except UserError:
-            continue
-        except RuntimeError:  # of torch, where the archive is no archive any more
-            assert read is not read_checkpoint
             continue
         assert _same(result, torch.load(good, weights_only=True))
 

@@ -218,6 +218,15 @@ def test_paths_that_python_writes(write: Callable[[Any], Any], kind: type, home:
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("read", READING.values(), ids=READING)
+def test_unknown_users_and_empty_paths(read: Callable[[Any], Any], home: Path) -> None:
+    """A path of an unknown user stays as it is, as in a shell, and none is the working folder by chance."""
+    with pytest.raises(UserError, match=r"~nobody-has-this-name/x|No such"):
+        read("~nobody-has-this-name/x")
+    with pytest.raises(UserError, match=r"empty|``|''|No such"):
+        read("")
+
+
 def test_the_cache_may_be_at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PPSSL_CACHE", "~/cache")
     assert cache_folder() == home / "cache"

@@ -148,6 +148,34 @@ def _refused(
     return line
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("evaluate a.png --json a.png", "`--json` would replace an input: a.png"),
+        ("embed a.png --out ./a.png", "`--out` would replace an input: ./a.png"),
+        ("report b.png a.png --out a.png", "`--out` would replace an input"),
+        ("duplicates b.png --out a.png --json a.png", "replace the result of `--out`: a.png"),
+        ("duplicates link --json a.png", "`--json` would replace an input"),
+        ("neighbours a.png --embeddings e --checkpoint c --out a.png", "replace an input: a.png"),
+        ("neighbours b.png --embeddings e --checkpoint a.png --out a.png", "replace an input"),
+        ("corpus inspect a.png --json a.png", "`--json` would replace an input"),
+        ("corpus inspect birds --teacher x --images a.png --out a.png", "would replace an input"),
+        ("doctor --config a.png --json a.png", "`--json` would replace an input"),
+        ("bench loader --make 64x48 --json a.png --picture a.png", "the result of `--json`"),
+    ],
+)
+def test_no_result_replaces_an_input_or_another(
+    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png"):
+        Path(name).write_text("mine")
+    Path("link").symlink_to("a.png")
+    assert main(line.split()) == 2
+    assert message in error_line(capsys)
+    assert Path("a.png").read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["n.xyz", "n"])
 @pytest.mark.parametrize(
     ("command", "arguments"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from ppssl import PPSSL, FineTune, FolderDataModule, UserError, embed
 from ppssl.cli.main import main
@@ -78,6 +79,27 @@ def test_a_classifier_names_the_classes_of_unlabelled_images(
         assert row["probabilities"] == pytest.approx(probabilities.tolist(), abs=1e-4)
         assert row["probability"] == max(row["probabilities"])
         assert row["predicted"] == model.classes[int(probabilities.argmax())]
+
+
+def test_a_trial_writes_nothing_and_replaces_nothing(image_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "predictions.parquet"
+    out.write_text("of all images")
+    trainer = Trainer(**QUIET, fast_dev_run=1, callbacks=[PredictionWriter(str(out))])
+    assert trainer.predict(PPSSL(**TINY), _data(image_folder))
+    assert out.read_text() == "of all images"
+
+
+def test_data_of_ones_own_has_no_names_to_write(tmp_path: Path) -> None:
+    """What is predicted is returned, as by Lightning."""
+    out = tmp_path / "predictions.parquet"
+    trainer = Trainer(**QUIET, callbacks=[PredictionWriter(str(out))])
+    images = [{"image": torch.zeros(2, 3, 32, 32)}] * 2
+    loader: Any = DataLoader(images, batch_size=None)
+    with pytest.warns(UserWarning, match="No predictions are written: images have names"):
+        predicted = trainer.predict(PPSSL(**TINY), loader)
+    assert predicted is not None
+    assert len(predicted) == 2
+    assert not out.exists()
 
 
 class Pairs(LightningModule):

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from ppssl.reports.logs import read_logs
-from ppssl.reports.run import find_run
+from ppssl.reports.run import find_run, start_and_end
 
 
 def _write(folder: Path, values: dict[int, float], *, table: bool) -> Path:
@@ -45,6 +46,56 @@ def test_of_a_step_that_is_logged_twice_the_last_value_counts(tmp_path: Path) ->
     steps, values = read_logs([folder])[0]["a"]
     assert (steps.tolist(), values.tolist()) == ([9, 19], [3, 2])
     assert np.issubdtype(steps.dtype, np.integer)
+
+
+@pytest.mark.parametrize(
+    ("table", "odd"),
+    [
+        (b"step,a\n9,1\n19,low\nsoon,3\n29,2\n", 2),
+        (b"epoch,step,a\n0,9,1\n0,19\n0,29,2,7,8\n", 1),  # lines that are torn and run together
+        (b"step,a\n9,1\ninf,2\nnan,3\n29,2\n", 2),
+        (b"step,a\n9,1\n\xff\xfe,4\n29,2\n", 1),
+        (b"step,a\n9,1\n29,2\n" + bytes(200_000), 0),
+        (b'step,a\n9,1\n19,"\n29,2\n', 1),
+    ],
+)
+def test_what_is_no_number_in_a_damaged_table_is_left_out(
+    table: bytes, odd: int, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "metrics.csv").write_bytes(table)
+    scalars, _ = read_logs([tmp_path])
+    assert [values.tolist() for values in scalars["a"]] == [[9, 29], [1, 2]]
+    assert [f"metrics.csv: {odd} entries are no" in str(w.message) for w in recwarn] == [True] * (
+        odd > 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", "seed_everything: 99999999999999999999\ntrainer: [1]\n"),
+        ("config.yaml", "seed_everything: -1\ntrainer: fast\n"),
+        ("config.yaml", "- a\n"),
+        ("config.yaml", "a: !!python/object/apply:os.getcwd []\n"),
+        ("start_and_end.json", '{"start": {"knn_top1": "high"}, "end": {}, "end_epoch": 1}'),
+        ("start_and_end.json", '{"start": {"knn_top1": 0.5}, "end": 3, "end_epoch": 1}'),
+        ("start_and_end.json", '{"start": {"knn_top1": 0.5}, "end": {"knn_top1": 0.6}}'),
+        ("start_and_end.json", "[1, 2]"),
+        ("start_and_end.json", "{"),
+    ],
+)
+def test_files_of_others_beside_the_log(name: str, content: str, run: Path, tmp_path: Path) -> None:
+    """They have the names of ours."""
+    (last,) = run.rglob("last.ckpt")
+    (tmp_path / "last.ckpt").write_bytes(last.read_bytes())
+    _write(tmp_path / "logs", {9: 1.0}, table=True)
+    (tmp_path / "logs" / "metrics.csv").rename(tmp_path / "metrics.csv")
+    (tmp_path / name).write_text(content)
+    found = find_run(tmp_path / "last.ckpt")
+    assert found.logs == [tmp_path]
+    assert (found.seed, found.settings.get("trainer", {})) == (0, {})
+    saved = torch.load(last, weights_only=True)["callbacks"]["RepresentationMonitor"]
+    assert start_and_end(found) == saved
 
 
 def test_logs_are_found_beside_the_checkpoint(run: Path, tmp_path: Path) -> None:

@@ -221,6 +221,17 @@ def test_runs_on_other_images_are_not_compared(
     assert "other less small" not in page
 
 
+def test_an_image_that_is_skipped_is_on_no_page(run: Path, images: Path, tmp_path: Path) -> None:
+    """Also if no other image is left beside gallery and queries."""
+    shutil.copytree(images, tmp_path / "images")
+    (tmp_path / "images" / "train" / NAMES[1] / "0.png").write_bytes(b"none")
+    root = str(tmp_path / "images")
+    data = FolderDataModule(root, image_size=32, batch_size=8, num_workers=0, on_error="skip")
+    with pytest.warns(UserWarning, match=r"0\.png"):
+        page = report(run, data, out=tmp_path / "page.html").read_text()
+    assert "35 of 36 images" in section(page, "embedding_map")
+
+
 @pytest.mark.parametrize(
     ("runs", "message"),
     [

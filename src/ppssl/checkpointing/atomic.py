@@ -12,7 +12,7 @@ from fsspec.utils import get_protocol
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
-from ppssl.checkpointing.files import is_whole, refuse_damaged
+from ppssl.checkpointing.files import is_whole, refuse_damaged, unreadable
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import expand
 
@@ -80,11 +80,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint, and compare its checksums first, which torch does not.
 
         Raises:
-            UserError: A local file is damaged.
+            UserError: A local file is damaged, or no checkpoint.
         """
-        if get_protocol(str(path)) == "file":
-            refuse_damaged(expand(path), "a checkpoint")
-        return super().load_checkpoint(path, map_location, weights_only)
+        if get_protocol(str(path)) != "file":
+            return super().load_checkpoint(path, map_location, weights_only)
+        refuse_damaged(expand(path), "a checkpoint")
+        try:
+            return super().load_checkpoint(path, map_location, weights_only)
+        except (FileNotFoundError, PermissionError, MemoryError):
+            raise
+        except Exception as error:  # torch raises many types, also of the system's errors
+            raise unreadable(expand(path), "a checkpoint", error) from error
 
 
 def remove_unfinished(folder: Path) -> None:

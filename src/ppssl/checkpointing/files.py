@@ -23,6 +23,7 @@ __all__ = [
     "read_weights",
     "refuse_damaged",
     "restore",
+    "unreadable",
 ]
 
 SCHEMA_VERSION = 1
@@ -98,13 +99,18 @@ def read_plain(path: Path, kind: str, *, mmap: bool = False) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises many types on damaged or foreign files
-        foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        reason = (
-            f"it holds a `{foreign[1]}`, which could run code; save its `state_dict` alone"
-            if foreign
-            else "it is damaged, or another file"
-        )
-        raise UserError(f"{path} cannot be read as {kind}: {reason}.") from error
+        raise unreadable(path, kind, error) from error
+
+
+def unreadable(path: Path, kind: str, error: Exception) -> UserError:
+    """The user error for what torch raises on a damaged or foreign file; ``kind`` is what the message calls it."""
+    foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    reason = (
+        f"it holds a `{foreign[1]}`, which could run code; save its `state_dict` alone"
+        if foreign
+        else "it is damaged, or another file"
+    )
+    return UserError(f"{path} cannot be read as {kind}: {reason}.")
 
 
 def _is_compressed(path: Path) -> bool:

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -13,7 +15,7 @@ from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.inference.embeddings import Feature
 from ppssl.studies.lightning_cli import replace_values
 from ppssl.utils.errors import UserError
-from ppssl.utils.paths import expand_config
+from ppssl.utils.paths import expand, expand_config
 from ppssl.utils.recipes import read_yaml, recipe_path
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "add_device",
     "add_feature",
     "add_seed",
+    "check_separate",
     "expand_data_recipe",
     "load_data",
     "split_overrides",
@@ -75,6 +78,31 @@ def add_seed(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="Seed of the splits, if the data set has none."
     )
+
+
+def check_separate(args: Namespace, outputs: Sequence[str], inputs: Sequence[str] = ()) -> None:
+    """Check that each file that is written is no file that is read, nor another one that is written.
+
+    Args:
+        args: The parsed arguments.
+        outputs: Names of the options that name files to write; ``None`` as their value is left out.
+        inputs: Names of the arguments that name files to read, or lists of them.
+
+    Raises:
+        UserError: Two of them are the same.
+    """
+    places: dict[Path, str] = {}
+    for name in [*inputs, *outputs]:
+        given = args.get(name)
+        for value in given if isinstance(given, list) else [given]:
+            place = None if value is None else expand(value).resolve()
+            if place is None or (place.exists() and not place.is_file()):
+                continue  # such as a pipe, which takes several results
+            if name in outputs and place in places:
+                raise UserError(
+                    f"`--{name}` would replace {places[place]}: {value}. Choose another place."
+                )
+            places[place] = f"the result of `--{name}`" if name in outputs else "an input"
 
 
 def expand_data_recipe(argv: list[str]) -> list[str]:

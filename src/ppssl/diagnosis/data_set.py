@@ -2,18 +2,22 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 
+from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.report import merged
 from ppssl.data.scan import CONVERT
 from ppssl.data.source import UNKNOWN
 from ppssl.data.survey import Survey
 from ppssl.diagnosis.finding import Finding, ok, problem, warning
 from ppssl.inference.duplicates import doubtful_labels
-from ppssl.inference.embedding_file import read_embeddings
+from ppssl.inference.embed import images_fingerprint
+from ppssl.inference.embedding_file import read_description, read_embeddings
 from ppssl.inference.embeddings import Embeddings
+from ppssl.losses.ais.plugin import AIS
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath
 
@@ -22,6 +26,7 @@ __all__ = [
     "check_broken",
     "check_class_names",
     "check_class_sizes",
+    "check_corpora",
     "check_count",
     "check_data",
     "check_doubtful",
@@ -238,12 +243,12 @@ def check_doubtful(survey: Survey, embeddings: AnyPath) -> list[Finding]:
         embeddings: A file of ``ppssl embed`` of this data set.
 
     Raises:
-        UserError: The file cannot be read.
+        UserError: The file cannot be read, or is of other images.
     """
+    if read_description(embeddings).data != images_fingerprint(survey.data):
+        raise UserError(f"{embeddings} is of another data set: write it again with `ppssl embed`.")
     parts = [part for part, _ in read_embeddings(embeddings)]
     index = torch.cat([part.index for part in parts])
-    if not len(index) or int(index.max()) >= len(survey):
-        raise UserError(f"{embeddings} is of another data set: write it again with `ppssl embed`.")
     labels = torch.from_numpy(survey.labels)[index]
     images = Embeddings(torch.cat([part.features for part in parts]), labels, index)
     doubts = doubtful_labels(images)
@@ -255,3 +260,22 @@ def check_doubtful(survey: Survey, embeddings: AnyPath) -> list[Finding]:
         f"{100 * first.share:.0f} % of its neighbours are `{classes[first.proposed]}`"
     )
     return [warning("doubtful labels", value, "Look at them in `ppssl report`.")]
+
+
+def check_corpora(model: Any, data: FineGrainedDataModule) -> list[Finding]:
+    """Whether the corpus of each AIS can be read.
+
+    Args:
+        model: The model; others than PPSSL have no corpus.
+        data: The data module, after its ``setup``.
+    """
+    findings = []
+    for name, plugin in dict(getattr(model, "plugins", {})).items():
+        if isinstance(plugin, AIS):
+            try:
+                corpus = plugin.load_corpus(data)
+            except UserError as error:
+                findings.append(problem(f"corpus of {name}", str(error), "Give another corpus."))
+            else:
+                findings.append(ok(f"corpus of {name}", f"{len(corpus):,} descriptions"))
+    return findings

@@ -10,13 +10,14 @@ import torch
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.loader import default_workers
 from ppssl.data.survey import Survey, survey
-from ppssl.diagnosis.data_set import check_data, check_doubtful
-from ppssl.diagnosis.finding import Finding, exit_code, problem
+from ppssl.diagnosis.data_set import check_corpora, check_data, check_doubtful
+from ppssl.diagnosis.finding import Finding, exit_code, problem, warning
 from ppssl.diagnosis.installation import check_installation, this_installation
 from ppssl.diagnosis.machine import Demand, Machine, check_machine, this_machine
 from ppssl.diagnosis.settings import Plan, check_normalisation, check_settings, plan_of
 from ppssl.diagnosis.trial import Trial, check_trial, try_steps
 from ppssl.studies.lightning_cli import PPSSLCLI, build_recipe
+from ppssl.utils.checks import check_range
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath
 from ppssl.utils.results import provenance
@@ -92,8 +93,10 @@ def doctor(
         embeddings: A file of ``ppssl embed`` of the data set, by which labels are checked; ``None``: they are not.
 
     Raises:
-        UserError: The recipe does not exist, or ``embeddings`` cannot be read.
+        UserError: ``embeddings`` cannot be read, or are of other images.
     """
+    check_range(">= 1", images=images)
+    check_range(">= 0", steps=steps)
     diagnosis = Diagnosis()
     areas = diagnosis.findings
     areas["installation"] = check_installation(this_installation())
@@ -107,6 +110,10 @@ def doctor(
         areas["machine"] = check_machine(this_machine(Path.cwd()))
         return diagnosis
     machine = this_machine(Path(built.trainer.default_root_dir))
+    if not isinstance(built.datamodule, FineGrainedDataModule):
+        areas["machine"] = check_machine(machine)
+        areas["data"] = [_unknown_data(built.datamodule)]
+        return diagnosis
     demand = _demand(built)
     areas["machine"] = check_machine(machine, demand)
     seen = _attempt(areas, "data", lambda: survey(built.datamodule, limit=images))
@@ -120,6 +127,12 @@ def doctor(
     if steps and exit_code(areas["settings"]) < 2 and exit_code(areas["data"]) < 2:
         _try(diagnosis, built, plan, machine, demand, steps)
     return diagnosis
+
+
+def _unknown_data(data: Any) -> Finding:
+    """The line on a data module that is not ppssl's, of whose images nothing can be known."""
+    advice = "Try the run by `ppssl fit ... --trainer.fast_dev_run=10`, which writes nothing."
+    return warning("data", f"not looked at: `{type(data).__name__}` is none of ppssl's", advice)
 
 
 def _attempt(areas: dict[str, list[Finding]], area: str, work: Callable[[], Any]) -> Any:
@@ -152,7 +165,7 @@ def _checkpoint_size(model: Any) -> int:
 
 
 def _check_settings(built: PPSSLCLI, plan: Plan, seen: Survey) -> list[Finding]:
-    findings = check_settings(built.model, plan)
+    findings = check_settings(built.model, plan) + check_corpora(built.model, seen.data)
     encoder = getattr(built.model, "encoder", None)
     info = getattr(encoder, "info", None)
     return (

@@ -41,6 +41,18 @@ _EXPECTED = (
 """Warnings that say what is meant: a replay has no monitors, and looks for anomalies."""
 
 
+_ENTRIES: dict[str, Any] = {
+    **dict.fromkeys(("step", "epoch", "processes", "threads"), int),
+    **dict.fromkeys(("terms", "trainer"), dict),
+    **dict.fromkeys(("model", "data"), dict | None),
+    **dict.fromkeys(("seed_everything", "checkpoint"), str | None),
+    "images": list,
+    "loss": str,
+    "device": str,
+}
+"""What a record holds."""
+
+
 def replay(
     record: AnyPath, model: LightningModule | None = None, data: LightningDataModule | None = None
 ) -> Replay:
@@ -91,7 +103,7 @@ def _read(record: AnyPath) -> dict[str, Any]:
         raise UserError(f"No such record: {path}{similar_path(path, '*.json')}.")
     try:
         content = json.loads(path.read_text())
-        if content["schema_version"] != 1 or not isinstance(content["terms"], dict):
+        if content["schema_version"] != 1 or not _is_whole(content):
             raise ValueError
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
@@ -103,6 +115,10 @@ def _read(record: AnyPath) -> dict[str, Any]:
             "checkpoint with one process."
         )
     return dict(content)
+
+
+def _is_whole(content: Mapping[str, Any]) -> bool:
+    return all(isinstance(content[name], kind) for name, kind in _ENTRIES.items())
 
 
 def _checkpoint(record: Path, content: Mapping[str, Any]) -> str | None:

@@ -26,7 +26,7 @@ from ppssl.inference.embeddings import Feature, embed_loader, feature_encoder
 from ppssl.utils.device import on_device
 from ppssl.utils.paths import AnyPath, writable_file, writing
 
-__all__ = ["embed", "fingerprint", "image_columns"]
+__all__ = ["embed", "fingerprint", "image_columns", "images_fingerprint"]
 
 PART = 4096
 """Images per part; the embeddings of one part are held in memory."""
@@ -122,9 +122,14 @@ def fingerprint(encoder: nn.Module) -> str:
 
 
 def _description_of(encoder: Any, data: FineGrainedDataModule, feature: Feature) -> Description:
-    images = digest(f"{name} {source.fingerprint()}" for name, source in data.sources.items())
+    images = images_fingerprint(data)
     dim = getattr(encoder, "head_hidden_size", None) or encoder.num_features
     return Description(fingerprint(encoder), images, data.image_size, data.eval_crop, dim, feature)
+
+
+def images_fingerprint(data: FineGrainedDataModule) -> str:
+    """Hash that changes with the images of a data set, after its ``setup``."""
+    return digest(f"{name} {source.fingerprint()}" for name, source in data.sources.items())
 
 
 def _split_into_parts(data: FineGrainedDataModule, size: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -22,7 +22,8 @@ class PredictionWriter(Callback):
     The file has the columns of :func:`ppssl.embed`: ``split``, ``path``, ``class``, ``label``, ``index``, and
     ``embedding``; of a classifier, in place of it ``predicted`` (a class name), ``probability`` and ``probabilities``
     (one per class, in the order of ``model.classes``). It has no fingerprint of the encoder: ``ppssl embed`` writes
-    files to evaluate and to search.
+    files to evaluate and to search. Nothing is written in a trial (``fast_dev_run``) and of data modules that are not
+    ppssl's, whose images have no names.
 
     Args:
         out: The ``.parquet`` file; ``None``: ``predictions.parquet`` in the folder of the run's logs. Of several
@@ -32,15 +33,20 @@ class PredictionWriter(Callback):
     def __init__(self, out: AnyPath | None = None) -> None:
         self.out = out
         self._path = Path()
+        self._data: FineGrainedDataModule | None = None
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the file can be written."""
+        """Check that the file can be written, and that the images have names and numbers for it."""
+        self._rows = []
+        self._data = _own_data(trainer)
+        if self._data is None:
+            return
         folder = trainer.log_dir or trainer.default_root_dir
         path = expand(folder) / "predictions.parquet" if self.out is None else expand(self.out)
         if trainer.world_size > 1:
             path = path.with_stem(f"{path.stem}-{trainer.global_rank}")
-        self._path, self._rows = writable_file(path), []
+        self._path = writable_file(path)
 
     def on_predict_batch_end(
         self,
@@ -52,12 +58,14 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the outputs of a batch, if they are one vector per image."""
-        if isinstance(outputs, Tensor) and outputs.ndim == 2:
+        if self._data is not None and isinstance(outputs, Tensor) and outputs.ndim == 2:
             values = (outputs.float(), batch["label"], batch["index"])
             self._rows.append(tuple(value.cpu() for value in values))  # type: ignore[arg-type]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
+        if self._data is None:
+            return
         if not self._rows:
             rank_zero_warn(
                 "No predictions are written: `predict_step` must return a tensor (images, values)."
@@ -66,13 +74,27 @@ class PredictionWriter(Callback):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        data: FineGrainedDataModule = trainer.datamodule  # type: ignore[attr-defined]
         outputs, labels, index = (torch.cat(part) for part in zip(*self._rows, strict=True))
-        columns = image_columns(data, index, labels) | _prediction_columns(pl_module, outputs)
+        columns = image_columns(self._data, index, labels) | _prediction_columns(pl_module, outputs)
         with writing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.table(columns), self._path)
         rank_zero_info(f"Predictions of {len(index):,} images: {self._path}")
+
+
+def _own_data(trainer: Trainer) -> FineGrainedDataModule | None:
+    """The data module; ``None``, with one line, where nothing is written: in a trial, or of other data."""
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]  # its constructor sets it
+        rank_zero_info("No predictions are written: `trainer.fast_dev_run` is a trial.")
+        return None
+    data = getattr(trainer, "datamodule", None)
+    if isinstance(data, FineGrainedDataModule):
+        return data
+    rank_zero_warn(
+        "No predictions are written: images have names and numbers in ppssl's data modules only, such as "
+        "`ppssl.FolderDataModule` or, of data of your own, `ppssl.DatasetDataModule`; `Trainer.predict` returns them."
+    )
+    return None
 
 
 def _prediction_columns(model: Any, outputs: Tensor) -> dict[str, Any]:

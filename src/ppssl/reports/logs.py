@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from ppssl.reports.run import EVENTS, METRICS
 
@@ -70,13 +71,21 @@ def _read_events(folder: Path) -> Scalars:
 
 
 def _read_csv(path: Path) -> Scalars:
+    """The values of a table; what is no number, as in a torn line, is left out with a warning."""
     rows: dict[str, list[tuple[int, float]]] = {}
-    with path.open(newline="") as file:
-        for line in csv.DictReader(file):
-            step = line.pop("step", None)
-            for name, text in line.items():
-                if step and text:
+    odd = 0
+    text = path.read_text("utf-8", "replace").replace("\0", "")  # a crash may leave blocks of zeros
+    for line in csv.DictReader(text.splitlines(), quoting=csv.QUOTE_NONE):
+        step = line.pop("step", None)
+        for name, text in line.items():
+            if step and text:
+                try:
                     rows.setdefault(name, []).append((int(float(step)), float(text)))
+                except (TypeError, ValueError, OverflowError):
+                    odd += 1
+    rows = {name: points for name, points in rows.items() if points}
+    if odd:
+        rank_zero_warn(f"{path}: {odd} entries are no numbers of a step, and are left out.")
     return {name: _in_order(points) for name, points in rows.items()}
 
 

@@ -143,14 +143,24 @@ def _evaluate_start(
     return _evaluate(embed_splits(encoder.model, data, device=device), run, data), line
 
 
+def _evaluated(data: FineGrainedDataModule, splits: Splits | None) -> np.ndarray:
+    """Numbers of gallery and queries, also of those that cannot be read and were skipped."""
+    if splits is None:
+        return np.empty(0, np.int64)
+    labelled = data.train_labelled + data.offset("train")
+    if splits.query_split == "train":
+        return labelled
+    queries = np.arange(len(data.sources[splits.query_split])) + data.offset(splits.query_split)
+    return np.concatenate([labelled, queries])
+
+
 def _all_images(
     encoder: Any, data: FineGrainedDataModule, splits: Splits | None, device: str
 ) -> Embeddings:
     """Embeddings of all images: what the evaluation embedded, and the others."""
     parts = [] if splits is None else [splits.gallery, splits.queries]
-    embedded = np.concatenate([np.empty(0, np.int64), *(part.index.numpy() for part in parts)])
     total = sum(len(source) for source in data.sources.values())
-    rest = np.setdiff1d(np.arange(total), embedded)
+    rest = np.setdiff1d(np.arange(total), _evaluated(data, splits))
     rest = rest[np.linspace(0, len(rest) - 1, min(len(rest), REST)).round().astype(int)]
     cfg = encoder.pretrained_cfg
     with on_device(encoder, device), normalised(data, cfg["mean"], cfg["std"]):

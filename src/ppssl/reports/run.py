@@ -59,7 +59,7 @@ class Run:
     def seed(self) -> int:
         """The seed of the run, 0 where it is not known."""
         seed = self.settings.get("seed_everything")
-        return seed if isinstance(seed, int) and not isinstance(seed, bool) else resolve_seed(None)
+        return seed if type(seed) is int and 0 <= seed < 2**32 else resolve_seed(None)
 
 
 def start_and_end(run: Run) -> dict[str, Any]:
@@ -69,10 +69,22 @@ def start_and_end(run: Run) -> dict[str, Any]:
     """
     for folder in run.logs[:1]:
         try:
-            return dict(json.loads((folder / "start_and_end.json").read_text()))
-        except (OSError, TypeError, ValueError):
+            written = _compared(json.loads((folder / "start_and_end.json").read_text()))
+        except (OSError, ValueError):
             continue
-    return dict(run.content.get("callbacks", {}).get("RepresentationMonitor", {}))
+        if written:
+            return written
+    return _compared(run.content.get("callbacks", {}).get("RepresentationMonitor", {}))
+
+
+def _compared(content: Any) -> dict[str, Any]:
+    """The content if it is what the monitor writes, else nothing."""
+    if not isinstance(content, dict) or not isinstance(content.get("end_epoch"), int):
+        return {}
+    values = [content.get("start"), content.get("end")]
+    numbers = [v for part in values if isinstance(part, dict) for v in part.values()]
+    whole = all(isinstance(part, dict) for part in values)
+    return content if whole and all(isinstance(v, int | float) for v in numbers) else {}
 
 
 def find_run(path: AnyPath) -> Run:
@@ -183,4 +195,7 @@ def _settings(logs: list[Path]) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    trainer = content.get("trainer")
+    return content | {"trainer": trainer if isinstance(trainer, dict) else {}}

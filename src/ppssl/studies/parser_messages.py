@@ -66,10 +66,14 @@ def parser_message(text: str) -> str:
             return f"One argument too many: `{unknown[0]}`; see --help."
         option_ = unknown[0].split()[0]
         return f"No such option: {option_}{_nearest_option(option_)}."
+    if several := re.findall(r"ambiguous option: (\S*) could match ([^\n]+)", text):
+        option_, matches = several[0][0].partition("=")[0], several[0][1]
+        examples = ", ".join(matches.split(", ")[:3])
+        return f"`{option_}` may be several options, such as {examples}: write it in full."
     name = ".".join(re.findall(r'(?:Parser key|key) "([^"]+)"', text))
-    if invalid := re.findall(r"Expected (?:an? )?([^\n]+?)\. Got value: ([^\n]+)", text):
+    if invalid := re.findall(r"Expected (?:an? )?([^\n]+?)\. Got value:([^\n]*)", text):
         expected, value = invalid[-1]
-        return f"`{name}`: expected {_describe_type(expected)}, got {value}."
+        return f"`{name}`: expected {_describe_type(expected)}, got {_shown(value)}."
     if "Subtypes: [" in text:
         return _union_message(name, text)
     lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -")]
@@ -79,6 +83,11 @@ def parser_message(text: str) -> str:
 def one_line(text: str) -> str:
     """The text with single spaces and without line ends."""
     return " ".join(text.split())
+
+
+def _shown(value: str) -> str:
+    """A value as a message shows it."""
+    return value.strip() or "an empty value"
 
 
 def _union_message(name: str, text: str) -> str:
@@ -94,7 +103,7 @@ def _union_message(name: str, text: str) -> str:
     subtypes = text.rpartition("Subtypes: [")[2].partition("\n")[0].removesuffix("]")
     types = re.split(r", (?![^\[]*\])", subtypes)
     expected = list(dict.fromkeys(_describe_type(type_) for type_ in types))
-    return f"`{name}`: expected {' or '.join(expected)}, got {value}."
+    return f"`{name}`: expected {' or '.join(expected)}, got {_shown(value)}."
 
 
 def _describe_type(text: str) -> str:

@@ -35,7 +35,13 @@ _PROBE = b"\0" * 4096
 
 
 def expand(path: AnyPath) -> Path:
-    """Return a path with ``~`` or ``~user`` as a shell expands it: an unknown user's stays as it is."""
+    """Return a path with ``~`` or ``~user`` as a shell expands it: an unknown user's stays as it is.
+
+    Raises:
+        UserError: The path is empty, as an unset variable of a shell is; it would be the working folder.
+    """
+    if os.fspath(path) == "":
+        raise UserError("A path is empty: name a file or folder (`.` is the working folder).")
     return Path(os.path.expanduser(path))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from ppssl.cli.arguments import expand_data_recipe
+from ppssl.cli.arguments import check_separate, expand_data_recipe
 from ppssl.cli.commands import bench_evaluate, bench_loader, bench_saliency, bench_step
 from ppssl.utils.paths import writable_figure, writable_file, writable_folder
 
@@ -41,4 +41,5 @@ def main(argv: list[str]) -> int:
     for option, check in _OUTPUTS.items():
         if args[name].get(option) is not None:
             check(args[name][option])
+    check_separate(args[name], ["json", "picture"])
     return _BENCHMARKS[name].run(parsers[name].instantiate(args[name]))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ppssl.cli.arguments import check_separate
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.corpus_generation import generate_corpus
 from ppssl.text.corpus_inspection import CorpusReport, check_output, draw_picks, inspect_corpus
@@ -158,6 +159,7 @@ def _inspect(args: Namespace) -> int:
     if args.json is not None:
         writable_file(args.json)
     check_output(args.out, args.teacher, args.images)
+    check_separate(args, ["json", "out"], ["corpus", "classes", "images"])
     classes = [] if args.classes is None else _read_names(args.classes)
     if args.corpus in ("class-names", "cars-names") and not classes:
         raise UserError(f"`{args.corpus}` is made from class names: give `--classes names.txt`.")

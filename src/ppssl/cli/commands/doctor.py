@@ -1,13 +1,14 @@
 """``ppssl doctor``: look at machine, installation, data and settings, and try a few steps, before a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from jsonargparse import ArgumentParser
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.markup import escape
 
-from ppssl.cli.arguments import split_overrides
+from ppssl.cli.arguments import check_separate, split_overrides
 from ppssl.diagnosis.doctor import doctor
 from ppssl.diagnosis.finding import Finding, Level
 from ppssl.diagnosis.replay import replay
@@ -26,10 +27,11 @@ _LOOKS: dict[Level, tuple[str, str, str]] = {
 
 def main(argv: list[str]) -> int:
     """Print what is found; returns 0, 1 with warnings or 2 with problems."""
-    overrides, own = split_overrides(argv, "checkpoint", "seed_everything")
+    overrides, own = split_overrides([*_without_resuming(argv)], "checkpoint", "seed_everything")
     args = _parser().parse_args(own)
     if args.json is not None:
         writable_file(args.json)
+        check_separate(args, ["json"], ["config", "embeddings", "replay"])
     if args.replay is not None:
         return _replay(args.replay, args.json)
     configs = args.config or []
@@ -57,6 +59,7 @@ def _parser() -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument(
+        "-c",
         "--config",
         type=str,
         action="append",
@@ -94,6 +97,19 @@ def _replay(record: str, json_file: str | None) -> int:
     if json_file is not None:
         write_json(json_file, asdict(found))
     return 0 if found.same else 1
+
+
+def _without_resuming(argv: Sequence[str]) -> Iterator[str]:
+    """The arguments without those of `ppssl fit` that name a checkpoint to resume from."""
+    remaining = iter(argv)
+    for arg in remaining:
+        option, equals, _ = arg.partition("=")
+        if option not in ("--resume", "--ckpt_path"):
+            yield arg
+            continue
+        if not equals:
+            next(remaining, None)
+        rank_zero_info(f"`{option}` is passed over: the run is looked at as a new one.")
 
 
 def _show(findings: Mapping[str, Sequence[Finding]]) -> None:

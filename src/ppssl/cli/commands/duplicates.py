@@ -9,6 +9,7 @@ from ppssl.cli.arguments import (
     add_checkpoint,
     add_data,
     add_device,
+    check_separate,
     expand_data_recipe,
     load_data,
 )
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> int:
     for file in (args.out, args.json):
         if file is not None:
             writable_file(file)
+    check_separate(args, ["out", "json"], ["checkpoint"])
     seed_everything(0, verbose=False)
     data = load_data(parser, args, args.checkpoint)
     pairs = duplicates(args.checkpoint, data, out=args.out, device=args.device)

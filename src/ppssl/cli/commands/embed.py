@@ -10,6 +10,7 @@ from ppssl.cli.arguments import (
     add_device,
     add_feature,
     add_seed,
+    check_separate,
     expand_data_recipe,
     load_data,
 )
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> int:
     add_seed(parser)
     args = parser.parse_args(expand_data_recipe(argv))
     writable_file(args.out)
+    check_separate(args, ["out"], ["checkpoint"])
     seed_everything(args.seed, verbose=False)
     data = load_data(parser, args, args.checkpoint)
     out = embed(args.checkpoint, data, args.out, feature=args.feature, device=args.device)

@@ -15,6 +15,7 @@ from ppssl.cli.arguments import (
     add_device,
     add_feature,
     add_seed,
+    check_separate,
     expand_data_recipe,
     load_data,
 )
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(expand_data_recipe(argv))
     if args.json is not None:
         writable_file(args.json)
+        check_separate(args, ["json"], ["checkpoint"])
     seed_everything(args.seed, verbose=False)
     options = {"feature": args.feature, "device": args.device}
     several_rows = args.label_fraction or args.random or args.imagenet

@@ -3,7 +3,7 @@
 from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 
-from ppssl.cli.arguments import add_data, expand_data_recipe
+from ppssl.cli.arguments import add_data, check_separate, expand_data_recipe
 from ppssl.inference.neighbours import draw_neighbours, neighbours
 from ppssl.utils.paths import writable_figure
 from ppssl.utils.results import show_table
@@ -37,6 +37,7 @@ def main(argv: list[str]) -> int:
     add_data(parser, "Recipe with the data set; only needed for images that are not files.")
     args = parser.parse_args(expand_data_recipe(argv))
     out = None if args.out is None else writable_figure(args.out)
+    check_separate(args, ["out"], ["image", "embeddings", "checkpoint"])
     seed_everything(0, verbose=False)
     data = parser.instantiate(args).data if args.get("data") else None
     nearest = neighbours(args.image, args.embeddings, args.checkpoint, k=args.k, data=data)

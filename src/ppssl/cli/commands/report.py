@@ -4,7 +4,14 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 from rich.console import Console
 
-from ppssl.cli.arguments import add_data, add_device, add_seed, expand_data_recipe, load_data
+from ppssl.cli.arguments import (
+    add_data,
+    add_device,
+    add_seed,
+    check_separate,
+    expand_data_recipe,
+    load_data,
+)
 from ppssl.reports.page import report
 from ppssl.reports.run import find_checkpoint
 from ppssl.utils.errors import UserError
@@ -18,6 +25,7 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     args = parser.parse_args(expand_data_recipe(argv))
     writable_file(args.out)
+    check_separate(args, ["out"], ["runs"])
     if len(args.runs) > 2:
         raise UserError(f"A page shows one run or two, got {len(args.runs)}.")
     seed_everything(args.seed, verbose=False)

@@ -18,6 +18,7 @@ from ppssl.data.files import FileSource
 from ppssl.data.images import read_image, to_rgb
 from ppssl.data.sets.rows import are_files, image_of_row, number_labels, open_rows
 from ppssl.data.source import ImageSource
+from ppssl.utils.paths import expand_text
 
 __all__ = ["DatasetDataModule", "RowSource", "as_image"]
 
@@ -128,7 +129,7 @@ def as_image(value: Any) -> Image.Image:
     if isinstance(value, bytes):
         return read_image(value)
     if isinstance(value, str | os.PathLike):
-        return read_image(Path(value).expanduser())
+        return read_image(Path(expand_text(value)))
     if isinstance(value, Image.Image):
         return to_rgb(value)
     if isinstance(value, Tensor) and value.ndim == 3 and len(value) in (1, 3):
@@ -158,7 +159,7 @@ def _pixels(image: Tensor) -> np.ndarray:
 def _source(images: Any, column: str | None, labels: np.ndarray, classes: list[str]) -> ImageSource:
     """Files are read as files, which may be decoded at a reduced size; all else by its row."""
     if are_files(images):
-        paths = [Path(path).expanduser().absolute() for path in images]
+        paths = [Path(expand_text(path)).absolute() for path in images]
         root = Path(os.path.commonpath([path.parent for path in paths]))
         return FileSource(root, paths, labels, classes)
     return RowSource(images, column, labels, classes)

@@ -10,6 +10,7 @@ from ppssl.data.sets.published import PublishedDataModule, Sizes, check_files
 from ppssl.data.sets.tables import Row, raise_file_error, read_numbered, read_rows
 from ppssl.data.source import ImageSource
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import expand
 
 __all__ = ["CUBDataModule", "read_cub"]
 
@@ -80,7 +81,7 @@ class CUBDataModule(PublishedDataModule):
         Raises:
             UserError: The attribute files are missing or damaged.
         """
-        root = Path(self.root).expanduser()
+        root = expand(self.root)
         home = self.home(root)
         if home is None:
             raise UserError(

@@ -12,6 +12,7 @@ from ppssl.data.scan import scan_images
 from ppssl.data.sets.layout import find_layout, warn_of_classes
 from ppssl.data.source import UNKNOWN, ImageSource, PassedOver
 from ppssl.utils.errors import ArgumentError, UserError, similar_path
+from ppssl.utils.paths import expand
 
 __all__ = ["FolderDataModule", "FolderSource", "existing_folder"]
 
@@ -108,7 +109,7 @@ def existing_folder(root: str) -> Path:
     Raises:
         UserError: It does not exist; the message suggests a similar name.
     """
-    path = Path(root).expanduser()
+    path = expand(root)
     if not path.is_dir():
         raise UserError(f"`data.root` is not a folder: {path}{similar_path(path, '*/')}.")
     return path

@@ -16,6 +16,7 @@ from ppssl.data.sets.layout import split_folders
 from ppssl.data.sets.tables import raise_file_error
 from ppssl.data.source import ImageSource
 from ppssl.utils.errors import UserError
+from ppssl.utils.paths import expand
 
 __all__ = ["PublishedDataModule", "Sizes", "check_files", "class_folders"]
 
@@ -70,7 +71,7 @@ class PublishedDataModule(FineGrainedDataModule):
 
     def prepare_data(self) -> None:
         """Download and extract the data set, if ``download`` is set and the files are missing."""
-        root = Path(self.root).expanduser()
+        root = expand(self.root)
         if not self.download or self._present(root):
             return
         if self.archive is None:

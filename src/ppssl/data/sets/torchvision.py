@@ -11,6 +11,7 @@ from ppssl.data.files import FileSource
 from ppssl.data.sets.published import PublishedDataModule, Sizes, check_files
 from ppssl.data.source import ImageSource
 from ppssl.utils.errors import ArgumentError, UserError
+from ppssl.utils.paths import expand
 
 __all__ = ["TorchvisionDataModule"]
 
@@ -96,7 +97,7 @@ class TorchvisionDataModule(PublishedDataModule):
 
     def prepare_data(self) -> None:
         """Let torchvision download the data set, if ``download`` is set and the files are missing."""
-        root = Path(self.root).expanduser()
+        root = expand(self.root)
         if self.download and not self._present(root):
             root.mkdir(parents=True, exist_ok=True)
             self._dataset(root, "test", download=True)

@@ -144,8 +144,7 @@ class AIS(LossPlugin):
             UserError: See :func:`~ppssl.text.bank.open_bank` and :meth:`~ppssl.text.corpus.TextCorpus.load`.
         """
         data = numbered_images(data, self)
-        root = getattr(data, "root", None)  # modules of files keep their folder under that name
-        corpus = TextCorpus.load(self.corpus, self.corpus_column, data.classes, root)
+        corpus = self.load_corpus(data)
         # Loading a model draws random numbers: with or without, the run is the same.
         with isolate_rng():
             bank = open_bank(
@@ -160,6 +159,11 @@ class AIS(LossPlugin):
             self.attach(bank)
             if self.online:
                 self.targets.online = load_teacher(self.teacher).to(device)
+
+    def load_corpus(self, data: FineGrainedDataModule) -> TextCorpus:
+        """The descriptions, for a data module after its ``setup``; errors are those of :meth:`prepare`."""
+        root = getattr(data, "root", None)  # modules of files keep their folder under that name
+        return TextCorpus.load(self.corpus, self.corpus_column, data.classes, root)
 
     def attach(self, bank: TextBank) -> None:
         """Use a bank for training. It is not part of the module: neither in checkpoints nor in DDP buffers."""
