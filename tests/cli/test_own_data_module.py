@@ -10,6 +10,8 @@ from PIL import Image
 
 from ppssl import PPSSL, load_transform
 from ppssl.cli.main import main
+from ppssl.inference.embedding_file import read_embeddings
+from ppssl.studies.parser_messages import parser_message
 
 OWN = """
 import torch
@@ -101,3 +103,76 @@ def test_what_is_missing_is_one_line(
     pattern = re.escape(message).replace(re.escape(".*"), ".*")
     assert re.search(pattern, error), error
     assert "Traceback" not in error
+
+
+PICTURES = """
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+
+class Pictures(Dataset):
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        pixels = np.random.default_rng(i).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        return Image.fromarray(pixels), i % 2
+
+
+def view(image):
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+"""
+
+RECIPE = """
+trainer: {max_steps: 2, enable_progress_bar: false, enable_model_summary: false}
+model: {class_path: ppssl.PPSSL, init_args: {backbone: resnet_small, lr: 0.01, backbone_kwargs: {width: 4}}}
+data:
+  class_path: ppssl.DatasetDataModule
+  init_args:
+    train: {class_path: own_pictures.Pictures, init_args: {count: 12}}
+    augmentation: own_pictures.view
+    image_size: 32
+    batch_size: 4
+    num_workers: 0
+"""
+
+
+def test_a_data_set_by_its_class_in_fit_and_as_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its arguments have no types, as in many a script."""
+    monkeypatch.chdir(tmp_path)
+    Path("own_pictures.py").write_text(PICTURES)
+    Path("recipe.yaml").write_text(RECIPE)
+    assert main(["fit", "--config", "recipe.yaml", "--trainer.default_root_dir=run"]) == 0
+    (last,) = Path("run").rglob("last.ckpt")
+    out = ["--out", "embeddings.parquet"]
+    assert main(["embed", str(last), "--data", "recipe.yaml", *out]) == 0
+    ((embeddings, _),) = read_embeddings("embeddings.parquet")
+    assert embeddings.index.tolist() == list(range(12))
+    capsys.readouterr()
+    Path("recipe.yaml").write_text(RECIPE.replace("count: 12", "number: 12"))
+    for command in (
+        ["embed", str(last), "--data", "recipe.yaml", *out],
+        ["fit", "--config", "recipe.yaml"],
+    ):
+        assert main(command) == 2
+        assert "`own_pictures.Pictures(number=12)`" in capsys.readouterr().err.splitlines()[-1]
+    sys.modules.pop("own_pictures", None)
+
+
+def test_that_it_is_not_null_either_is_no_reason() -> None:
+    """As jsonargparse says it of a value that it parses a second time."""
+    text = """Parser key "data":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'ppssl.data.datamodule.FineGrainedDataModule'>, <class 'NoneType'>]
+  Errors:
+    - Parameter 'part' from 'my_module.Digits.__init__' does not specify a type
+    - Expected a <class 'NoneType'>. Got value: Namespace(class_path='ppssl.DatasetDataModule')
+  Given value type: <class 'jsonargparse._namespace.Namespace'>
+  Given value: Namespace(class_path='ppssl.DatasetDataModule')"""
+    assert "'part'" in parser_message(text)

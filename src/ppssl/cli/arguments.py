@@ -41,7 +41,13 @@ def add_data(
     text: str = "Recipe with the data set; default: the data set of the checkpoint.",
 ) -> None:
     """Add ``--data RECIPE`` with the help ``text``, see :func:`expand_data_recipe`."""
-    parser.add_subclass_arguments(FineGrainedDataModule, "data", required=False, help=text)
+    parser.add_subclass_arguments(
+        FineGrainedDataModule,
+        "data",
+        required=False,
+        help=text,
+        fail_untyped=False,  # of classes outside ppssl, as LightningCLI
+    )
 
 
 def _check_device(_: type, name: str) -> None:

@@ -56,10 +56,11 @@ def refuse_nulls(config: Any, name: str = "") -> None:
     if isinstance(config, list):
         for i, item in enumerate(config):
             refuse_nulls(item, f"{name}[{i}]")
-    items = dict(vars(config)) if hasattr(config, "__dict__") else config
+    parsed = hasattr(config, "__dict__")
+    items = dict(vars(config)) if parsed else config
     if not isinstance(items, dict):
         return
-    if set(items) >= {"class_path", "init_args"}:
+    if parsed and set(items) >= {"class_path", "init_args"}:  # else data that only look like it
         items = dict(vars(items["init_args"])) if items["init_args"] is not None else {}
         hints = _types_of_required_values(config.class_path)
         for key in (key for key, value in items.items() if value is None and key in hints):

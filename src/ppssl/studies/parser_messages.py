@@ -71,7 +71,10 @@ def parser_message(text: str) -> str:
         examples = ", ".join(matches.split(", ")[:3])
         return f"`{option_}` may be several options, such as {examples}: write it in full."
     name = ".".join(re.findall(r'(?:Parser key|key) "([^"]+)"', text))
-    if invalid := re.findall(r"Expected (?:an? )?([^\n]+?)\. Got value:([^\n]*)", text):
+    invalid = re.findall(r"Expected (?:an? )?([^\n]+?)\. Got value:([^\n]*)", text)
+    if "Subtypes: [" in text:  # that a value is not null either says nothing
+        invalid = [pair for pair in invalid if pair[0] != "<class 'NoneType'>"]
+    if invalid:
         expected, value = invalid[-1]
         return f"`{name}`: expected {_describe_type(expected)}, got {_shown(value)}."
     if "Subtypes: [" in text:

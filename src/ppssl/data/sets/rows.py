@@ -55,6 +55,12 @@ def open_rows(dataset: Any, split: str, image: str | None, label: str | None) ->
     if isinstance(dataset, DatasetFolder) and _is_plain(dataset):
         paths = [path for path, _ in dataset.samples]
         return Rows(paths, dataset.targets, dataset.classes)
+    if isinstance(dataset, Mapping) and "class_path" in dataset:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in dict(dataset.get("init_args", {})).items())
+        raise UserError(
+            f"`{split}` cannot be made as `{dataset['class_path']}({arguments})`: there is no such class in a module "
+            "of the working folder or the environment, or it takes other arguments."
+        )
     columns = getattr(dataset, "column_names", getattr(dataset, "columns", None))
     columns = list(dataset) if isinstance(dataset, Mapping) else columns
     if columns is not None:
