@@ -41,7 +41,8 @@ def _data(images: Path, batch_size: int = 8) -> FolderDataModule:
 
 
 def _fit(model: Any, data: Any, folder: Path, *callbacks: Callback) -> Trainer:
-    drawn: list[Callback] = [AISCallback(every_n_epochs=1), IADMCallback(every_n_epochs=1)]
+    few: dict[str, int] = {"every_n_epochs": 1, "num_images": 1}  # a panel takes its time
+    drawn: list[Callback] = [AISCallback(**few), IADMCallback(**few)]
     monitor = RepresentationMonitor(every_n_epochs=1)
     drawn += [monitor] if isinstance(model, PPSSL) else [ClassificationMonitor(every_n_epochs=1)]
     trainer = Trainer(
@@ -61,31 +62,24 @@ def _left_out(warned: pytest.WarningsRecorder) -> list[str]:
     return [str(w.message) for w in warned if "and the training goes on" in str(w.message)]
 
 
+LEFT_OUT = {
+    "ppssl.losses.iadm.callback.saliency_panel": "IADMCallback leaves out the figure of `iadm`",
+    "ppssl.losses.iadm.callback.saliency_health": "IADMCallback leaves out the quality of the",
+    "ppssl.losses.ais.callback.description_panel": "AISCallback leaves out the figure of `ais`",
+    "ppssl.callbacks.monitor.report_start_and_end": "RepresentationMonitor leaves out the com",
+}
+
+
 @pytest.mark.parametrize(
-    ("place", "message"),
+    "places",
     [
-        (
-            "ppssl.losses.iadm.callback.saliency_panel",
-            "IADMCallback leaves out the figure of `iadm`",
-        ),
-        (
-            "ppssl.losses.iadm.callback.saliency_health",
-            "IADMCallback leaves out the quality of the",
-        ),
-        (
-            "ppssl.losses.ais.callback.description_panel",
-            "AISCallback leaves out the figure of `ais`",
-        ),
-        ("ppssl.callbacks.monitor.RetrievalMetrics", "RepresentationMonitor leaves out kNN and"),
-        (
-            "ppssl.callbacks.monitor.report_start_and_end",
-            "RepresentationMonitor leaves out the com",
-        ),
+        LEFT_OUT,  # each beside the others, and without what only follows it
+        {"ppssl.callbacks.monitor.RetrievalMetrics": "RepresentationMonitor leaves out kNN and"},
     ],
+    ids=["figures and more", "kNN"],
 )
 def test_a_pretraining_goes_on(
-    place: str,
-    message: str,
+    places: dict[str, str],
     image_folder: Path,
     clip_folder: Path,
     banks: Path,
@@ -93,13 +87,16 @@ def test_a_pretraining_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    monkeypatch.setattr(place, _fails(RuntimeError("an odd map\nof two lines")))
+    for place in places:
+        monkeypatch.setattr(place, _fails(RuntimeError("an odd map\nof two lines")))
     trainer = _fit(_ppssl(clip_folder), _data(image_folder), tmp_path)
     assert trainer.current_epoch == 2
     assert (tmp_path / "last.ckpt").exists()
-    (line,) = _left_out(recwarn)
-    assert line.startswith(message)
-    assert "RuntimeError: an odd map of two lines (test_diagnostics.py, line " in line
+    lines = _left_out(recwarn)
+    assert len(lines) == len(places)  # once each, in two epochs
+    for message in places.values():
+        (line,) = [line for line in lines if line.startswith(message)]
+        assert "RuntimeError: an odd map of two lines (test_diagnostics.py, line " in line
 
 
 @pytest.mark.parametrize("name", ["confusion_panel", "ClassificationMetrics.compute"])

@@ -14,6 +14,7 @@ from ppssl import PPSSL, FolderDataModule
 from ppssl.callbacks.monitor import RepresentationMonitor, validation_interval
 from ppssl.inference.embeddings import embed_loader
 from ppssl.metrics.retrieval import retrieval_metrics
+from tiny import TinyEncoder
 
 
 def _trainer(**kwargs: Any) -> Trainer:
@@ -76,7 +77,7 @@ def _fit(
     images: Path, folder: Path, *callbacks: Callback, ckpt: Path | None = None, **kwargs: Any
 ) -> tuple[list[int], Trainer]:
     """The validated epochs of a run of 3 steps an epoch; gallery and queries are 3 batches and 1, which makes n = 7."""
-    model = PPSSL(backbone="resnet_small", backbone_kwargs={"width": 4}, lr=0.01)
+    model = PPSSL(TinyEncoder(), lr=0.01)
     data = FolderDataModule(
         str(images), image_size=32, batch_size=8, num_workers=0, val_fraction=0.25
     )

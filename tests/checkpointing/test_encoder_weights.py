@@ -17,12 +17,18 @@ from ppssl.encoder import Encoder
 from ppssl.utils.errors import UserError
 
 Weights = dict[str, Tensor]
+NARROW: Any = {"channels": (8, 8, 8, 8)}
+"""ResNet-18's names in a smaller file."""
+
+
+def _encoder(pretrained: Path) -> Encoder:
+    return Encoder("resnet18", pretrained=str(pretrained), kwargs=NARROW)
 
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
     torch.manual_seed(1)
-    return dict(timm.create_model("resnet18", num_classes=0).state_dict())
+    return dict(timm.create_model("resnet18", num_classes=0, **NARROW).state_dict())
 
 
 def _under(prefix: str, weights: Weights) -> Weights:
@@ -62,7 +68,7 @@ FILES: dict[str, tuple[Callable[[Weights], Any], str | None]] = {
     "dino": (_dino, "teacher.backbone."),
     "simsiam": (_simsiam, "state_dict.module.encoder."),
     "torchvision": (
-        lambda w: w | {"fc.weight": torch.zeros(5, 512), "fc.bias": w["bn1.bias"]},
+        lambda w: w | {"fc.weight": torch.zeros(5, 8), "fc.bias": w["bn1.bias"]},
         None,
     ),
     "torchvision reference": (lambda w: {"model": _under("module.", w)}, "model.module."),
@@ -98,7 +104,7 @@ def test_weights_of_other_programs_load(
     path = tmp_path / "weights.pth"
     torch.save(content, path)
     with caplog.at_level(logging.INFO):
-        encoder = Encoder("resnet18", pretrained=path)
+        encoder = _encoder(path)
     for name, value in encoder.model.state_dict().items():
         torch.testing.assert_close(value, weights[name])
     said = [record.message for record in caplog.records if "Encoder weights" in record.message]
@@ -106,7 +112,7 @@ def test_weights_of_other_programs_load(
     assert place is None or said[0].startswith(f"Encoder weights: `{place}` in {path}")
     if all(isinstance(value, Tensor) for value in content.values()):
         save_file({k: v.clone() for k, v in content.items()}, tmp_path / "model.safetensors")
-        again = Encoder("resnet18", pretrained=tmp_path).model
+        again = _encoder(tmp_path).model
         torch.testing.assert_close(again.state_dict()["conv1.weight"], weights["conv1.weight"])
 
 
@@ -115,7 +121,7 @@ def test_copies_beside_the_one_taken_are_named(
 ) -> None:
     torch.save(_moco(weights), tmp_path / "moco.pth")
     with caplog.at_level(logging.INFO):
-        Encoder("resnet18", pretrained=tmp_path / "moco.pth")
+        _encoder(tmp_path / "moco.pth")
     assert "`state_dict.module.encoder_k.` would fit too" in caplog.text
 
 
@@ -133,7 +139,7 @@ def test_below_a_prefix_all_must_fit_too(
     content = _under("net.", weights) | change(weights)
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(UserError, match=f"do not fit the backbone: .*{message}"):
-        Encoder("resnet18", pretrained=tmp_path / "other.pth")
+        _encoder(tmp_path / "other.pth")
 
 
 class _Foreign:
@@ -143,4 +149,4 @@ class _Foreign:
 def test_objects_beside_the_weights_are_named(weights: Weights, tmp_path: Path) -> None:
     torch.save({"state_dict": weights, "config": _Foreign()}, tmp_path / "object.pth")
     with pytest.raises(UserError, match=r"holds a `.*_Foreign`, which could run code; save its"):
-        Encoder("resnet18", pretrained=tmp_path / "object.pth")
+        _encoder(tmp_path / "object.pth")

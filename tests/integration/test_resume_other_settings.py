@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fault_injection import Crash
 from ppssl import PPSSL, AtomicCheckpointIO, FineTune, FolderDataModule, RunCheckpoint
+from tiny import TinyEncoder
 
 IMAGES, EPOCHS, BATCH = 24, 4, 4
 STEPS = IMAGES // BATCH
@@ -52,9 +53,7 @@ def _fit(
     **options: Any,
 ) -> tuple[Record, Any]:
     record = Record(stop)
-    model = model or PPSSL(
-        backbone="resnet_small", backbone_kwargs={"width": 4}, base_lr=0.64, weight_decay=1e-3
-    )
+    model = model or PPSSL(TinyEncoder(), base_lr=0.64, weight_decay=1e-3)
     trainer = Trainer(
         **{"max_epochs": EPOCHS} | options,
         logger=False,
@@ -161,9 +160,8 @@ def test_more_epochs_stretch_the_schedule(image_folder: Path, tmp_path: Path) ->
 
 
 def test_new_options_of_the_optimizer_hold(image_folder: Path, tmp_path: Path) -> None:
-    tiny: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
-    _fit(image_folder, tmp_path, stop=9, model=PPSSL(**tiny, lr=0.1, weight_decay=1e-4))
-    changed = PPSSL(**tiny, lr=0.2, weight_decay=1e-3, sgd_momentum=0.8)
+    _fit(image_folder, tmp_path, stop=9, model=PPSSL(TinyEncoder(), lr=0.1, weight_decay=1e-4))
+    changed = PPSSL(TinyEncoder(), lr=0.2, weight_decay=1e-3, sgd_momentum=0.8)
     after, _ = _fit(image_folder, tmp_path, ckpt=tmp_path / "last.ckpt", model=changed)
     assert after.lr == pytest.approx([0.2 * _cosine(p) for p in after.progress])
     groups = changed.trainer.optimizers[0].param_groups
@@ -173,7 +171,7 @@ def test_new_options_of_the_optimizer_hold(image_folder: Path, tmp_path: Path) -
 
 def test_a_classifier_goes_on_likewise(image_folder: Path, tmp_path: Path) -> None:
     def model() -> FineTune:
-        return FineTune("resnet_small", backbone_kwargs={"width": 4}, lr=0.01, warmup_fraction=0.0)
+        return FineTune(TinyEncoder(), lr=0.01, warmup_fraction=0.0)
 
     straight, _ = _fit(image_folder, tmp_path / "straight", model=model(), batch=8)
     _fit(image_folder, tmp_path, model=model(), stop=STEPS)

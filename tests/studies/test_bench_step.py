@@ -18,6 +18,12 @@ SMALL: dict[str, Any] = {"backbone": "resnet_small", "batch_size": 4, "image_siz
 SMALL_ARGS = ["--backbone", "resnet_small", "--batch-size", "4", "--image-size", "32"]
 
 
+@pytest.fixture(autouse=True)
+def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bank of few images: the temperature of 4,096 takes a second to find."""
+    monkeypatch.setattr(step_variants, "NUM_IMAGES", 64)
+
+
 def test_json_has_ratios_and_times(tmp_path: Path) -> None:
     path = tmp_path / "step.json"
     args = ["--repeats", "2", "--variants", "[encoder, 'full, every 1']", "--peer", "torch"]
@@ -37,6 +43,7 @@ def test_json_has_ratios_and_times(tmp_path: Path) -> None:
     assert "max_rss_mib" not in content
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_process_per_variant(capsys: Any) -> None:
     content = bench_step(**SMALL, repeats=1, variants=["encoder"], peers=[])
     peaks = content["max_rss_mib"]

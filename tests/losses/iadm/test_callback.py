@@ -73,7 +73,11 @@ def test_watching_changes_nothing(tmp_path: Path) -> None:
     states = []
     for every in (0, 1):
         model = _model()
-        _fit(tmp_path / str(every), model, callbacks=[IADMCallback(every_n_epochs=every)])
+        _fit(
+            tmp_path / str(every),
+            model,
+            callbacks=[IADMCallback(every_n_epochs=every, num_images=2)],
+        )
         states.append(model.state_dict())
     for name, value in states[0].items():
         assert states[1][name].equal(value), name
