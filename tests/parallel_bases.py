@@ -1,9 +1,5 @@
-"""Losses and gradients of each base in one or several processes of a global batch, as a script.
+"""Losses and gradients of each base in one or several processes of a global batch: ``OUT/PROCESSES.pt``."""
 
-``python parallel_bases.py OUT PROCESSES`` writes ``OUT/PROCESSES.pt``. One start does for all bases: it takes the time.
-"""
-
-import sys
 from typing import Any
 
 import torch
@@ -80,7 +76,6 @@ def process(rank: int, world: int, out: str) -> None:
         distributed.destroy_process_group()
 
 
-if __name__ == "__main__":
-    count = int(sys.argv[2])
-    arguments = (count, sys.argv[1])
-    multiprocessing.start_processes(process, arguments, nprocs=count, start_method="fork")
+def processes(count: int, out: str) -> None:
+    """So many processes, forked: a start of Python would take the time."""
+    multiprocessing.start_processes(process, (count, out), nprocs=count, start_method="fork")

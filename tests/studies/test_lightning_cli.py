@@ -1,6 +1,9 @@
 import re
+from collections.abc import Iterator
 from configparser import ConfigParser
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from lightning.pytorch.plugins import AsyncCheckpointIO
 import layouts
 from ppssl import PPSSL
 from ppssl.checkpointing.atomic import AtomicCheckpointIO
-from ppssl.studies.lightning_cli import add_plugins, build_recipe
+from ppssl.studies.lightning_cli import PPSSLCLI, add_plugins, build_recipe
 from ppssl.studies.study import FROM_COMMAND_LINE, load_study
 from ppssl.utils.recipes import recipe_path
 from tiny import tiny_clip
@@ -35,15 +38,18 @@ PUBLISHED = {"cub": layouts.cub, "cars": layouts.cars, "aircraft": layouts.aircr
 
 
 def _small(path: Path, images: Path, folder: Path) -> list[str]:
-    """Overrides that make a recipe's data small."""
+    """Overrides that make a recipe's data small, and an encoder that it takes from others."""
     recipe = yaml.safe_load(path.read_text())
     if recipe["data"]["class_path"].endswith("SyntheticDataModule"):
         return ["--data.train_size=80", "--data.test_size=40"]
-    if path.parent.name not in PUBLISHED:
+    if path.parent.name == "folder":
         return ["--data.root", str(images)]
+    small = ["--data.image_size=32", "--model.backbone=resnet_small"]
+    small += ["--model.backbone_kwargs={width: 4}"]
+    if path.parent.name not in PUBLISHED:
+        return [*small, "--data.root", str(images)]
     root = PUBLISHED[path.parent.name](folder / "data")
-    small = ["--data.root", str(root), "--data.check_counts=false", "--data.image_size=32"]
-    small += ["--model.backbone=resnet_small", "--model.backbone_kwargs={width: 4}"]
+    small += ["--data.root", str(root), "--data.check_counts=false"]
     if "plugins" in recipe["model"]["init_args"]:
         (folder / "corpus.txt").write_text("".join(f"a thing of kind {k}\n" for k in range(9)))
         small += [f"--model.plugins.ais.corpus={folder / 'corpus.txt'}"]
@@ -71,11 +77,17 @@ def test_every_recipe_takes_a_step(path: Path, image_folder: Path, tmp_path: Pat
         assert 0 <= tested["test/top1"] <= tested["test/top5"] <= 1
 
 
+@cache
+def _published(name: str, kind: str) -> PPSSLCLI:
+    """A recipe as it is built; not to be changed."""
+    overrides = ["--model.pretrained=false", "--trainer.logger=false", "--data.root=unused"]
+    return build_recipe(f"ppssl:{name}/{kind}", overrides)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_recipes_of_the_published_sets_are_the_literatures(name: str) -> None:
     """F7, by what is built of base recipe and overlay."""
-    overrides = ["--model.pretrained=false", "--trainer.logger=false", "--data.root=unused"]
-    built = build_recipe(f"ppssl:{name}/moco_v2", overrides)
+    built = _published(name, "moco_v2")
     model, data, moco = built.model, built.datamodule, built.model.contrastive
     assert (model.backbone, model.optimizer, model.base_lr) == ("resnet50", "sgd", 0.03)
     assert (model.sgd_momentum, model.weight_decay) == (0.9, 1e-4)
@@ -113,8 +125,7 @@ def test_pretrained_has_one_default_in_python_and_on_the_command_line() -> None:
 @pytest.mark.parametrize("kind", ["linear", "finetune"])
 def test_classifiers_of_the_published_sets_are_the_literatures(name: str, kind: str) -> None:
     """F9 for the linear probe, F7 as far as it goes for fine-tuning; nothing of the labels is held out."""
-    overrides = ["--model.pretrained=false", "--trainer.logger=false", "--data.root=unused"]
-    built = build_recipe(f"ppssl:{name}/{kind}", overrides)
+    built = _published(name, kind)
     model, data = built.model, built.datamodule
     assert type(data).__name__.lower() == f"{name}datamodule"
     assert (model.backbone, model.sgd_momentum) == ("resnet50", 0.9)
@@ -134,8 +145,7 @@ def test_classifiers_of_the_published_sets_are_the_literatures(name: str, kind: 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_steps_that_are_told_are_those_of_the_whole_set(name: str, kind: str) -> None:
     """In the recipe's header and in LITERATURE.md; the last and partial batch is left out."""
-    overrides = ["--model.pretrained=false", "--trainer.logger=false", "--data.root=unused"]
-    built = build_recipe(f"ppssl:{name}/{kind}", overrides)
+    built = _published(name, kind)
     steps = built.datamodule.sizes.train // built.datamodule.batch_size
     epochs = 20 if kind == "pretrain" else 100
     assert built.trainer.max_epochs == epochs
@@ -156,13 +166,27 @@ def test_every_folder_of_recipes_is_packaged() -> None:
     assert names <= set(config["options.package_data"])
 
 
+def _with_new_options(runs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Runs with an option that no earlier one has."""
+    seen: set[str] = set()
+    for i, run in enumerate(runs):
+        if i == 0 or not run["overrides"].keys() <= seen:
+            yield run
+        seen |= run["overrides"].keys()
+
+
+@pytest.mark.parametrize(
+    "whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["options", "variants"]
+)
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
 def test_every_study_names_a_recipe_and_known_options(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each option of a study once; all variants, with all values, take a minute."""
     monkeypatch.syspath_prepend(str(EXPERIMENTS / "bench"))  # where a study's own plugin lies
     study = load_study(str(path))
-    for run in {r["variant"]: r for r in study.runs()}.values():
+    runs = list({r["variant"]: r for r in study.runs()}.values())
+    for run in runs if whole else _with_new_options(runs):
         local = [] if "synthetic" in study.recipe else ["--data.root=unused"]
         local += ["--model.pretrained=false"] if "photos" in study.recipe else []
         named = run["overrides"]

@@ -1,14 +1,12 @@
 """Part of the contract of contrastive objectives: two processes have the loss and gradient of one."""
 
-import sys
 from typing import Any
 
 import pytest
 import torch
 
 from bases import BASES
-from parallel_bases import process
-from processes import TESTS, finish, start
+from parallel_bases import process, processes
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +14,7 @@ def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any
     """The same batch in one process and shared by two."""
     out = tmp_path_factory.mktemp("processes")
     process(0, 1, str(out))
-    finish(start([sys.executable, TESTS / "parallel_bases.py", out, 2]))
+    processes(2, str(out))
     one, two = (torch.load(out / f"{n}.pt", weights_only=True) for n in (1, 2))
     return one, two
 
