@@ -226,6 +226,17 @@ SMALL = "ppssl:synthetic/pretrain"
             f"recipe: {SMALL}\nvariants: {{a/b: {{}}, a_b: {{model.lr: 1}}}}",
             "`a/b` and `a_b` would write to the same folder",
         ),
+        ("recipe: [r]", r"`recipe` must be text, got \['r'\]"),
+        ("recipe:", "`recipe` must be text, got None"),
+        (f"recipe: {SMALL}\nbaseline: 3", "`baseline` must be text, got 3"),
+        (f"recipe: {SMALL}\nvariants: {{a: {{3: 1}}}}", "names of options must be text, got 3"),
+        (f"recipe: {SMALL}\ngrid: {{3: [1]}}", "names of options must be text, got 3"),
+        (f"recipe: {SMALL}\noverrides: {{3: 1}}", "names of options must be text, got 3"),
+        (f"recipe: {SMALL}\ngrid: {{model.lr: [2024-01-01]}}", "date .* write it in quotes"),
+        (f"recipe: {SMALL}\nvariants: {{a: {{model.x: {{y: 2024-01-01}}}}}}", "write it in quotes"),
+        (f"recipe: {SMALL}\nvariants: {{..: {{}}}}", r"'\.\.' cannot be one: give it 1 to 200"),
+        (f"recipe: {SMALL}\nvariants: {{'': {{}}}}", "'' cannot be one: give it 1 to 200"),
+        (f"recipe: {SMALL}\nvariants: {{{'x' * 300}: {{}}}}", "cannot be one: give it 1 to 200"),
     ],
 )
 def test_what_is_no_study_is_refused(tmp_path, text, message):

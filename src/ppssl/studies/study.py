@@ -137,6 +137,11 @@ def _check_runs(study: Study, path: Any) -> None:
     if study.baseline is not None and study.baseline not in labels:
         hint = did_you_mean(study.baseline, labels, f": there are {'; '.join(labels)}")
         raise UserError(f"{path}: `baseline` {study.baseline!r} is not one of the variants{hint}.")
+    if unusable := [label for label in labels if not label.strip(". ") or len(label) > 200]:
+        raise UserError(
+            f"{path}: a variant's name, with its values of `grid`, is that of a folder, and {unusable[0][:50]!r} "
+            "cannot be one: give it 1 to 200 characters."
+        )
     places: dict[Path, str] = {}
     for run in runs:
         other = places.setdefault(result_path(run, Path()), run["variant"])
@@ -146,9 +151,13 @@ def _check_runs(study: Study, path: Any) -> None:
             )
 
 
+_RULES: dict[type, str] = {list: "a list", dict: "a mapping ({} for none)", str: "text"}
+
+
 def _check_types(content: Mapping[str, Any], path: Any) -> None:
     """Check that lists are lists and mappings are mappings, in the study and one level below."""
     expected: dict[str, type] = {"variants": dict, "seeds": list, "overrides": dict, "grid": dict}
+    expected |= {"recipe": str} | ({} if content.get("baseline") is None else {"baseline": str})
     checks = [(name, content[name], kind) for name, kind in expected.items() if name in content]
     expected_entries: dict[str, type] = {"variants": dict, "grid": list}
     for name, kind in expected_entries.items():
@@ -157,8 +166,17 @@ def _check_types(content: Mapping[str, Any], path: Any) -> None:
             checks += [(f"{name}.{key}", value, kind) for key, value in entries.items()]
     for name, value, kind in checks:
         if not isinstance(value, kind):
-            rule = "a list" if kind is list else "a mapping ({} for none)"
-            raise UserError(f"{path}: `{name}` must be {rule}, got {value!r}.")
+            raise UserError(f"{path}: `{name}` must be {_RULES[kind]}, got {value!r}.")
+    options = [content.get("overrides", {}), content.get("grid", {})]
+    options += content.get("variants", {}).values()
+    if odd := [name for names in options for name in names if not isinstance(name, str)]:
+        raise UserError(f"{path}: names of options must be text, got {odd[0]!r}.")
+    try:
+        json.dumps(content)
+    except TypeError as error:  # a date
+        raise UserError(
+            f"{path}: a value is no number, text, list or mapping ({error}): write it in quotes."
+        ) from error
 
 
 def result_path(run: Mapping[str, Any], out: Path) -> Path:
