@@ -42,8 +42,13 @@ def make(
     return encoder, base.train()
 
 
-def batch_of(index: list[int], seed: int = 0, size: int = 16) -> dict[str, Any]:
-    """Two views of noise of images with these numbers."""
+def batch_of(
+    index: list[int], seed: int = 0, size: int = 16, further: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    """Two views of noise of images with these numbers, and further ones of these sizes."""
     generator = torch.Generator().manual_seed(seed)
-    views = [torch.randn(len(index), 3, size, size, generator=generator) for _ in range(2)]
+    views = [
+        torch.randn(len(index), 3, pixels, pixels, generator=generator)
+        for pixels in (size, size, *further)
+    ]
     return {"views": views, "index": torch.tensor(index)}

@@ -21,15 +21,26 @@ def measure(rank: int, world: int, name: str) -> dict[str, Any]:
                 p.add_(
                     0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
                 )
-    whole = batch_of(INDEX)
+    whole = batch_of(INDEX, further=(12, 20))
     part = slice(rank * len(INDEX) // world, (rank + 1) * len(INDEX) // world)
     batch = {"views": [view[part] for view in whole["views"]], "index": whole["index"][part]}
     image = batch["views"][0].requires_grad_()
-    result: ContrastiveResult = base(encoder, batch, seed=0)
+    result: ContrastiveResult
+    result, of_all_views = base.over_views(encoder, batch, seed=0)
     if rank == 0:  # as often as a plugin likes: no process waits for another
         torch.autograd.grad(result.loss.sum(), image, retain_graph=True)
     (at_image,) = torch.autograd.grad(result.loss.sum(), image, retain_graph=True)
     contrast = result.contrast(result.features.embedding.detach())
+    trained = {
+        f"{owner}.{key}": p
+        for owner, module in (("encoder", encoder), ("base", base))
+        for key, p in module.named_parameters()
+        if p.requires_grad
+    }
+    at_trained = torch.autograd.grad(of_all_views.mean(), trained.values(), retain_graph=True)
+    with_further = {
+        key: _mean(value, world) for key, value in zip(trained, at_trained, strict=True)
+    }
     result.loss.mean().backward()
     base.after_backward(result)
     base.after_step(encoder, progress=0.3, total_steps=100)
@@ -41,10 +52,12 @@ def measure(rank: int, world: int, name: str) -> dict[str, Any]:
         if p.grad is not None
     }
     rows = {"loss": result.loss, "z": result.z, "key": result.key, "contrast": contrast}
+    rows["loss of all views"] = of_all_views
     found = {key: _rows(value, world) for key, value in rows.items()}
     logs = {key: _mean(value, world) for key, value in result.logs.items()}
     state = {key: value.clone() for key, value in base.state_dict().items()}
-    found |= {"gradients": gradients, "image": _rows(at_image, world), "logs": logs, "state": state}
+    found |= {"gradients": gradients, "gradients with further views": with_further}
+    found |= {"image": _rows(at_image, world), "logs": logs, "state": state}
     return found
 
 

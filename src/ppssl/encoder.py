@@ -142,6 +142,7 @@ class Encoder(nn.Module):
         if not isinstance(pretrained, bool):
             load_file(self.model, expand(pretrained))
         self._shapes = self.check_image_size(image_size or kwargs.get("img_size"))
+        self._taken: set[tuple[int, int]] = set()
         if isinstance(self.model, ModuleEncoder):
             self.model.num_features = self._shapes.dim
             with evaluation_mode(self):
@@ -160,6 +161,23 @@ class Encoder(nn.Module):
         """
         with evaluation_mode(self):
             return feature_shapes(self.model, self.name, size)
+
+    def check_further_view(self, height: int, width: int) -> None:
+        """Check that the encoder takes views of a size beside those that it is trained at; nothing is computed.
+
+        Raises:
+            UserError: It does not.
+        """
+        if (height, width) in self._taken:
+            return
+        advice = (
+            "make further views as large as the others (`local_size` of the augmentation), or let a ViT of timm take "
+            "any size, with `model.backbone_kwargs: {dynamic_img_size: true}`."
+        )
+        with evaluation_mode(self):
+            size = height if height == width else (height, width)
+            feature_shapes(self.model, self.name, size, advice)
+        self._taken.add((height, width))
 
     @property
     def info(self) -> EncoderInfo:

@@ -183,6 +183,8 @@ class PPSSL(TrainingModule):
         if hasattr(data := self._data_module(), "normalise_with"):
             data.normalise_with(self.encoder.info.mean, self.encoder.info.std)
             self.encoder.check_image_size(data.image_size)
+            for size in data.view_sizes[2:]:
+                self.encoder.check_further_view(size, size)
             self.train_at(data.image_size, data.eval_crop)
             data.request(merge_requests(self._plugins()))
         if stage == "fit":
@@ -270,13 +272,14 @@ class PPSSL(TrainingModule):
         if any(plugin.needs_image_gradient(progress, number) for plugin in plugins.values()):
             query, *others = batch["views"]
             batch = dict(batch) | {"views": [query.detach().requires_grad_(), *others]}
-        result = self._result = self.contrastive(self.encoder, batch, seed=seed)
-        contrastive = result.loss.mean()
+        result, of_images = self.contrastive.over_views(self.encoder, batch, seed=seed)
+        self._result = result
+        contrastive = of_images.mean()
         terms = self.loss_terms(training_step(batch, result, progress, number))
         others, logs = weighted_sum(terms, {n: p.weight(progress) for n, p in plugins.items()})
         loss = self.contrastive_weight * contrastive + others
         logs = {**result.logs, "loss_contrastive": contrastive.detach(), **logs}
-        values = {"contrastive": result.loss} | {name: term.value for name, term in terms.items()}
+        values = {"contrastive": of_images} | {name: term.value for name, term in terms.items()}
         where = {"step": self.global_step, "epoch": self.current_epoch}
         self.loss_history.add(loss, values, batch["index"], **where)
         return loss, logs

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from ppssl import PPSSL, FolderDataModule, MoCo
+from ppssl import PPSSL, FolderDataModule, MoCo, MoCoV2Augmentation
 from ppssl.callbacks.label_free import embed_two_views, label_free_values
 from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.metrics.rankme import rankme
@@ -28,10 +28,12 @@ def unlabelled(tmp_path: Path) -> str:
     return str(folder)
 
 
-def _fit(folder: Path, images: str, monitor: RepresentationMonitor, **kwargs: Any) -> PPSSL:
+def _fit(
+    folder: Path, images: str, monitor: RepresentationMonitor, local: int = 0, **kwargs: Any
+) -> PPSSL:
     torch.manual_seed(0)
-    small: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
-    model = PPSSL(**small, contrastive=MoCo(dim=8), lr=0.05)
+    encoder: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
+    model = PPSSL(**encoder, contrastive=MoCo(dim=8), lr=0.05)
     settings: dict[str, Any] = {"max_epochs": 2, "logger": False, "enable_checkpointing": False}
     trainer = Trainer(
         default_root_dir=folder,
@@ -41,7 +43,9 @@ def _fit(folder: Path, images: str, monitor: RepresentationMonitor, **kwargs: An
         enable_model_summary=False,
         **settings | kwargs,
     )
-    trainer.fit(model, FolderDataModule(images, image_size=32, batch_size=5, num_workers=0, seed=0))
+    small: dict[str, Any] = {"image_size": 32, "batch_size": 5, "num_workers": 0, "seed": 0}
+    augmentation = MoCoV2Augmentation(local_crops=local, local_size=16)
+    trainer.fit(model, FolderDataModule(images, augmentation=augmentation, **small))
     return model
 
 
@@ -109,6 +113,14 @@ def test_the_same_views_at_each_call_at_most_as_many_as_wanted(
     assert len(a) == len(b) == 8
     assert not torch.equal(a, b)
     torch.testing.assert_close((a, b), (c, d), rtol=0, atol=0)
+
+
+def test_further_views_are_not_looked_at(tmp_path: Path, unlabelled: str) -> None:
+    plain, local = RepresentationMonitor(), RepresentationMonitor()
+    _fit(tmp_path, unlabelled, plain, max_epochs=1)
+    _fit(tmp_path, unlabelled, local, local=1, max_epochs=1)
+    assert plain.start == local.start
+    assert plain.end != local.end
 
 
 TWO_PROCESSES = """

@@ -185,6 +185,25 @@ def test_a_sample_is_what_the_augmentation_says_for_its_index():
     assert item["label"] == 5 % 3
 
 
+def test_further_views_are_what_the_augmentation_says():
+    blur = {"blur_probability": 1.0, "blur_sigma": (20.0, 30.0)}
+    augmentation = MoCoV2Augmentation(**blur, local_crops=2, local_size=8)
+    options = {"offset": 100, "size": 16, "seed": 0, "requests": {}}
+    item, plain = (
+        ViewDataset(Source(), augmentation=each, **options)[2, 5]
+        for each in (augmentation, MoCoV2Augmentation(**blur))
+    )
+    image = Source().load(5)
+    assert all(torch.equal(a, b) for a, b in zip(item["views"][:2], plain["views"], strict=True))
+    assert len(item["views"]) == len(item["geometry"]) == 4
+    for view in (2, 3):
+        parameters = augmentation.sample(
+            0, 2, 105, view, size=(image.height, image.width), view_size=8
+        )
+        assert torch.equal(item["views"][view], apply_view(image, parameters, 8))
+        assert torch.equal(item["geometry"][view], parameters.geometry())
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_the_samples_whatever_the_number_of_workers(workers):
     sampler = EpochSampler(12, seed=5)

@@ -124,6 +124,10 @@ def test_the_largest_kernel():
     assert largest_kernel(MoCoV2Augmentation(blur_probability=0), 224) == 1
     with pytest.raises(UserError, match=r"cannot blur views of 32 .* lower `augmentation.blur_"):
         largest_kernel(MoCoV2Augmentation(blur_sigma=(0.1, 90.0)), 32)
+    assert largest_kernel(MoCoV2Augmentation(local_crops=1, local_size=64), 224) == 13
+    assert largest_kernel(MoCoV2Augmentation(local_crops=1, local_size=224), 64) == 13
+    with pytest.raises(UserError, match=r"cannot blur views of 6 pixels with a kernel of 13"):
+        largest_kernel(MoCoV2Augmentation(local_crops=1, local_size=6), 224)
 
 
 class Beyond(MoCoV2Augmentation):
@@ -157,10 +161,13 @@ def _batches(root, epoch=0, **kwargs):
     ]
 
 
-@pytest.mark.parametrize("epoch", [-1, 0, 3])
-def test_batches_equal_those_of_the_workers(epoch, image_folder):
-    expected = _batches(image_folder, epoch)
-    found = _batches(image_folder, epoch, augment_on="device")
+LOCAL = MoCoV2Augmentation(local_crops=2, local_size=20)
+
+
+@pytest.mark.parametrize(("epoch", "augmentation"), [(-1, None), (0, None), (3, None), (0, LOCAL)])
+def test_batches_equal_those_of_the_workers(epoch, augmentation, image_folder):
+    expected = _batches(image_folder, epoch, augmentation=augmentation)
+    found = _batches(image_folder, epoch, augmentation=augmentation, augment_on="device")
     assert len(found) == 3
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.keys() == theirs.keys()

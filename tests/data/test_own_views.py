@@ -146,7 +146,8 @@ def test_they_are_normalised_once_and_have_no_geometry(image_folder: Path) -> No
     [
         (torch.zeros(3, 16, 16), r"views of \(3, 32, 32\) for `image_size` 32, got \(3, 16, 16\)"),
         (torch.randn(3, 32, 32), "floats in .0, 1., got torch.float32 .* leave the normalisation"),
-        ([torch.zeros(3, 32, 32)] * 3, "one view, or a list of two, got a `list` of 3"),
+        ([torch.zeros(3, 32, 32)], "one view, or a list of two or more, got a `list` of 1"),
+        ([torch.zeros(3, 32, 32)] * 2 + [torch.zeros(4, 8, 8)], r"views of \(3, h, w\) after"),
         ([torch.zeros(3, 32, 32), torch.zeros(3, 8, 8)], r"got \(3, 8, 8\)"),
         (torch.zeros(3, 32, 32, dtype=torch.int64), "got torch.int64"),
     ],
@@ -154,6 +155,35 @@ def test_they_are_normalised_once_and_have_no_geometry(image_folder: Path) -> No
 def test_what_is_no_view_is_one_line(made: Any, message: str, image_folder: Path) -> None:
     with pytest.raises(UserError, match=message):
         _batches(image_folder, lambda image, generator: made, num_workers=0)
+
+
+def test_further_views_have_a_size_of_their_own(image_folder: Path) -> None:
+    crop = v2.RandomResizedCrop((12, 20))
+
+    def more(image: Image.Image) -> list[Any]:
+        return [CHAIN(image), CHAIN(image), crop(image), np.asarray(crop(image))]
+
+    for batch in _batches(image_folder, more, num_workers=0):
+        assert [tuple(v.shape) for v in batch["views"]] == [(8, 3, 32, 32)] * 2 + [
+            (8, 3, 12, 20)
+        ] * 2
+        assert batch["geometry"].shape == (8, 4, 5)
+    first, again = (_batches(image_folder, more, num_workers=n)[1]["views"] for n in (0, 2))
+    assert all(a.equal(b) for a, b in zip(first, again, strict=True))
+    assert not first[2].equal(first[3])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unequal_views_of_a_batch_are_one_line(workers: int, image_folder: Path) -> None:
+    def grows(image: Image.Image) -> list[Tensor]:
+        return [CHAIN(image), CHAIN(image), torch.zeros(3, 8, 8 + random.randrange(9))]
+
+    def more(image: Image.Image) -> list[Tensor]:
+        return [CHAIN(image)] * (2 + random.randrange(2))
+
+    for own, got in ((grows, r"\(3, 32, 32\), \(3, 8, \d+\) of one image"), (more, "of one image")):
+        with pytest.raises(UserError, match=f"as many views, of the same sizes, got .*{got}"):
+            _batches(image_folder, own, num_workers=workers)
 
 
 def test_the_device_has_moco_v2s_only() -> None:

@@ -478,6 +478,9 @@ def test_the_view_for_evaluation_shows_the_middle(crop):
         ),
         ({"crop_scale": (0.5, 0.4)}, r"`crop_scale`"),
         ({"crop_scale": (0.5, 1.1)}, r"`crop_scale`"),
+        ({"local_scale": (0.5, 0.4)}, r"`local_scale` must be 0 < low <= high <= 1"),
+        ({"local_crops": -1}, r"`local_crops` must be >= 0, got -1"),
+        ({"local_size": 0}, r"`local_size` must be >= 1, got 0"),
         ({"crop_ratio": (0.0, 1.0)}, r"`crop_ratio` must be 0 < low <= high, got"),
         ({"crop_ratio": (2.0, 1.0)}, r"`crop_ratio`"),
         ({"jitter": (1.1, 0, 0, 0)}, r"`jitter` must be three numbers in \[0, 1\]"),
@@ -504,3 +507,38 @@ def test_the_configuration_is_every_argument():
     again = MoCoV2Augmentation(**augmentation.config()["init_args"])
     assert vars(again) == vars(augmentation)
     assert _sample(again) == _sample(augmentation)
+
+
+# ---------------------------------------------------------------- further views
+
+
+def test_further_views_are_drawn_from_their_own_scale():
+    plain = MoCoV2Augmentation(blur_probability=(1.0, 0.0), solarize_probability=(0.0, 1.0))
+    local = MoCoV2Augmentation(
+        blur_probability=(1.0, 0.0),
+        solarize_probability=(0.0, 1.0),
+        local_crops=3,
+        local_size=12,
+        local_scale=(0.05, 0.15),
+    )
+    assert (plain.view_sizes(32), local.view_sizes(32)) == ([32, 32], [32, 32, 12, 12, 12])
+    for view in (0, 1):
+        assert _samples(20, plain, view=view) == _samples(20, local, view=view)
+    areas = []
+    for view in (2, 3, 4):
+        drawn = _samples(200, local, view=view, view_size=12)
+        areas += [p.crop[2] * p.crop[3] for p in drawn]
+        assert all(0 < p.blur_sigma <= 2.0 * 12 / 224 and not p.solarize for p in drawn)
+    assert 0.05 <= min(areas) < 0.06
+    assert 0.14 < max(areas) <= 0.15
+    assert len({round(area, 9) for area in areas}) == 600
+
+
+@pytest.mark.parametrize("options", [{}, {"local_crops": 1, "local_size": 20}])
+def test_the_shortest_side_is_enough_for_all_views(options):
+    augmentation = MoCoV2Augmentation(local_scale=(0.1, 0.2), **options)
+    side, short = augmentation.shortest_side(16), []
+    for view, size in enumerate(augmentation.view_sizes(16)):
+        for p in _samples(300, augmentation, view=view, size=(side, side), view_size=size):
+            short.append(min(p.crop[2:]) * side / size)
+    assert 1 <= min(short) < 1.3

@@ -17,6 +17,7 @@ from PIL import Image
 from command_line import error_line
 from ppssl import AIS, PPSSL, Anchor, FolderDataModule, LossPlugin, MoCo, SimCLR, embed
 from ppssl.cli.main import main
+from ppssl.data.loader import default_workers
 from ppssl.data.survey import Survey, survey
 from ppssl.diagnosis import data_set as data_checks
 from ppssl.diagnosis import installation as packages
@@ -527,12 +528,17 @@ def test_the_command_on_a_healthy_run_is_green(
     options = ["--config", "ppssl:folder/pretrain", "--data.root", str(healthy)]
     options += ["--data.image_size=32", "--data.batch_size=8", "--model.backbone_kwargs={width: 4}"]
     options += ["--model.contrastive.momentum=auto", "--trainer.max_epochs=100", "--steps", "3"]
+    options += ["--data.augmentation.local_crops=2", "--data.augmentation.local_size=16"]
     code = main(["doctor", *options, "--json", str(written)])
     content = json.loads(written.read_text())
     assert [f for f in content["findings"] if f["level"] != "ok"] == []
     assert code == content["exit_code"] == 0
     areas = list(dict.fromkeys(finding["area"] for finding in content["findings"]))
     assert areas == ["installation", "machine", "data", "settings", "trial"]
+    need = 256 + 2 * default_workers() * 2 * 10  # tensors of a batch of four views
+    for finding in content["findings"]:
+        if finding["what"] == "open files":
+            assert f"needs about {need:,}" in finding["value"]
     assert len(content["trial"]["seconds"]) == 3
     assert len(content["trial"]["losses"]) == 5
     shown = capsys.readouterr().out

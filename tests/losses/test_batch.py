@@ -34,6 +34,18 @@ class Items(Dataset[Any]):
         return self.item | ({"index": i} if self.item.get("index", 0) is None else {})
 
 
+class UnequalViews(DataLoader[Any]):
+    """A loader whose third view lacks an image."""
+
+    def __init__(self) -> None:
+        super().__init__(Items(views=[VIEW, VIEW, VIEW[:, :8, :8]], index=None), batch_size=8)
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            batch["views"][2] = batch["views"][2][1:]
+            yield batch
+
+
 class Stream(IterableDataset[Any]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter([{"views": [VIEW, VIEW], "index": i} for i in range(24)])
@@ -70,13 +82,18 @@ def _fit(data: Any, folder: Path, **options: Any) -> PPSSL:
         (Items(views=[VIEW.byte()] * 2, index=None), "of uint8, a tensor"),
         (Items(views=[VIEW[:1]] * 2, index=None), r"`views` that are a list of a tensor \(8, 1, 3"),
         (Items(views=[torch.zeros(4, 8, 8)] * 2, index=None), r"a tensor \(8, 4, 8, 8\)"),
+        (
+            UnequalViews(),
+            r"first is a tensor \(8, 3, 32, 32\) .* another one a tensor \(7, 3, 8, 8\)",
+        ),
         (Items(views=[VIEW] * 2, index="a"), "got an `index` that is a list of a str"),
     ],
 )
 def test_what_came_is_said(data: Any, came: str, prefill: Any, tmp_path: Path) -> None:
     contrastive = MoCo(dim=8, queue_size=16, prefill=prefill)
+    loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size=8)
     with pytest.raises(UserError, match=f"must be a dict with `views`.*{came}.*FolderDataModule"):
-        _fit(DataLoader(data, batch_size=8), tmp_path, contrastive=contrastive)
+        _fit(loader, tmp_path, contrastive=contrastive)
 
 
 def test_so_it_is_of_an_image_folder(image_folder: Path, tmp_path: Path) -> None:
@@ -89,8 +106,10 @@ def test_so_it_is_of_an_image_folder(image_folder: Path, tmp_path: Path) -> None
         _fit(DataLoader(Stream(), batch_size=8), tmp_path)
 
 
-def test_a_loader_of_dicts_trains(tmp_path: Path) -> None:
-    good = Items(views=[torch.rand(3, 32, 32) for _ in range(2)], index=None)
+@pytest.mark.parametrize("further", [[], [(3, 16, 16), (3, 12, 20)]])
+def test_a_loader_of_dicts_trains(further: list[Any], tmp_path: Path) -> None:
+    shapes = [(3, 32, 32), (3, 32, 32), *further]
+    good = Items(views=[torch.rand(shape) for shape in shapes], index=None)
     assert _fit(DataLoader(good, batch_size=8), tmp_path).global_step == 3
 
 

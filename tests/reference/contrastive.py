@@ -4,6 +4,7 @@
 - NT-Xent: Chen et al., arXiv 2002.05709, eq. 1.
 - MoCo v3: Chen, Xie and He, arXiv 2104.02057, algorithm 1.
 - BYOL: Grill et al., arXiv 2006.07733, eq. 2 and the symmetric loss below it.
+- Multi-crop: Caron et al., arXiv 2006.09882, section 3.3, and arXiv 2104.14294, eq. 3.
 """
 
 import math
@@ -83,6 +84,57 @@ def byol_loops(predictions: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor
             for a, b in zip(q / q.norm(), z / z.norm(), strict=True):
                 loss = loss + (a - b) ** 2
         losses.append(loss)
+    return torch.stack(losses)
+
+
+def multi_crop_loops(
+    base: str,
+    queries: list[Tensor],
+    targets: dict[int, Tensor],
+    index: list[int],
+    temperature: float = 1.0,
+    queue: tuple[Tensor, list[int]] | None = None,
+) -> Tensor:
+    """Loss of each image ``(N,)`` float64 of V views: the mean over pairs of a query and another view's target.
+
+    Args:
+        base: Name of the objective.
+        queries: What each view gives as a query, ``(N, d)``.
+        targets: What global views give as targets, by number of the view.
+        index: Numbers of the images.
+        temperature: Temperature of InfoNCE.
+        queue: Keys of the queue and the images that they are of.
+    """
+    losses = []
+    for i in range(len(index)):
+        pairs = []
+        for v, of_view in enumerate(queries):
+            for t, of_target in targets.items():
+                if t == v:
+                    continue
+                learns = base == "SimCLR" and v < 2  # else targets and negatives have no gradient
+                positive = of_target[i] if learns else of_target[i].detach()
+                if base == "BYOL":
+                    a, b = of_view[i].double(), positive.double()
+                    pairs.append(((a / a.norm() - b / b.norm()) ** 2).sum())
+                    continue
+                if queue is not None:
+                    others = [k for k, j in zip(*queue, strict=True) if j != index[i]]
+                else:
+                    views = list(targets.values()) if base == "SimCLR" else [of_target]
+                    others = [
+                        view[j] if learns else view[j].detach()
+                        for view in views
+                        for j in range(len(index))
+                        if index[j] != index[i]
+                    ]
+                ratios = [
+                    torch.exp(_cosine(of_view[i].double(), other.double()) / temperature)
+                    for other in [positive, *others]
+                ]
+                pairs.append(-torch.log(ratios[0] / torch.stack(ratios).sum()))
+        scale = {"MoCo": 1.0, "SimCLR": 1.0, "BYOL": 2.0, "MoCoV3": 4 * temperature}[base]
+        losses.append(scale * torch.stack(pairs).mean())
     return torch.stack(losses)
 
 

@@ -57,7 +57,7 @@ def embed_two_views(model: LightningModule, data: Any, images: int = 512) -> tup
         for cpu_batch in data.train_dataloader(epoch=_EPOCH):
             batch = strategy.batch_to_device(cpu_batch, strategy.root_device)
             with model.trainer.precision_plugin.forward_context():
-                for rows, view in zip(views, batch["views"], strict=True):
+                for rows, view in zip(views, batch["views"][:2], strict=True):
                     rows.append(model(view).float())
             if sum(map(len, views[0])) >= images:
                 break

@@ -38,15 +38,16 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class FineGrainedDataModule(LightningDataModule, Configurable):
     """Base class of the data modules: training and evaluation batches from any set of images.
 
-    A training batch, after transfer, is a dict of ``views`` (two tensors ``(B, 3, S, S)`` float32, normalised with the
-    encoder's mean and std), ``index`` ``(B,)`` int64 (the image's number in the full data set), ``label`` ``(B,)``
-    int64 (-1 where unknown), ``geometry`` ``(B, 2, 5)`` float32 (each view's left, top, width, height as fractions of
-    the original, and flip; NaN for own views), and what plugins requested. An evaluation batch has ``image`` instead.
+    A training batch, after transfer, is a dict of ``views`` (V tensors ``(B, 3, S, S)`` float32, normalised with the
+    encoder's mean and std; the first two are the global views, further ones may have a size of their own), ``index``
+    ``(B,)`` int64 (the image's number in the full data set), ``label`` ``(B,)`` int64 (-1 where unknown), ``geometry``
+    ``(B, V, 5)`` float32 (each view's left, top, width, height as fractions of the original, and flip; NaN for own
+    views), and what plugins requested. An evaluation batch has ``image`` instead.
 
     A subclass needs to implement :meth:`load_sources` only.
 
     Args:
-        image_size: Height and width of the views in pixels.
+        image_size: Height and width of the first two views in pixels.
         batch_size: Per-device batch size.
         num_workers: Worker processes per data loader; ``None``: the CPU cores but one, divided among the training
             processes of the machine, at most 16.
@@ -54,7 +55,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         val_fraction: Fraction of each class whose labels are held out for the online monitors, if the data set has no
             validation split.
         label_fraction: Fraction of each class whose labels may be used; smaller fractions are subsets of larger ones.
-        augmentation: Augmentation that draws the two views; ``None``: MoCo v2's. Or a transform of your
+        augmentation: Augmentation that draws the views; ``None``: MoCo v2's, of two. Or a transform of your
             own, ``image -> view`` or ``(image, generator) -> view``, called for each
             (:data:`~ppssl.data.own_views.OwnView`).
         augment_on: Where views are flipped, recoloured and blurred: in the ``"workers"``, or batched on the
@@ -157,6 +158,13 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
 
     # -- requests of the model ----------------------------------------------------------------------------------
 
+    @property
+    def view_sizes(self) -> list[int]:
+        """Height and width in pixels of each view; of the first two for an ``augmentation`` of your own."""
+        if isinstance(self.augmentation, MoCoV2Augmentation):
+            return self.augmentation.view_sizes(self.image_size)
+        return [self.image_size] * 2
+
     def normalise_with(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Set the per-channel mean and standard deviation for normalisation, in units of [0, 1]."""
         self.normalisation = tuple(mean), tuple(std)
@@ -164,7 +172,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         self._std = torch.tensor(std).view(1, -1, 1, 1)
 
     def request(self, requests: Mapping[str, Request]) -> None:
-        """Serve two views of all training images, and one batch entry per request (a function of the original)."""
+        """Serve views of all training images, and one batch entry per request (a function of the original)."""
         self._requests, self._labelled = dict(requests), None
 
     def request_labelled(self, augmentation: LabelledAugmentation) -> None:

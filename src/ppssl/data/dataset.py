@@ -35,7 +35,7 @@ Request = Callable[[Image.Image], Tensor]
 
 
 class ViewDataset(Dataset[dict[str, Any]]):
-    """Two augmented views of each training image, accessed by ``(epoch, number)``.
+    """Augmented views of each training image, two or more, accessed by ``(epoch, number)``.
 
     With ``on_device`` the views are crops only, and ``augmentation`` holds what the training device does with them
     (:mod:`ppssl.data.device_augmentation`).
@@ -80,24 +80,25 @@ class ViewDataset(Dataset[dict[str, Any]]):
         if not isinstance(augmentation, MoCoV2Augmentation):
             key: dict[str, int] = {"seed": self.seed, "epoch": epoch, "index": index}
             views = own_views(augmentation, image, **key, size=self.size)
-            return {"views": views, "geometry": torch.full((2, 5), torch.nan)}
+            return {"views": views, "geometry": torch.full((len(views), 5), torch.nan)}
         shape, pixels = (image.height, image.width), np.asarray(image)
+        sizes = augmentation.view_sizes(self.size)
         parameters = [
-            augmentation.sample(self.seed, epoch, index, view, size=shape, view_size=self.size)
-            for view in (0, 1)
+            augmentation.sample(self.seed, epoch, index, view, size=shape, view_size=size)
+            for view, size in enumerate(sizes)
         ]
         made: dict[str, Any] = {
-            "views": [self._view(pixels, p) for p in parameters],
+            "views": [self._view(pixels, p, s) for p, s in zip(parameters, sizes, strict=True)],
             "geometry": torch.stack([p.geometry() for p in parameters]),
         }
         if self.kernel is not None:
             made["augmentation"] = parameter_tensors(parameters, self.kernel)
         return made
 
-    def _view(self, pixels: np.ndarray, parameters: ViewParameters) -> Tensor:
+    def _view(self, pixels: np.ndarray, parameters: ViewParameters, size: int) -> Tensor:
         if self.kernel is None:
-            return apply_view(pixels, parameters, self.size)
-        return torch.from_numpy(crop_view(pixels, parameters, self.size)).permute(2, 0, 1)
+            return apply_view(pixels, parameters, size)
+        return torch.from_numpy(crop_view(pixels, parameters, size)).permute(2, 0, 1)
 
 
 class LabelledDataset(Dataset[dict[str, Any]]):

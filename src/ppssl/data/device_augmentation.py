@@ -25,17 +25,18 @@ __all__ = ["augment_views", "largest_kernel", "parameter_tensors"]
 
 
 def largest_kernel(augmentation: MoCoV2Augmentation, size: int) -> int:
-    """Width in pixels of the largest blur kernel for views of ``size`` pixels; 1 without blur.
+    """Width in pixels of the largest blur kernel for views of ``size`` pixels and further ones; 1 without blur.
 
     Raises:
-        UserError: The kernel reaches farther than the view.
+        UserError: The kernel reaches farther than a view.
     """
     if max(by_view(augmentation.blur_probability)) == 0:
         return 1
-    width = _kernel_width(augmentation.blur_sigma[1] * size / 224)
-    if width // 2 >= size:
+    sizes = augmentation.view_sizes(size)
+    width, smallest = _kernel_width(augmentation.blur_sigma[1] * max(sizes) / 224), min(sizes)
+    if width // 2 >= smallest:
         raise UserError(
-            f"`augment_on: device` cannot blur views of {size} pixels with a kernel of {width}: lower "
+            f"`augment_on: device` cannot blur views of {smallest} pixels with a kernel of {width}: lower "
             "`augmentation.blur_sigma`, or set `augment_on: workers`."
         )
     return width
@@ -65,12 +66,12 @@ def augment_views(
     """Flip, recolour, blur and solarize the crops of a batch.
 
     Args:
-        crops: V tensors ``(B, 3, S, S)`` uint8.
+        crops: V tensors ``(B, 3, S, S)`` uint8, each with an S of its own.
         geometry: ``(B, V, 5)``, whose last number is the flip.
         parameters: :func:`parameter_tensors` of a batch, ``(B, V, ...)``.
 
     Returns:
-        V tensors ``(B, 3, S, S)`` float32, whole numbers in [0, 255]: those of
+        V tensors ``(B, 3, S, S)`` float32 of the same sizes, whole numbers in [0, 255]: those of
         :func:`~ppssl.data.transforms.apply_view` but for 2 levels.
     """
     views = []

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
+from ppssl.data.own_views import check_equal
 from ppssl.utils import randomness
 from ppssl.utils.errors import UserError
 
@@ -171,13 +172,16 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Collate items into a batch; unreadable images are listed under ``broken`` as (name, reason).
 
     Batches of images keep the memory format of the images, pixel by pixel (``torch.channels_last``).
+
+    Raises:
+        UserError: The images have different numbers or sizes of views.
     """
     broken = [entry for item in items for entry in item.pop("broken")]
     batch: dict[str, Any] = {}
     if "views" in items[0]:
-        batch["views"] = [
-            _stack(views) for views in zip(*(i.pop("views") for i in items), strict=True)
-        ]
+        views = [item.pop("views") for item in items]
+        check_equal(views)
+        batch["views"] = [_stack(of_all) for of_all in zip(*views, strict=True)]
     if "image" in items[0]:
         batch["image"] = _stack([item.pop("image") for item in items])
     return batch | default_collate(items) | {"broken": broken}

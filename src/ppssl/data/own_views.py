@@ -2,7 +2,7 @@
 
 import inspect
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,13 @@ from ppssl.data.transforms import MoCoV2Augmentation
 from ppssl.utils import randomness
 from ppssl.utils.errors import ArgumentError, UserError
 
-__all__ = ["OwnView", "check_place", "own_views"]
+__all__ = ["OwnView", "check_equal", "check_place", "own_views"]
 
 OwnView = Callable[..., Any]
 """``image -> view`` or ``(image, generator) -> view``: a view of the original RGB image, not normalised.
 
 A view is a tensor ``(3, S, S)`` of uint8 or of floats in [0, 1], a PIL image, or an array ``(S, S, 3)`` of uint8. Both
-views may be returned as a list."""
+views may be returned as a list, and further ones after them, ``(3, h, w)`` of a size of their own."""
 
 
 def check_place(augmentation: Any, augment_on: str) -> None:
@@ -39,27 +39,45 @@ def check_place(augmentation: Any, augment_on: str) -> None:
 def own_views(
     function: OwnView, image: Image.Image, *, seed: int, epoch: int, index: int, size: int
 ) -> list[Tensor]:
-    """Draw the two views of an image: ``(3, size, size)`` each, uint8, or float32 in [0, 255].
+    """Draw the views of an image: uint8, or float32 in [0, 255]; the first two are ``(3, size, size)``.
 
-    The function is called once for each view, or once if it returns a list of both. The generator, and the global ones
-    of torch, NumPy and Python, are seeded by (seed, epoch, index, view), so transforms that draw from any of them are
-    reproducible.
+    The function is called once for each of two views, or once if it returns a list of all. The generator, and the
+    global ones of torch, NumPy and Python, are seeded by (seed, epoch, index, view), so transforms that draw from any
+    of them are reproducible.
 
     Raises:
-        UserError: A view has another form, size or range, or there are not two.
+        UserError: A view has another form, size or range, or there is one only.
     """
     views = []
     for view in (0, 1):
         made = _draw(function, image, seed, epoch, index, view)
         if isinstance(made, list | tuple):
-            if len(made) != 2:
+            if len(made) < 2:
                 raise UserError(
-                    "`augmentation` must give one view, or a list of two, got a "
+                    "`augmentation` must give one view, or a list of two or more, got a "
                     f"`{type(made).__name__}` of {len(made)}."
                 )
-            return [_checked(each, size) for each in made]
+            return [_checked(each, size if i < 2 else None) for i, each in enumerate(made)]
         views.append(_checked(made, size))
     return views
+
+
+def check_equal(views: Sequence[Sequence[Tensor]]) -> None:
+    """Check that the images of a batch have as many views as each other, of the same sizes.
+
+    Args:
+        views: The views of each image.
+
+    Raises:
+        UserError: They do not.
+    """
+    shapes = list(dict.fromkeys(tuple(tuple(v.shape) for v in of_image) for of_image in views))
+    if len(shapes) > 1:
+        one, other = (", ".join(map(str, of_image)) for of_image in shapes[:2])
+        raise UserError(
+            f"`augmentation` must give all images as many views, of the same sizes, got {one} of one image and "
+            f"{other} of another."
+        )
 
 
 def _draw(
@@ -84,14 +102,19 @@ def _takes_generator(function: OwnView) -> bool:
     return len([p for p in parameters if p.kind in kinds and p.default is p.empty]) >= 2
 
 
-def _checked(made: Any, size: int) -> Tensor:
+def _checked(made: Any, size: int | None) -> Tensor:
+    """A view as a tensor; ``size`` is what it must have, ``None`` for further views, which may have any."""
     if isinstance(made, Image.Image):
         made = np.array(made.convert("RGB"))
     if isinstance(made, np.ndarray) and made.dtype == np.uint8 and made.ndim == 3:
         made = torch.from_numpy(np.ascontiguousarray(made.transpose(2, 0, 1)))
     made = made[0] if isinstance(made, Tensor) and made.ndim == 4 and len(made) == 1 else made
-    if not isinstance(made, Tensor) or tuple(made.shape) != (3, size, size):
-        form = tuple(made.shape) if hasattr(made, "shape") else f"a `{type(made).__name__}`"
+    form = tuple(made.shape) if hasattr(made, "shape") else f"a `{type(made).__name__}`"
+    if size is None and not (isinstance(made, Tensor) and made.ndim == 3 and len(made) == 3):
+        raise UserError(
+            f"`augmentation` must give views of (3, h, w) after the first two, got {form}."
+        )
+    if size is not None and not (isinstance(made, Tensor) and form == (3, size, size)):
         raise UserError(
             f"`augmentation` must give views of (3, {size}, {size}) for `image_size` {size}, got {form}."
         )

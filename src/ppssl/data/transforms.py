@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from ppssl.utils import randomness
-from ppssl.utils.checks import check_range
+from ppssl.utils.checks import check_pixels, check_range
 from ppssl.utils.config import Configurable
 from ppssl.utils.errors import ArgumentError
 
@@ -83,6 +83,10 @@ class MoCoV2Augmentation(Configurable):
         blur_probability: Probability of blur, or one for each view.
         flip_probability: Probability of a horizontal flip.
         solarize_probability: Probability that values of 128 and more are inverted after the blur, or one for each view.
+        local_crops: Number of further views of each image (multi-crop: Caron et al., arXiv 2006.09882), which are
+            queries only; a probability for each view is that of the first one for them.
+        local_size: Height and width of the further views in pixels.
+        local_scale: ``crop_scale`` of the further views.
     """
 
     def __init__(
@@ -96,9 +100,15 @@ class MoCoV2Augmentation(Configurable):
         blur_probability: float | tuple[float, float] = 0.5,
         flip_probability: float = 0.5,
         solarize_probability: float | tuple[float, float] = 0.0,
+        local_crops: int = 0,
+        local_size: int = 96,
+        local_scale: tuple[float, float] = (0.05, 0.4),
     ) -> None:
-        if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-            raise ArgumentError(f"`crop_scale` must be 0 < low <= high <= 1, got {crop_scale}.")
+        for name, scale in (("crop_scale", crop_scale), ("local_scale", local_scale)):
+            if not 0 < scale[0] <= scale[1] <= 1:
+                raise ArgumentError(f"`{name}` must be 0 < low <= high <= 1, got {scale}.")
+        check_range(">= 0", local_crops=local_crops)
+        check_pixels(local_size=local_size)
         if not 0 < crop_ratio[0] <= crop_ratio[1]:
             raise ArgumentError(f"`crop_ratio` must be 0 < low <= high, got {crop_ratio}.")
         if not (all(0 <= s <= 1 for s in jitter[:3]) and 0 <= jitter[3] <= 0.5):
@@ -126,6 +136,13 @@ class MoCoV2Augmentation(Configurable):
         self.blur_probability = blur_probability
         self.flip_probability = flip_probability
         self.solarize_probability = solarize_probability
+        self.local_crops = local_crops
+        self.local_size = local_size
+        self.local_scale = local_scale
+
+    def view_sizes(self, size: int) -> list[int]:
+        """Height and width in pixels of each view of an image, in order; ``size`` is that of the first two."""
+        return [size, size, *[self.local_size] * self.local_crops]
 
     def sample(
         self, seed: int, epoch: int, index: int, view: int, *, size: tuple[int, int], view_size: int
@@ -136,12 +153,13 @@ class MoCoV2Augmentation(Configurable):
             seed: The run's seed.
             epoch: The epoch, from 0; -1 for the pass that fills the key queue.
             index: The image's index in the full data set.
-            view: 0 for the query's view, 1 for the key's.
+            view: 0 for the query's view, 1 for the key's, 2 and more for further views.
             size: The original's height and width in pixels: the crop's shape is measured in pixels.
             view_size: The view's height and width in pixels.
         """
         rng = randomness.generator(seed, "view", epoch, index, view)
-        crop = self._sample_crop(rng, *size)
+        crop = self._sample_crop(rng, *size, self.crop_scale if view < 2 else self.local_scale)
+        pair = view if view < 2 else 0
         u = rng.random(4)  # always drawn, so that no option changes the random numbers of another
         strength = np.array(self.jitter)
         factors = np.array([1, 1, 1, 0]) + strength * rng.uniform(-1, 1, 4)
@@ -152,20 +170,24 @@ class MoCoV2Augmentation(Configurable):
             flip=bool(u[0] < self.flip_probability),
             jitter=tuple(factors.tolist()) if u[1] < self.jitter_probability else None,
             grey=bool(u[2] < self.grey_probability),
-            blur_sigma=float(sigma) if u[3] < by_view(self.blur_probability)[view] else 0.0,
-            solarize=bool(bright < by_view(self.solarize_probability)[view]),
+            blur_sigma=float(sigma) if u[3] < by_view(self.blur_probability)[pair] else 0.0,
+            solarize=bool(bright < by_view(self.solarize_probability)[pair]),
         )
 
     def shortest_side(self, view_size: int) -> int:
         """Length in pixels that the short side of an image needs, so that no crop has fewer pixels than the view."""
         low, high = self.crop_ratio
-        return math.ceil(view_size / math.sqrt(self.crop_scale[0] * min(low, 1 / high)))
+        side = view_size / math.sqrt(self.crop_scale[0] * min(low, 1 / high))
+        if self.local_crops:
+            local = self.local_size / math.sqrt(self.local_scale[0] * min(low, 1 / high))
+            side = max(side, local)
+        return math.ceil(side)
 
     def _sample_crop(
-        self, rng: np.random.Generator, height: int, width: int
+        self, rng: np.random.Generator, height: int, width: int, scale: tuple[float, float]
     ) -> tuple[float, float, float, float]:
         """Draw area and aspect ratio until the crop fits, at most ten times; then use the largest central crop."""
-        areas = rng.uniform(*self.crop_scale, 10) * height * width
+        areas = rng.uniform(*scale, 10) * height * width
         ratios = np.exp(rng.uniform(math.log(self.crop_ratio[0]), math.log(self.crop_ratio[1]), 10))
         left, top = rng.random(2)
         for w, h in zip(

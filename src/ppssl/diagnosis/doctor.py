@@ -13,7 +13,7 @@ from ppssl.data.survey import Survey, survey
 from ppssl.diagnosis.data_set import check_corpora, check_data, check_doubtful
 from ppssl.diagnosis.finding import Finding, exit_code, problem, warning
 from ppssl.diagnosis.installation import check_installation, this_installation
-from ppssl.diagnosis.machine import Demand, Machine, check_machine, this_machine
+from ppssl.diagnosis.machine import TENSORS, Demand, Machine, check_machine, this_machine
 from ppssl.diagnosis.settings import Plan, check_normalisation, check_settings, plan_of
 from ppssl.diagnosis.trial import Trial, check_trial, try_steps
 from ppssl.studies.lightning_cli import PPSSLCLI, build_recipe
@@ -154,7 +154,8 @@ def _demand(built: PPSSLCLI) -> Demand:
         precision=str(trainer.precision),
         workers=workers,
         prefetch=data.prefetch_factor or 2,
-        batch=2 * data.batch_size * 3 * data.image_size**2,
+        batch=data.batch_size * 3 * sum(size**2 for size in data.view_sizes),
+        tensors=TENSORS + len(data.view_sizes) - 2,
         checkpoints=_COPIES * _checkpoint_size(built.model),
     )
 

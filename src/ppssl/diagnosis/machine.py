@@ -15,6 +15,7 @@ from ppssl.data.loader import default_workers, usable_cores
 from ppssl.diagnosis.finding import Finding, gigabytes, ok, problem, warning
 
 __all__ = [
+    "TENSORS",
     "Demand",
     "Gpu",
     "Machine",
@@ -34,8 +35,8 @@ _CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
 _LITTLE_MEMORY = 2e9
 _OTHER_FILES = 256
 """Files that a process has open beside those of its data loaders: libraries, logs."""
-_TENSORS = 8
-"""Tensors of a batch, each of which is an open file while it passes from a worker to the main process."""
+TENSORS = 8
+"""Tensors of a batch of two views, each of which is an open file while it passes from a worker to the main process."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Demand:
         prefetch: Batches that each worker makes in advance.
         batch: Size of a training batch, as workers pass it.
         checkpoints: Size of the checkpoints that are kept.
+        tensors: Number of tensors of a training batch.
     """
 
     on_gpu: bool
@@ -97,6 +99,7 @@ class Demand:
     prefetch: int
     batch: int
     checkpoints: int
+    tensors: int = TENSORS
 
 
 def this_machine(folder: Path) -> Machine:
@@ -150,7 +153,7 @@ def check_machine(machine: Machine, demand: Demand | None = None) -> list[Findin
         *check_precision(machine, demand),
         *check_disk(machine, demand.checkpoints),
         *check_shared_memory(machine, demand),
-        *check_open_files(machine, demand.workers, demand.prefetch),
+        *check_open_files(machine, demand.workers, demand.prefetch, demand.tensors),
         *check_workers(machine, demand.workers),
     ]
 
@@ -234,11 +237,13 @@ def check_shared_memory(machine: Machine, demand: Demand) -> list[Finding]:
     return [ok("shared memory", value)]
 
 
-def check_open_files(machine: Machine, workers: int, prefetch: int) -> list[Finding]:
+def check_open_files(
+    machine: Machine, workers: int, prefetch: int, tensors: int = TENSORS
+) -> list[Finding]:
     """Whether a process may open as many files as its workers pass tensors."""
     if machine.open_files is None:
         return []
-    need = _OTHER_FILES + 2 * workers * prefetch * _TENSORS
+    need = _OTHER_FILES + 2 * workers * prefetch * tensors
     value = f"at most {machine.open_files:,}, the run needs about {need:,}"
     if machine.open_files < need:
         return [

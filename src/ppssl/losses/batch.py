@@ -10,8 +10,8 @@ from ppssl.utils.errors import UserError
 __all__ = ["check_batch", "check_evaluation_batch", "count_images"]
 
 _EXPECTED = (
-    "A training batch must be a dict with `views`, two normalised floating-point tensors (B, 3, H, W), and `index`, "
-    "the numbers of the images (B,)"
+    "A training batch must be a dict with `views`, a list of two or more normalised floating-point tensors "
+    "(B, 3, H, W), and `index`, the numbers of the images (B,)"
 )
 _REMEDY = "DatasetDataModule makes such batches of any data set, FolderDataModule of a folder."
 
@@ -25,11 +25,16 @@ def check_batch(batch: Any) -> None:
     if not isinstance(batch, Mapping) or not {"views", "index"} <= batch.keys():
         raise UserError(f"{_EXPECTED}; got {_describe(batch)}. {_REMEDY}")
     views, index = batch["views"], batch["index"]
-    pair = isinstance(views, list | tuple) and len(views) >= 2
-    if not pair or not all(isinstance(v, Tensor) and v.ndim == 4 for v in views):
+    several = isinstance(views, list | tuple) and len(views) >= 2
+    if not several or not all(isinstance(v, Tensor) and v.ndim == 4 for v in views):
         raise UserError(f"{_EXPECTED}; got `views` that are {_describe(views)}. {_REMEDY}")
     if not all(view.is_floating_point() and view.shape[1] == 3 for view in views):
         raise UserError(f"{_EXPECTED}; got `views` that are {_describe(views)}. {_REMEDY}")
+    if other := [view for view in views if len(view) != len(views[0])]:
+        raise UserError(
+            f"{_EXPECTED}; got `views` of which the first is {_describe(views[0])} and another one "
+            f"{_describe(other[0])}. {_REMEDY}"
+        )
     if not isinstance(index, Tensor) or index.shape != views[0].shape[:1]:
         raise UserError(f"{_EXPECTED}; got an `index` that is {_describe(index)}. {_REMEDY}")
 

@@ -39,6 +39,9 @@ _TAKEN = ("views", "index", "label", "geometry", "augmentation", "broken")
 class TrainingStep:
     """State of a training step after the contrastive loss, the input of every plugin.
 
+    All attributes but ``batch`` are of the two global views, also if the batch has more: the term of a plugin does not
+    change with them, unless the plugin says that it looks at ``batch["views"][2:]`` itself.
+
     Attributes:
         batch: The batch (:class:`~ppssl.data.datamodule.FineGrainedDataModule`), with what the plugin requested.
         image: x_q, the query's view, ``(B, 3, H, W)``; its gradient can be asked for in the steps that
@@ -47,7 +50,7 @@ class TrainingStep:
         embedding: p of x_q, ``(B, D)``, with its graph.
         z: z_q, ``(B, d)`` float32, L2-normalised, with its graph.
         key: z_k, ``(B, d)`` float32, L2-normalised, no gradient.
-        contrastive_loss: L_con of each sample, ``(B,)``, with its graph.
+        contrastive_loss: L_con of each sample, of the global views, ``(B,)``, with its graph.
         contrast: L_con of other embeddings of x_q, ``(B, D) -> (B,)``, against the same keys.
         progress: Finished fraction of the training, in [0, 1].
         number: Number of optimizer steps before this one; equal for all micro-batches of one step.

@@ -100,7 +100,7 @@ def _patches(model: Any) -> tuple[int, int]:
 
 
 def feature_shapes(
-    model: Any, name: str, size: int | tuple[int, int] | None = None
+    model: Any, name: str, size: int | tuple[int, int] | None = None, advice: str | None = None
 ) -> FeatureShapes:
     """Find the shapes of a model's features by running it on the meta device, which computes nothing.
 
@@ -108,6 +108,7 @@ def feature_shapes(
         model: A timm model in evaluation mode; it is left as it is.
         name: Its name, for messages.
         size: Height and width of the images in pixels; ``None``: those that the model was trained with.
+        advice: What to do if it does not take them, for the message; ``None``: to set the size of all.
 
     Raises:
         UserError: The model does not take images of this size, or gives no feature map or no pooled embedding.
@@ -124,9 +125,11 @@ def feature_shapes(
     except UserError:
         raise
     except Exception as error:  # timm has no type of error for this
+        if advice is None:
+            example = f", such as {own}" if own != size else ""
+            advice = f"set `model.image_size` and `data.image_size` to the same size, one that it takes{example}."
         raise UserError(
-            f"`{name}` does not take images of {size} pixels ({_reason(error)}): set `model.image_size` and "
-            f"`data.image_size` to the same size, one that it takes{f', such as {own}' if own != size else ''}."
+            f"`{name}` does not take images of {size} pixels ({_reason(error)}): {advice}"
         ) from error
     if embedding.ndim != 2:
         raise UserError(

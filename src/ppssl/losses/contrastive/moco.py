@@ -31,6 +31,8 @@ GROUP = 32
 class MoCo(ContrastiveObjective):
     """MoCo v2: momentum encoder, key queue and InfoNCE.
 
+    Further views are queries of the same key and queue.
+
     Args:
         dim: Length of the projection z.
         hidden_dim: Width of the projection head's hidden layer; ``None``: the embedding's.
@@ -108,7 +110,9 @@ class MoCo(ContrastiveObjective):
             )
 
         logs = {"contrastive_accuracy": accuracy}
-        return ContrastiveResult(loss, features, z, key, contrast, tuple(enqueued), logs)
+        return ContrastiveResult(
+            loss, features, z, key, contrast, tuple(enqueued), logs, further=contrast
+        )
 
     @torch.no_grad()
     def keys(self, images: Tensor, index: Tensor, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ppssl.encoder import Encoder, Features
 from ppssl.utils.config import Configurable
+from ppssl.utils.errors import UserError
 
 __all__ = ["ContrastiveObjective", "ContrastiveResult"]
 
@@ -18,7 +20,7 @@ class ContrastiveResult:
     """Contrastive loss of a batch, with the tensors that it was computed from.
 
     View 0 is the query's view. An objective without negatives, or in which both views are queries, has all attributes
-    too.
+    too. All are of views 0 and 1, the global views, also if the batch has more.
 
     Attributes:
         loss: L_con of each sample, ``(B,)`` float32, with its graph; its mean is minimised.
@@ -31,6 +33,9 @@ class ContrastiveResult:
             where both views are queries the share of view 0. It changes no state.
         enqueued: What :meth:`ContrastiveObjective.after_backward` takes into the state, of all processes.
         logs: Scalars to log, by name.
+        further: Loss of the embeddings of a further view (:meth:`ContrastiveObjective.over_views`), on the scale of
+            ``loss``, ``(B, D) -> (B,)`` float32: as a query against the targets of the global views, which get no
+            gradient. ``None``: the objective takes two views.
     """
 
     loss: Tensor
@@ -40,10 +45,11 @@ class ContrastiveResult:
     contrast: Callable[[Tensor], Tensor]
     enqueued: tuple[Tensor, ...] = ()
     logs: Mapping[str, Tensor] = field(default_factory=dict)
+    further: Callable[[Tensor], Tensor] | None = None
 
 
 class ContrastiveObjective(nn.Module, Configurable):
-    """Contrastive loss over two views, with its state between steps (momentum encoder, key queue).
+    """Contrastive loss over views of images, with its state between steps (momentum encoder, key queue).
 
     Loss plugins work with every subclass that keeps this contract (``tests/losses/contrastive``):
 
@@ -57,6 +63,7 @@ class ContrastiveObjective(nn.Module, Configurable):
     - State that outlives a step is in parameters and buffers; it changes in :meth:`after_backward` and
       :meth:`after_step` alone, but for the running statistics of batch norm. Then a resumed run is bitwise the same.
     - Random numbers come from ``seed`` alone.
+    - What is said of ``loss`` holds for ``further``, for which :meth:`forward` is given the global views alone.
     - A batch of one image has a finite loss, or raises a :class:`~ppssl.UserError` that says what to do.
 
     Constructor arguments are kept under their own names (:class:`~ppssl.utils.config.Configurable`).
@@ -79,9 +86,43 @@ class ContrastiveObjective(nn.Module, Configurable):
 
         Args:
             encoder: The encoder that is trained.
-            batch: ``views`` and ``index``.
+            batch: ``views``, the two global ones, and ``index``.
             seed: Seed of the step, equal on all processes.
         """
+
+    def over_views(
+        self, encoder: Encoder, batch: Mapping[str, Any], *, seed: int
+    ) -> tuple[ContrastiveResult, Tensor]:
+        """:meth:`forward` of the global views, and L_con of each image over all views, ``(B,)`` float32.
+
+        L_con is the mean of the loss of the global views and of the loss of each further view, which is a query only
+        (multi-crop: Caron et al., arXiv 2006.09882 and 2104.14294). A further view is compared with as many targets as
+        the global views have queries, so it is the mean over all pairs of query and target, and its scale does not
+        depend on the number of views.
+
+        Args:
+            encoder: The encoder that is trained.
+            batch: ``views``, two or more, of which those after the second may have another size; and ``index``.
+            seed: Seed of the step, equal on all processes.
+
+        Raises:
+            UserError: There are more than two views, and the objective takes two; or the encoder does not take their
+                size.
+        """
+        pair, views = batch["views"][:2], batch["views"][2:]
+        result: ContrastiveResult = self(encoder, dict(batch) | {"views": pair}, seed=seed)
+        if not views:
+            return result, result.loss
+        if result.further is None:
+            raise UserError(
+                f"`{type(self).__name__}` takes two views, and this batch has {2 + len(views)}: set `further` of its "
+                "ContrastiveResult, or make two views (`local_crops: 0`)."
+            )
+        losses = [result.loss]
+        for view in views:
+            encoder.check_further_view(view.shape[2], view.shape[3])
+            losses.append(result.further(encoder(view)))
+        return result, torch.stack(losses).mean(dim=0)
 
     def needs_prefill(self) -> bool:
         """Whether it needs (more) batches before training begins."""

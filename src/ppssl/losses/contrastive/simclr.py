@@ -26,7 +26,7 @@ class SimCLR(ContrastiveObjective):
 
     ``L_i = (l(z_i, z'_i) + l(z'_i, z_i)) / 2`` with InfoNCE l; the negatives of both terms are the z and z' of all
     other images, of all processes, with their gradient. There is no momentum encoder and no queue; the loss needs large
-    batches.
+    batches. A further view is a query of z and of z', with the same negatives, all without a gradient.
     DEVIATION: an image that is in a batch twice is no negative of itself.
 
     Args:
@@ -77,17 +77,26 @@ class SimCLR(ContrastiveObjective):
         of_first, accuracy = direction(z[0], z[1])
         of_second, _ = direction(z[1], z[0])
         loss = _own_part((of_first + of_second) / 2, len(first))
-        key, constants = own[1].detach(), negatives.detach()
+        targets, constants = own.detach(), negatives.detach()
         own_mask = mask[_own_rows(len(first), len(mask))]
+
+        def half(query: Tensor, target: Tensor) -> Tensor:
+            tau = self.temperature
+            return functional.info_nce(query, target, constants, temperature=tau, mask=own_mask) / 2
 
         def contrast(embedding: Tensor) -> Tensor:
             with self.head.keep_statistics() as head:
                 query = head.unit(embedding)
-            tau = self.temperature
-            return functional.info_nce(query, key, constants, temperature=tau, mask=own_mask) / 2
+            return half(query, targets[1])
+
+        def further(embedding: Tensor) -> Tensor:
+            query = self.head.unit(embedding)
+            return half(query, targets[0]) + half(query, targets[1])
 
         logs = {"contrastive_accuracy": accuracy}
-        return ContrastiveResult(loss, features, own[0], key, contrast, logs=logs)
+        return ContrastiveResult(
+            loss, features, own[0], targets[1], contrast, logs=logs, further=further
+        )
 
     def _everyone(self, own: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Projections ``(2, N, d)`` and indices ``(N,)`` of the images of all processes, with the graph of ``own``."""

@@ -20,6 +20,8 @@ __all__ = ["SymmetricObjective"]
 class SymmetricObjective(ContrastiveObjective):
     """Each view is the query once and the key once: ``L = L(z_0, key_1) + L(z_1, key_0)``, by number of the view.
 
+    A further view v is a query of both keys: ``L(z_v, key_0) + L(z_v, key_1)``.
+
     ``z = predictor(head(encoder(x)))`` and ``key = key_head(key_encoder(x))``, both L2-normalised; key encoder and key
     head are momentum copies without gradient. Subclasses make the heads and implement the loss of one direction.
 
@@ -103,7 +105,15 @@ class SymmetricObjective(ContrastiveObjective):
                 query = self._predict(embedding)
             return self.direction(query, keys[1], others[1], mask)[0]
 
-        return ContrastiveResult(of_first + of_second, features, z[0], keys[1], contrast, logs=logs)
+        def further(embedding: Tensor) -> Tensor:
+            query = self._predict(embedding)
+            of_both = [self.direction(query, keys[v], others[v], mask)[0] for v in (0, 1)]
+            return of_both[0] + of_both[1]
+
+        loss = of_first + of_second
+        return ContrastiveResult(
+            loss, features, z[0], keys[1], contrast, logs=logs, further=further
+        )
 
     def after_step(self, encoder: Encoder, *, progress: float, total_steps: int) -> None:
         """Momentum update of key encoder and key head."""
