@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
@@ -78,7 +80,7 @@ def _cosine(progress: float) -> float:
 
 @pytest.mark.parametrize("stop", [STEPS, 9, 2 * STEPS + 5, EPOCHS * STEPS - 1])
 @pytest.mark.parametrize(
-    ("settings", "steps", "rate"),
+    ("changed", "steps", "rate"),
     [
         ({"batch": 8}, 3, 2.0),
         ({"batch": 2}, 12, 0.5),
@@ -89,7 +91,7 @@ def _cosine(progress: float) -> float:
     ],
 )
 def test_schedule_and_images_go_on(
-    settings: dict[str, Any],
+    changed: dict[str, Any],
     steps: int,
     rate: float,
     stop: int,
@@ -97,10 +99,10 @@ def test_schedule_and_images_go_on(
     tmp_path: Path,
 ) -> None:
     before, _ = _fit(image_folder, tmp_path, stop=stop)
-    after, model = _fit(image_folder, tmp_path, ckpt=tmp_path / "last.ckpt", **settings)
+    after, model = _fit(image_folder, tmp_path, ckpt=tmp_path / "last.ckpt", **changed)
     total = EPOCHS * steps
     assert before.progress[-1] == pytest.approx((stop - 1) / (EPOCHS * STEPS))
-    if settings.get("limit_train_batches", STEPS) >= STEPS or stop % STEPS == 0:
+    if changed.get("limit_train_batches", STEPS) >= STEPS or stop % STEPS == 0:
         assert after.progress[0] == pytest.approx(stop / (EPOCHS * STEPS), abs=1.01 / total)
     gains = torch.tensor(after.progress).diff()
     torch.testing.assert_close(gains, torch.full_like(gains, 1 / total), atol=1e-5, rtol=0)
@@ -108,14 +110,51 @@ def test_schedule_and_images_go_on(
     expected = [0.64 * rate * BATCH / 128 * _cosine(p) for p in after.progress]
     assert after.lr == pytest.approx(expected)
     assert model.trainer.current_epoch == EPOCHS
-    if settings.get("batch") == 5 or "limit_train_batches" in settings:
+    if changed.get("batch") == 5 or "limit_train_batches" in changed:
         return  # some images of each epoch are left out
     epoch = stop // STEPS
     seen = before.of_epoch(epoch) + after.of_epoch(epoch)
     repeated = len(seen) - IMAGES
     assert set(seen) == set(range(IMAGES))
-    assert 0 <= repeated <= max(0, settings.get("batch", BATCH) - BATCH)
+    assert 0 <= repeated <= max(0, changed.get("batch", BATCH) - BATCH)
     for later in range(epoch + 1, EPOCHS):
+        assert sorted(after.of_epoch(later)) == list(range(IMAGES))
+
+
+@pytest.mark.slow
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    stop=st.integers(1, EPOCHS * STEPS - 1),
+    batch=st.sampled_from([n for n in range(1, IMAGES // 2 + 1) if IMAGES % n == 0]),
+    accumulate=st.integers(1, 4),
+    epochs=st.integers(EPOCHS, EPOCHS + 2),
+)
+def test_any_step_and_settings(
+    stop: int,
+    batch: int,
+    accumulate: int,
+    epochs: int,
+    image_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Wherever a run stops, and whatever is changed: no image is lost, and the schedule ends where it should."""
+    folder = tmp_path_factory.mktemp("any")
+    before, _ = _fit(image_folder, folder, stop=stop)
+    options = {"batch": batch, "accumulate_grad_batches": accumulate, "max_epochs": epochs}
+    after, model = _fit(image_folder, folder, ckpt=folder / "last.ckpt", **options)
+    total = epochs * math.ceil(IMAGES / batch / accumulate)
+    assert model.trainer.current_epoch == epochs
+    assert after.progress[0] == pytest.approx(stop / STEPS / epochs, abs=1.01 / total)
+    assert after.progress[-1] == pytest.approx(1 - 1 / total)
+    gains = torch.tensor(after.progress).diff()
+    torch.testing.assert_close(gains, torch.full_like(gains, 1 / total), atol=1e-5, rtol=0)
+    rate = 0.64 * batch * accumulate / 128
+    assert after.lr == pytest.approx([rate * _cosine(p) for p in after.progress])
+    epoch = stop // STEPS
+    seen = before.of_epoch(epoch) + after.of_epoch(epoch)
+    assert set(seen) == set(range(IMAGES))
+    assert len(seen) - IMAGES < batch  # of a batch that was begun
+    for later in range(epoch + 1, epochs):
         assert sorted(after.of_epoch(later)) == list(range(IMAGES))
 
 
