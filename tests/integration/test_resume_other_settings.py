@@ -122,7 +122,7 @@ def test_schedule_and_images_go_on(
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     stop=st.integers(1, EPOCHS * STEPS - 1),
     batch=st.sampled_from([n for n in range(1, IMAGES // 2 + 1) if IMAGES % n == 0]),
@@ -144,7 +144,8 @@ def test_any_step_and_settings(
     after, model = _fit(image_folder, folder, ckpt=folder / "last.ckpt", **options)
     total = epochs * math.ceil(IMAGES / batch / accumulate)
     assert model.trainer.current_epoch == epochs
-    assert after.progress[0] == pytest.approx(stop / STEPS / epochs, abs=1.01 / total)
+    step = min(1, batch * accumulate / IMAGES) / epochs  # the last one of an epoch is shorter
+    assert after.progress[0] == pytest.approx(stop / STEPS / epochs, abs=1.01 * step)
     assert after.progress[-1] == pytest.approx(1 - 1 / total)
     gains = torch.tensor(after.progress).diff()
     torch.testing.assert_close(gains, torch.full_like(gains, 1 / total), atol=1e-5, rtol=0)
