@@ -10,10 +10,10 @@ demo: $(VENV)/.installed  ## pretrain on synthetic birds, before and after in on
 	$(BIN)/ppssl demo --out runs/demo
 
 test: $(VENV)/.installed  ## the default tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.installed  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --timeout 900
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell

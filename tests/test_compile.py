@@ -15,6 +15,7 @@ from ppssl import IADM, PPSSL, FineTune, FolderDataModule, LossPlugin, MoCo, Use
 from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.utils import compiler
 from processes import TESTS, finish, start
+from tiny import TinyEncoder
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
 
@@ -87,7 +88,7 @@ def _assert_same(found: Any, expected: Any, **tolerance: float) -> None:
         torch.testing.assert_close(found[name], value, msg=name, **tolerance)
 
 
-@pytest.mark.parametrize("source", ["image", "output"])
+@pytest.mark.parametrize("source", ["image", pytest.param("output", marks=pytest.mark.slow)])
 def test_training_is_that_of_the_plain_encoder(
     source: str, graphs: list[int], image_folder: Path, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_training_is_that_of_the_plain_encoder(
     _assert_same(model.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_files_are_those_of_the_plain_encoder(
     graphs: list[int], image_folder: Path, tmp_path: Path
 ) -> None:
@@ -160,7 +162,10 @@ def test_a_copy_has_its_own_weights(graphs: list[int]) -> None:
     assert len(graphs) > 0
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    "name",
+    ["vit_tiny_patch16_224", pytest.param("mobilenetv3_small_050", marks=pytest.mark.slow)],
+)
 def test_other_encoders(name: str, graphs: list[int]) -> None:
     torch.manual_seed(0)
     kwargs = {"depth": 1} if name.startswith("vit") else None
@@ -185,7 +190,7 @@ def test_many_models_in_one_process(graphs: list[int]) -> None:
     with torch._dynamo.config.patch(recompile_limit=4):  # 8, unless timm.optim is there
         for width in range(4, 7):
             compiler.prepare_compiler("x", torch.device("cpu"))
-            encoder = Encoder("resnet_small", kwargs={"width": width}, compiled=True)
+            encoder = Encoder(TinyEncoder(width), compiled=True)
             encoder(images)
             with torch.no_grad():
                 encoder(images)

@@ -42,6 +42,17 @@ PAGES = sorted(
 )
 FAST = "docs/how-to/use-an-encoder.md"
 """The page whose commands run in the default tests; those of the others take longer."""
+LONG_PYTHON = [
+    f"docs/how-to/{name}.md"
+    for name in (
+        "bring-your-own",
+        "coming-from-lightly",
+        "saliency-maps",
+        "your-base",
+        "your-images",
+    )
+]
+"""Pages whose Python trains several models or draws: not in the default tests."""
 
 
 class Block(NamedTuple):
@@ -262,7 +273,10 @@ def test_recipes_are_parsed(page: str, folder: Path, only_parse: None) -> None:
             main(["fit", "--config", "recipe.yaml", "--debug"])
 
 
-@pytest.mark.parametrize("page", having("python"))
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p in LONG_PYTHON)) for p in having("python")],
+)
 def test_python_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layouts.nabirds(folder / "path" / "to")
     layouts.dogs(folder / "path" / "to" / "dogs")

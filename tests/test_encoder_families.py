@@ -152,7 +152,12 @@ def test_a_map_beside_the_embedding(name: str, kwargs: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kwargs"), [("levit_128s", {}), ("pit_ti_224", {}), ("xcit_nano_12_p8_224", {})]
+    ("name", "kwargs"),
+    [
+        ("levit_128s", {}),
+        pytest.param("pit_ti_224", {}, marks=pytest.mark.slow),
+        pytest.param("xcit_nano_12_p8_224", {}, marks=pytest.mark.slow),
+    ],
 )
 def test_new_families_take_training_steps(
     name: str, kwargs: dict[str, Any], image_folder: Path

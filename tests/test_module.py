@@ -27,6 +27,7 @@ from ppssl.losses.contrastive import MoCo
 from ppssl.losses.iadm.plugin import IADM
 
 TINY = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
+LARGER = ("resnet18", "convnext_atto")
 
 
 class Whiten(LossPlugin):
@@ -101,7 +102,10 @@ def test_trains_logs_and_monitors(tmp_path: Path, image_folder: Path) -> None:
     assert model.contrastive.queue.is_full()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    ["vit_tiny_patch16_224", *(pytest.param(n, marks=pytest.mark.slow) for n in LARGER)],
+)
 def test_checkpoint_gives_the_same_encoder(name: str, tmp_path: Path, image_folder: Path) -> None:
     """`PPSSL(x)` equals `load_encoder(path)(x)`, alone and in a batch."""
     torch.manual_seed(0)

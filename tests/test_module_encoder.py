@@ -104,6 +104,11 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 }
 TOLD = ("dinov2", "convnext", "hand-written")
 by_name = pytest.mark.parametrize("name", MODULES)
+trained_by_name = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n == "torchvision")) for n in MODULES],
+)
+"""The ResNet of torchvision has no narrow form."""
 
 
 def _module(name: str) -> nn.Module:
@@ -306,7 +311,7 @@ def test_parameters_without_influence_are_not_trained() -> None:
 # -- saved, loaded, resumed -------------------------------------------------------------------------------------------
 
 
-@by_name
+@trained_by_name
 def test_it_trains_and_is_saved_loaded_and_resumed(
     name: str, image_folder: Path, tmp_path: Path
 ) -> None:
@@ -381,7 +386,7 @@ def test_weights_of_a_file_by_the_modules_own_names(tmp_path: Path) -> None:
 # -- used -------------------------------------------------------------------------------------------------------------
 
 
-@by_name
+@trained_by_name
 def test_plugins_train_with_it(name: str, image_folder: Path, tmp_path: Path) -> None:
     plugins = {"iadm": IADM(start=0.0, full=0.0, every=1, hidden=4), "anchor": Anchor()}
     model = _model(name, plugins=plugins)
@@ -392,7 +397,7 @@ def test_plugins_train_with_it(name: str, image_folder: Path, tmp_path: Path) ->
     _assert_same(PPSSL.load_from_checkpoint(path, **given), model)
 
 
-@by_name
+@trained_by_name
 def test_ais_teaches_it(name: str, image_folder: Path, tmp_path: Path, clip_folder: Path) -> None:
     (tmp_path / "corpus.txt").write_text("red wings\na green belly\nblue tail feathers\n")
     ais = AIS(str(tmp_path / "corpus.txt"), teacher=str(clip_folder))

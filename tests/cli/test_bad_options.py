@@ -113,12 +113,13 @@ OTHERS = {
 }
 
 
+ROWS = [*((f"--trainer.{option}", message) for option, message in TRAINER.items()), *OTHERS.items()]
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
-    [
-        *((f"--trainer.{option}", message) for option, message in TRAINER.items()),
-        *OTHERS.items(),
-    ],
+    # every second one by default: each takes as long as the start of a run
+    [pytest.param(*row, marks=[pytest.mark.slow] * (i % 2)) for i, row in enumerate(ROWS)],
 )
 def test_a_wrong_option_is_one_line(
     option: str, message: str, made: dict[str, Path], tmp_path: Path, capsys: Any
@@ -168,14 +169,22 @@ def test_random_weights_are_not_measured(
     command: str, made: dict[str, Path], tmp_path: Path, capsys: Any
 ) -> None:
     options = fit_arguments(made["images"], tmp_path)[1:]
-    for more in ([], ["--ckpt_path=last"]):
-        assert main([command, *options, *more]) == 2
-        line = error_line(capsys)
-        assert f"`ppssl {command}` has random weights only: give a checkpoint with `--ckpt" in line
+    assert main([command, *options]) == 2
+    line = error_line(capsys)
+    assert f"`ppssl {command}` has random weights only: give a checkpoint with `--ckpt" in line
     finetune = ["--config", "ppssl:folder/finetune", *options[2:]]
     assert main([command, *finetune]) == 2
     assert "The classifier is not trained: give its checkpoint" in error_line(capsys)
-    assert main([command, *finetune, "--ckpt_path", str(made["last"])]) == 2
+
+
+def test_a_missing_or_another_models_checkpoint_is_not_measured(
+    made: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    options = fit_arguments(made["images"], tmp_path)[1:]
+    assert main(["validate", *options, "--ckpt_path=last"]) == 2
+    assert "`ppssl validate` has random weights only" in error_line(capsys)
+    finetune = ["--config", "ppssl:folder/finetune", *options[2:]]
+    assert main(["validate", *finetune, "--ckpt_path", str(made["last"])]) == 2
     assert "is of a `PPSSL`, not of a classifier" in error_line(capsys)
 
 

@@ -98,7 +98,14 @@ def test_inputs_of_commands(command: str, arguments: list[str], home: Path, caps
     assert "~" not in line
 
 
-@pytest.mark.parametrize(("command", "arguments", "kind"), OUTPUTS, ids=IDS)
+@pytest.mark.parametrize(
+    ("command", "arguments", "kind"),
+    [
+        # `fit` stands for all that share its parser
+        pytest.param(*o, id=i, marks=[pytest.mark.slow] * (o[0] in ("validate", "test", "predict")))
+        for o, i in zip(OUTPUTS, IDS, strict=True)
+    ],
+)
 def test_outputs_of_commands(
     command: str, arguments: list[str], kind: str, home: Path, capsys: Any
 ) -> None:

@@ -217,7 +217,7 @@ def test_bad_input_is_one_line_and_two(
     assert re.search(message, line), line
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_truncated_image_is_named(
     workers: int, trained: tuple[Path, Path], tmp_path: Path, capsys: Any
 ) -> None:
@@ -374,6 +374,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         main(["fit", "--config", "nowhere.yaml", "--debug"])
 
 
+@pytest.mark.timeout(600)
 def test_interruption_is_130_and_keeps_the_checkpoint(
     trained: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -389,11 +390,11 @@ def test_interruption_is_130_and_keeps_the_checkpoint(
         # A shell's background jobs ignore SIGINT, and so would their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 250
     while not list(tmp_path.rglob("last.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=250)
     assert process.returncode == 130, err.decode()[-2000:]
     assert b"Traceback" not in err
     assert (

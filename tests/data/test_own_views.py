@@ -65,7 +65,10 @@ def _batches(
     return [data.on_after_batch_transfer(data.on_before_batch_transfer(b, 0), 0) for b in batches]
 
 
-@pytest.mark.parametrize("own", OWN)
+@pytest.mark.parametrize(
+    "own",
+    [pytest.param(o, marks=[pytest.mark.slow] * (o in (kornia_view, array_view))) for o in OWN],
+)
 def test_views_follow_seed_epoch_image_and_view_and_nothing_else(
     own: OwnView, image_folder: Path
 ) -> None:

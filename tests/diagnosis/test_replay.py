@@ -99,7 +99,9 @@ def test_the_values_that_are_finite_are_the_same_too(image_folder: Path, tmp_pat
     assert not replay(record).same
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    "precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)]
+)
 def test_before_the_first_checkpoint_the_run_is_begun_anew(
     image_folder: Path, tmp_path: Path, precision: Any
 ) -> None:

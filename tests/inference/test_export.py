@@ -163,6 +163,7 @@ def test_without_onnx_it_says_what_to_install(
         export(path, "onnx", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_same_features(image_folder: Path, tmp_path: Path) -> None:
     path = _checkpoint(
         image_folder, tmp_path, backbone="resnet_small", backbone_kwargs={"width": 4}

@@ -72,7 +72,13 @@ def _assert_same(first: torch.nn.Module, second: torch.nn.Module) -> None:
         assert value.equal(second.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("part", PARTS)
+FEW = ("Encoder 1", "Loss 1", "Model 1", "Views 1")
+"""One kind each by default; the whole page runs in ``test_docs.py``."""
+
+
+@pytest.mark.parametrize(
+    "part", [part if part in FEW else pytest.param(part, marks=pytest.mark.slow) for part in PARTS]
+)
 def test_it_trains_and_is_saved_loaded_and_resumed(
     part: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

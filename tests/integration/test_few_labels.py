@@ -5,6 +5,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from command_line import error_line, fit_arguments
 from ppssl.cli.main import main
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
 SETS: dict[str, dict[str, int]] = {
     "one class": {"train/a": 16, "test/a": 4},
     "one class, no test": {"a": 16},
@@ -73,12 +75,12 @@ def _logged(said: str, stage: str) -> set[str]:
     [
         ("one class", MONITORED, None),
         ("two images each", MONITORED - RETRIEVAL, "Not monitored: retrieval_rank1, retrieval_r"),
-        ("two images each, no test", MONITORED - RETRIEVAL, "two queries of the same class"),
+        slow("two images each, no test", MONITORED - RETRIEVAL, "two queries of the same class"),
         ("one image each", set(), "No labelled image to validate on: kNN and retrieval are not"),
-        ("one class beside unlabelled", MONITORED, None),
-        ("one label", set(), "No labelled image to validate on"),
+        slow("one class beside unlabelled", MONITORED, None),
+        slow("one label", set(), "No labelled image to validate on"),
         ("no labels", set(), "No labels: kNN and retrieval are not monitored"),
-        ("small gallery", MONITORED, None),
+        slow("small gallery", MONITORED, None),
     ],
 )
 def test_what_is_defined_is_monitored(
@@ -179,7 +181,7 @@ def test_nothing_to_evaluate_is_one_line(
     assert message in run("evaluate", str(checkpoint), *data, code=2)
 
 
-@pytest.mark.parametrize("recipe", ["linear", "finetune"])
+@pytest.mark.parametrize("recipe", ["linear", slow("finetune")])
 def test_classifiers_of_few_labels(recipe: str, checkpoint: Path, tmp_path: Path, run: Run) -> None:
     def options(name: str) -> list[str]:
         images = _images(tmp_path / name, name)

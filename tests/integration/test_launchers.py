@@ -117,7 +117,7 @@ def test_a_job_that_is_terminated_is_put_back_and_goes_on(
     _assert_same(_state(tmp_path / "straight"), _state(tmp_path / "job"))
 
 
-def _wait_for(ready: Callable[[], bool], timeout: float = 200) -> None:
+def _wait_for(ready: Callable[[], bool], timeout: float = 400) -> None:
     end = time.monotonic() + timeout
     while not ready():
         assert time.monotonic() < end

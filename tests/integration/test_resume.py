@@ -228,7 +228,7 @@ def test_a_checkpoint_that_cannot_be_finished(
     assert_same_run(straight, tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["torn", "overwritten"])
+@pytest.mark.parametrize("damage", ["torn", pytest.param("overwritten", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_passed_over(
     damage: str, images: Path, straight: Path, tmp_path: Path
 ) -> None:

@@ -78,16 +78,24 @@ def _cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-@pytest.mark.parametrize("stop", [STEPS, 9, 2 * STEPS + 5, EPOCHS * STEPS - 1])
+STOPS = [STEPS, 9, 2 * STEPS + 5, EPOCHS * STEPS - 1]
+SETTINGS: list[tuple[dict[str, Any], int, float]] = [
+    ({"batch": 8}, 3, 2.0),
+    ({"batch": 2}, 12, 0.5),
+    ({"batch": 5}, 4, 1.25),
+    ({"accumulate_grad_batches": 2}, 3, 2.0),
+    ({"batch": 2, "accumulate_grad_batches": 2}, 6, 1.0),
+    ({"limit_train_batches": 4}, 4, 1.0),
+]
+
+
 @pytest.mark.parametrize(
-    ("changed", "steps", "rate"),
+    ("changed", "steps", "rate", "stop"),
     [
-        ({"batch": 8}, 3, 2.0),
-        ({"batch": 2}, 12, 0.5),
-        ({"batch": 5}, 4, 1.25),
-        ({"accumulate_grad_batches": 2}, 3, 2.0),
-        ({"batch": 2, "accumulate_grad_batches": 2}, 6, 1.0),
-        ({"limit_train_batches": 4}, 4, 1.0),
+        # each setting with two of the stops by default
+        pytest.param(*row, stop, marks=[] if (i + j) % 2 == 0 else [pytest.mark.slow])
+        for i, row in enumerate(SETTINGS)
+        for j, stop in enumerate(STOPS)
     ],
 )
 def test_schedule_and_images_go_on(

@@ -15,7 +15,8 @@ from ppssl import PPSSL, FineTune, FolderDataModule, LinearProbe
 from ppssl.cli.main import main
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
-RECIPES = ("pretrain", "finetune", "linear")
+RECIPES = ["pretrain", *(pytest.param(r, marks=pytest.mark.slow) for r in ("finetune", "linear"))]
+"""With classifiers each option takes a minute in all: they are among the slow tests."""
 
 
 def _callback(name: str, **init_args: Any) -> str:

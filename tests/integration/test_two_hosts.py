@@ -104,7 +104,7 @@ def test_a_run_across_both_is_cut_off_and_goes_on(
     assert expected["step"] == 9
 
     processes = _run(hosts, image_folder, cut, pace=1, port=29502)
-    end = time.monotonic() + 200
+    end = time.monotonic() + 400
     while not any(int(_newest(cut)["step"]) in (4, 5) for _ in cut.rglob("last.ckpt")):
         assert time.monotonic() < end  # until the second epoch is under way
         assert all(process.poll() is None for process in processes)

@@ -7,12 +7,12 @@ import pytest
 
 from processes import TESTS, finish, start
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def _run(kind: str, code: int | tuple[int, ...]) -> list[str]:
     """What the processes said at the end; one that has said it may be stopped by the other's end."""
-    output = finish(start([sys.executable, TESTS / "unequal_batches.py", kind]), 200, code)
+    output = finish(start([sys.executable, TESTS / "unequal_batches.py", kind]), code=code)
     return re.findall(r"process \d: .*", output)
 
 

@@ -166,6 +166,7 @@ def test_a_checkpoint_alone(run: Path, tmp_path: Path) -> None:
     assert results(page)["metrics"]
 
 
+@pytest.mark.slow
 def test_without_labels(images: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / "images" / split).mkdir(parents=True)
@@ -183,6 +184,7 @@ def test_without_labels(images: Path, tmp_path: Path) -> None:
     assert "36 of 36 images" in section(page, "embedding_map")
 
 
+@pytest.mark.slow
 def test_one_class(images: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         shutil.copytree(images / split / "class1", tmp_path / "images" / split / "class1")
@@ -209,6 +211,7 @@ def test_two_runs_side_by_side(run: Path, other: Path, tmp_path: Path) -> None:
     assert len(queries) == 24
 
 
+@pytest.mark.slow
 def test_runs_on_other_images_are_not_compared(
     run: Path, other: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -252,7 +255,7 @@ def test_a_wrong_run_is_one_line(
     assert not (tmp_path / "page.html").exists()
 
 
-@pytest.mark.parametrize("place", ["write_text", "replace"])
+@pytest.mark.parametrize("place", [pytest.param("write_text", marks=pytest.mark.slow), "replace"])
 def test_an_interruption_leaves_the_page_of_before(
     place: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +282,7 @@ def test_a_run_without_its_data_set(run: Path, tmp_path: Path) -> None:
     assert np.isclose(results((tmp_path / "page.html").read_text())["metrics"]["knn-1"], 1, atol=1)
 
 
+@pytest.mark.slow
 def test_weights_that_are_gone_are_no_error(images: Path, run: Path, tmp_path: Path) -> None:
     start = tmp_path / "start.ckpt"
     shutil.copy(_last(run), start)

@@ -59,6 +59,7 @@ def test_lightly_is_compared_where_it_is_installed(image_folder: Path) -> None:
     assert results["all_cores"] is None
 
 
+@pytest.mark.slow
 def test_made_up_photographs_and_pictures(tmp_path: Path) -> None:
     picture = tmp_path / "figures" / "views.png"
     args = ["bench", "loader", "--make", "60x45", *FAST, "--workers", "0"]

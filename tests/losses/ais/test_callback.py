@@ -80,7 +80,13 @@ def test_tensorboard_gets_the_figure(
 
     model = _model({"ais": AIS(corpus, teacher=str(clip_folder))})
     logger = TensorBoardLogger(tmp_path / "tb")
-    _fit(tmp_path, image_folder, model, logger=logger, callbacks=[AISCallback(every_n_epochs=1)])
+    _fit(
+        tmp_path,
+        image_folder,
+        model,
+        logger=logger,
+        callbacks=[AISCallback(every_n_epochs=1, num_images=1)],
+    )
     events = EventAccumulator(logger.log_dir).Reload()
     assert [event.step for event in events.Images("ais/descriptions")] == [3, 6]
 
@@ -149,6 +155,7 @@ print(sorted(model.plugins), model.plugins["ais"].student.temperature.item())
 """
 
 
+@pytest.mark.slow
 def test_it_loads_without_transformers(trained: tuple[Path, PPSSL, Trainer]) -> None:
     folder, model, _ = trained
     command = [sys.executable, "-c", WITHOUT_TRANSFORMERS, str(folder / "last.ckpt")]

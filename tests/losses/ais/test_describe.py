@@ -50,7 +50,7 @@ def _fit(model: PPSSL, root: Path, out: Path, ckpt: Path | None = None, steps: i
     return out
 
 
-@pytest.mark.parametrize("whiten", [None, 0.01])
+@pytest.mark.parametrize("whiten", [None, pytest.param(0.01, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("corpus", [*FROM_THE_DATA, "birds", "file"])
 def test_a_checkpoint_describes_by_itself(
     corpus: str, whiten: float | None, root: Path, teacher: Path, banks: Path, tmp_path: Path

@@ -307,6 +307,7 @@ def test_corpus_sentences_suit_the_birds_that_they_describe(attribute: str) -> N
     assert right.mean() >= 2 / len(ATTRIBUTES[attribute])
 
 
+@pytest.mark.slow
 def test_loads_without_transformers_and_without_a_network() -> None:
     code = (
         "import sys, socket; sys.modules['transformers'] = None\n"
@@ -315,9 +316,7 @@ def test_loads_without_transformers_and_without_a_network() -> None:
         "from ppssl.text.teachers.load import load_teacher\n"
         "print(load_teacher('synthetic-clip').embed_texts(['a red beak']).shape[0])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "1", done.stderr
 
 
