@@ -237,7 +237,7 @@ def test_what_torch_and_lightning_say_is_one_line(
             "expected an integer, got an empty value",
         ),
         (["fit", "--trai=x"], "`--trai` may be several options, such as --trainer"),
-        (["evaluate", ""], "A path is empty: name a file or folder"),
+        (["evaluate", ""], "The path of the checkpoint is empty: name a file or folder"),
         (["evaluate", "{last}", "one more"], "One argument too many: `one more`"),
         (
             ["evaluate", "{last}", "--data.root=x"],

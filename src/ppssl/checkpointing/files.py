@@ -52,7 +52,7 @@ def read_checkpoint(path: AnyPath) -> dict[str, Any]:
     Raises:
         UserError: There is no such file, or it is damaged or not of ppssl.
     """
-    path = expand(path)
+    path = expand(path, "The path of the checkpoint")
     if not path.is_file():
         raise UserError(
             f"No such checkpoint: {path}. `ppssl fit` leaves `last.ckpt` below `trainer.default_root_dir`."
@@ -68,7 +68,7 @@ def read_weights(path: Path) -> Any:
     Raises:
         UserError: There is no such file, or it is damaged or holds other than plain data.
     """
-    path = expand(path)
+    path = expand(path, "The path of the weights")
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"`pretrained`: no such file: {path}.")

@@ -101,7 +101,7 @@ def check_separate(args: Namespace, outputs: Sequence[str], inputs: Sequence[str
     for name in [*inputs, *outputs]:
         given = args.get(name)
         for value in given if isinstance(given, list) else [given]:
-            place = None if value is None else expand(value).resolve()
+            place = expand(value).resolve() if value else None  # who reads it says that it is empty
             if place is None or (place.exists() and not place.is_file()):
                 continue  # such as a pipe, which takes several results
             if name in outputs and place in places:

@@ -34,14 +34,18 @@ PATH_TYPES = (str, os.PathLike)
 _PROBE = b"\0" * 4096
 
 
-def expand(path: AnyPath) -> Path:
+def expand(path: AnyPath, what: str = "A path") -> Path:
     """Return a path with ``~`` or ``~user`` as a shell expands it: an unknown user's stays as it is.
+
+    Args:
+        path: The path.
+        what: What the message calls it.
 
     Raises:
         UserError: The path is empty, as an unset variable of a shell is; it would be the working folder.
     """
     if os.fspath(path) == "":
-        raise UserError("A path is empty: name a file or folder (`.` is the working folder).")
+        raise UserError(f"{what} is empty: name a file or folder (`.` is the working folder).")
     return Path(os.path.expanduser(path))
 
 
