@@ -6,13 +6,11 @@ and :func:`load_encoder` use it (:ref:`F5 <f5>`).
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +33,7 @@ from ppssl.utils.timm_features import (
     feature_shapes,
     forward_features,
     from_map,
-    stage_modules,
+    recorded_stages,
 )
 
 __all__ = [
@@ -241,28 +239,9 @@ class Encoder(nn.Module):
     def _runs_compiled(self, images: Tensor) -> bool:
         return self.compiled and self.training and not images.requires_grad
 
-    @contextmanager
-    def stages(self) -> Iterator[dict[str, Tensor]]:
-        """Hidden states of timm's stages (``feature_info``), by name, recorded by hooks while the encoder runs.
-
-        Of more than five stages, such as the blocks of a ViT, five evenly spaced ones are recorded. Hooks are needed
-        because tokens from timm's ``forward_intermediates`` are copies that the embedding does not depend on.
-
-        Yields:
-            Filled by the next forward pass: hidden states with their graph, as the model has them (:func:`as_map`).
-        """
-        stages = list(stage_modules(self.model).items())
-        kept = {round(i) for i in np.linspace(0, len(stages) - 1, 5)} if stages else set()
-        seen: dict[str, Tensor] = {}
-        hooks = [
-            stages[i][1].register_forward_hook(partial(_keep, seen, stages[i][0]))
-            for i in sorted(kept)
-        ]
-        try:
-            yield seen
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def stages(self) -> AbstractContextManager[dict[str, Tensor]]:
+        """Hidden states of the next forward pass (:func:`~ppssl.utils.timm_features.recorded_stages`)."""
+        return recorded_stages(self.model)
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
@@ -304,7 +283,3 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes.items():
             part.training = training
-
-
-def _keep(seen: dict[str, Tensor], name: str, _: nn.Module, __: Any, output: Tensor) -> None:
-    seen[name] = output

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from timm.layers import to_2tuple
 from torch import Tensor, nn
@@ -19,6 +23,7 @@ __all__ = [
     "feature_shapes",
     "forward_features",
     "from_map",
+    "recorded_stages",
     "stage_modules",
 ]
 
@@ -211,3 +216,33 @@ class _Features(nn.Module):
             return True
         theirs = self.model.forward_intermediates(images, indices=1, intermediates_only=True)[-1]
         return theirs.shape[2:] == (height, width)
+
+
+@contextmanager
+def recorded_stages(model: Any) -> Iterator[dict[str, Tensor]]:
+    """Hidden states of timm's stages (``feature_info``), by name, recorded by hooks while the model runs.
+
+    Of more than five stages, such as the blocks of a ViT, five evenly spaced ones are recorded. Hooks are needed
+    because tokens from timm's ``forward_intermediates`` are copies that the embedding does not depend on.
+
+    Args:
+        model: A timm model.
+
+    Yields:
+        Filled by the next forward pass: hidden states with their graph, as the model has them (:func:`as_map`).
+    """
+    stages = list(stage_modules(model).items())
+    kept = {round(i) for i in np.linspace(0, len(stages) - 1, 5)} if stages else set()
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        stages[i][1].register_forward_hook(partial(_keep, seen, stages[i][0])) for i in sorted(kept)
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _keep(seen: dict[str, Tensor], name: str, _: nn.Module, __: Any, output: Tensor) -> None:
+    seen[name] = output
