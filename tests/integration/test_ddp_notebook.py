@@ -1,4 +1,4 @@
-"""Training in forked processes, as in notebooks, or in new ones (`ddp_spawn`): what comes back can be saved, loaded and used."""
+"""Training in forked processes, as in notebooks, or in new ones: what comes back can be saved, loaded and used."""
 
 import sys
 from pathlib import Path
