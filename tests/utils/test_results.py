@@ -1,6 +1,7 @@
 """Results: nothing lost in packing, files old or new but never torn, and where they came from."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -107,6 +108,11 @@ def test_the_commit_is_that_of_the_code_and_says_if_it_was_changed(tmp_path, mon
     _git(tmp_path, "tag", "-a", "v1", "-m", "m")  # a tag must not take the commit's place
     commit = _git(tmp_path, "rev-parse", "HEAD")
     assert provenance()["commit"] == commit
+    index = tmp_path / ".git" / "index"
+    before = index.read_bytes()
+    os.utime(tmp_path / "results.py", (1, 1))  # of which git would keep a note, behind a lock
+    assert provenance()["commit"] == commit
+    assert index.read_bytes() == before
     (tmp_path / "results.py").write_text("2")
     assert provenance()["commit"] == f"{commit}-dirty"
 

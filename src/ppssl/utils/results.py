@@ -97,7 +97,7 @@ def _commit() -> str | None:
 
 def _git(*arguments: str) -> str | None:
     """What git prints in this file's folder; ``None`` if it fails."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:  # no git on this machine
