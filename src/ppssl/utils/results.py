@@ -91,8 +91,12 @@ def provenance() -> dict[str, Any]:
 
 def _commit() -> str | None:
     """Commit of the repository that this file is in, not of one that merely surrounds the installed package."""
-    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
-    return tracked and _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    if not _git("ls-files", "--error-unmatch", Path(__file__).name):
+        return None
+    changed = _git(
+        "status", "--porcelain", "--untracked-files=no"
+    )  # takes no lock, as `describe` does
+    return f"{_git('rev-parse', 'HEAD')}{'-dirty' if changed else ''}"
 
 
 def _git(*arguments: str) -> str | None:
