@@ -93,9 +93,8 @@ def _commit() -> str | None:
     """Commit of the repository that this file is in, not of one that merely surrounds the installed package."""
     if not _git("ls-files", "--error-unmatch", Path(__file__).name):
         return None
-    changed = _git(
-        "status", "--porcelain", "--untracked-files=no"
-    )  # takes no lock, as `describe` does
+    # locks nothing of the user's repository, as `git describe --dirty` would
+    changed = _git("status", "--porcelain", "--untracked-files=no")
     return f"{_git('rev-parse', 'HEAD')}{'-dirty' if changed else ''}"
 
 
