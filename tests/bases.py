@@ -1,9 +1,10 @@
 """The contrastive bases that the contract tests run over, small, with an encoder and batches for them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ppssl import BYOL, ContrastiveObjective, MoCo, MoCoV3, SimCLR
 from ppssl.encoder import Encoder
@@ -52,3 +53,12 @@ def batch_of(
         for pixels in (size, size, *further)
     ]
     return {"views": views, "index": torch.tensor(index)}
+
+
+def assert_same_gradients(loss: Tensor, expected: Tensor, trained: Sequence[nn.Parameter]) -> None:
+    """Losses of images ``(B,)``, each with a weight of its own, have the same gradients."""
+    weight = torch.arange(1.0, len(loss) + 1)
+    ours = torch.autograd.grad((weight * loss).sum(), trained)
+    theirs = torch.autograd.grad((weight * expected).sum(), trained)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-3)
