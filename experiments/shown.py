@@ -1,9 +1,11 @@
-"""Forms of IADM that change what the encoder is shown (docs/method.md, D20 and D21), with their control.
+"""Forms of IADM that change what the encoder is shown (docs/method.md, D18, D20 and D21), with their control.
 
-The maps are those of :class:`ppssl.ZoomTeacher`: the energy of the starting encoder's last feature map over the whole
-original image, made once. Each form edits the query's view of some of the images before the step.
+The maps are made once and kept by image: those of :class:`ppssl.ZoomTeacher`, the energy of the starting encoder's last
+feature map over the whole original image; or, from random weights, the image's contrast with its local mean; or, as an
+upper bound, where a synthetic bird is known to be. Each form changes the query's view of some of the images.
 """
 
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -12,24 +14,33 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ppssl import PPSSL
-from ppssl.text.image_bank import ImageBank, open_image_bank
+from ppssl import PPSSL, MoCoV2Augmentation
+from ppssl.data.datamodule import FineGrainedDataModule
+from ppssl.data.transforms import ViewParameters
+from ppssl.studies.bench_saliency.attributions import contrast_map
+from ppssl.text.image_bank import open_image_bank
 from ppssl.text.teachers.timm_teacher import TimmTeacher
+from ppssl.utils import randomness
 from ppssl.utils.checks import check_choice, check_range
 
-Form = Literal["background out", "drop the obvious"]
+Form = Literal["zoom", "background out", "drop the obvious"]
+Source = Literal["start", "contrast", "known"]
 CELLS = 14
 """Cells along each side of a map."""
+WINDOW = 9 / CELLS
+"""Side of the window of ``zoom``, as a fraction of the image's."""
 
 
 class Shown(PPSSL):
-    """PPSSL whose query sees an edited view.
+    """PPSSL whose query sees a changed view.
 
     Args:
-        form: ``"background out"``: where the map is below its median the view shows another image of the batch;
-            ``"drop the obvious"``: the window of half the view's side with the most of the map is grey.
-        share: Fraction of the images that are edited.
+        form: ``"zoom"``: the view is cut out of the window of 9/14 of each side with the most of the map, at the
+            original's resolution; ``"background out"``: where the map is below its median the view shows another image
+            of the batch; ``"drop the obvious"``: the window of half the view's side with the most of the map is grey.
+        share: Fraction of the images that are changed.
         shuffled: Control: the maps of other images.
+        source: Whose maps: of the ``"start"``, of the image's ``"contrast"``, or the ``"known"`` bird.
         kwargs: Arguments of PPSSL.
     """
 
@@ -38,34 +49,96 @@ class Shown(PPSSL):
         form: Form = "background out",
         share: float = 0.5,
         shuffled: bool = False,
+        source: Source = "start",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_choice(get_args(Form), form=form)
+        check_choice(get_args(Source), source=source)
         check_range("in [0, 1]", share=share)
-        self.form, self.share, self.shuffled = form, share, shuffled
-        self._maps: ImageBank | None = None
+        self.form, self.share, self.shuffled, self.source = form, share, shuffled, source
+        self._maps: Tensor | None = None
 
     def on_fit_start(self) -> None:
         """Make the maps."""
         super().on_fit_start()
-        teacher = Maps(self.backbone, self.pretrained)
-        self._maps = open_image_bank(teacher, self._data_module(), device=self.device)
+        data = self._data_module()
+        maps = self._make_maps(data)
+        self._maps = maps.roll(1, dims=0) if self.shuffled else maps
+        if self.form == "zoom":
+            images: Any = self.trainer.train_dataloader.dataset
+            images.augmentation = Closer(images.augmentation, windows(self._maps), self.share)
+
+    def _make_maps(self, data: Any) -> Tensor:
+        if self.source == "start":
+            teacher = Maps(self.backbone, self.pretrained)
+            images = open_image_bank(teacher, data, device=self.device).images
+            return images[:, 0].float().view(-1, CELLS, CELLS)
+        return known_maps(data) if self.source == "known" else contrast_maps(data)
 
     def losses(self, batch: Any, **where: Any) -> Any:
         """As PPSSL's, with edited views of the query."""
         if self._maps is None:
             raise RuntimeError("There are no maps before `on_fit_start`.")
+        if self.form == "zoom":
+            return super().losses(batch, **where)
         query, *others = batch["views"]
-        maps = self._maps.lookup(batch["index"])[:, 0].to(query.device)
-        maps = maps.view(-1, CELLS, CELLS)
-        if self.shuffled:
-            maps = maps.roll(1, dims=0)
+        self._maps = self._maps.to(query.device)
+        maps = self._maps[batch["index"]]  # the training images come first
         edited = edit(query, in_view(maps, batch["geometry"][:, 0]), self.form, maps)
         chosen = torch.rand(len(query), 1, 1, 1, device=query.device) < self.share
         return super().losses(
             dict(batch) | {"views": [edited.where(chosen, query), *others]}, **where
         )
+
+
+class Closer(MoCoV2Augmentation):
+    """Another augmentation whose query's view is, in a share of the images, cut out of a window of the image.
+
+    Args:
+        usual: The augmentation.
+        windows: Left and top of each image's window, ``(N, 2)``, as fractions; its sides are :data:`WINDOW`.
+        share: Fraction of the images.
+    """
+
+    def __init__(self, usual: MoCoV2Augmentation, windows: Tensor, share: float) -> None:
+        vars(self).update(vars(usual))
+        self.windows, self.share = windows.tolist(), share
+
+    def sample(self, seed: int, epoch: int, index: int, view: int, **size: Any) -> ViewParameters:
+        """As usual, but for the place of the query's crop."""
+        usual = super().sample(seed, epoch, index, view, **size)
+        rng = randomness.generator(seed, "closer", epoch, index)
+        if view > 0 or rng.random() >= self.share:
+            return usual
+        left, top, width, height = usual.crop
+        x, y = self.windows[index]
+        crop = (x + left * WINDOW, y + top * WINDOW, width * WINDOW, height * WINDOW)
+        return replace(usual, crop=crop)
+
+
+def windows(maps: Tensor) -> Tensor:
+    """Left and top, as fractions of the image, of the window with the most of each map ``(N, h, w)``: ``(N, 2)``."""
+    size = round(WINDOW * CELLS)
+    energy = F.avg_pool2d(maps[:, None], size, stride=1)[:, 0]
+    best = energy.flatten(1).argmax(dim=1)
+    return torch.stack([best % energy.shape[2], best // energy.shape[2]], dim=1) / CELLS
+
+
+def contrast_maps(data: FineGrainedDataModule) -> Tensor:
+    """Of the contrast of the training images with their local mean, ``(N, 14, 14)``."""
+    source, stretch = data.sources["train"], Stretch(16 * CELLS, (0.0,) * 3, (1.0,) * 3)
+    found = [
+        contrast_map(stretch(source.load(i))[None], "blur")[0].square() for i in range(len(source))
+    ]
+    return F.adaptive_avg_pool2d(torch.stack(found)[:, None].float(), CELLS)[:, 0]
+
+
+def known_maps(data: FineGrainedDataModule) -> Tensor:
+    """Of where the synthetic birds of the training images are, ``(N, 14, 14)``."""
+    source = data.sources["train"]
+    masks = torch.stack([source.annotations(i)["object"] for i in range(len(source))])
+    return F.adaptive_avg_pool2d(masks[:, None].float(), CELLS)[:, 0]
 
 
 def in_view(maps: Tensor, geometry: Tensor) -> Tensor:

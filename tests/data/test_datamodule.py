@@ -461,3 +461,36 @@ def test_batches_made_in_advance(workers, factor, got):
     loader = _data(num_workers=workers, prefetch_factor=factor).train_dataloader()
     assert loader.prefetch_factor == got
     assert len(list(loader)) == 3
+
+
+def test_squashed_everybody_sees_the_whole_of_a_long_image(tmp_path):
+    """The ends of an image three times as wide as high reach evaluation, crops and the fingerprint of banks."""
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        for i in range(4):
+            pixels = np.zeros((40, 120, 3), np.uint8)
+            pixels[:, :20, 0] = pixels[:, -20:, 2] = 255  # red on the left, blue on the right
+            Image.fromarray(pixels).save(tmp_path / split / "a" / f"{i}.png")
+    seen = {}
+    for squash in (False, True):
+        whole = MoCoV2Augmentation(
+            (1, 1), (1, 1), jitter_probability=0, grey_probability=0, blur_probability=0
+        )
+        data = FolderDataModule(
+            tmp_path,
+            image_size=32,
+            batch_size=4,
+            num_workers=0,
+            eval_crop=1.0,
+            augmentation=whole,
+            squash=squash,
+        )
+        data.setup()
+        data.request({})
+        view = next(iter(data.train_dataloader(0)))["views"][0][0]
+        image = next(iter(data.eval_loader("test")))["image"][0]
+        seen[squash] = [v.float().amax(dim=(1, 2))[[0, 2]].tolist() for v in (view, image)]
+        seen[squash, "bank"] = data.sources["train"].served()
+    assert seen[False] == [[0, 0], [0, 0]]
+    assert all(value > 200 for values in seen[True] for value in values)
+    assert seen[False, "bank"] != seen[True, "bank"]

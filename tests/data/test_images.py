@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ppssl import FolderDataModule
-from ppssl.data.images import read_frame, read_image, turn_upright
+from ppssl.data.images import read_frame, read_image, squash, turn_upright
 from ppssl.data.scan import find_images
 from ppssl.data.sets.folder import FolderSource
 from ppssl.utils.errors import UserError
@@ -317,3 +317,13 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_size(
 def test_other_formats_are_decoded_whole(tmp_path: Path) -> None:
     Image.new("RGB", (400, 300)).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", short_side=20).size == (400, 300)
+
+
+def test_squashing_keeps_the_whole_image() -> None:
+    """A square of as many pixels, whose left and right ends are those of the image."""
+    ramp = np.repeat(np.linspace(0, 255, 90).astype(np.uint8)[None], 40, axis=0)
+    square = squash(Image.fromarray(ramp).convert("RGB"))
+    assert square.size == (60, 60)
+    row = np.asarray(square)[30, :, 0].astype(float)
+    np.testing.assert_allclose(row, np.interp(np.linspace(0, 1, 60), [0, 1], [0, 255]), atol=3)
+    assert squash(square) is square

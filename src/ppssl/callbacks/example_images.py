@@ -54,7 +54,7 @@ def example_masks(
     for i in (index - offset).tolist():
         annotations = source.annotations(i)
         boxed = "box" in annotations and "object" not in annotations
-        size = source.load(i).size if boxed else (0, 0)
+        size = source.serve(i).size if boxed else (0, 0)
         view = (annotations, size, data.image_size, data.eval_crop)
         objects.append(object_mask(*view))
         parts.append(part_mask(*view))

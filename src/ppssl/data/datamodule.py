@@ -61,6 +61,8 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         augment_on: Where views are flipped, recoloured and blurred: in the ``"workers"``, or batched on the
             ``"device"``, for machines with few cores per GPU; the views are equal to 2 of 255 levels.
         eval_crop: The centre crop for evaluation, as a fraction of the short side.
+        squash: Whether images are squashed to squares first, for training, teachers and evaluation: for long objects
+            that fill their images, such as cars, of which a square would show a part.
         on_error: What happens for an unreadable image: ``"raise"`` an error with its path, or ``"skip"`` it with one
             warning; the next readable image takes its place.
         seed: Seed of the image order, the views and the splits; ``None``: that of ``seed_everything``, or 0.
@@ -77,6 +79,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         augmentation: MoCoV2Augmentation | OwnView | None = None,
         augment_on: Literal["workers", "device"] = "workers",
         eval_crop: float = 0.875,
+        squash: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
         seed: int | None = None,
     ) -> None:
@@ -98,6 +101,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         self.augmentation = augmentation
         self.augment_on = augment_on
         self.eval_crop = eval_crop
+        self.squash = squash
         self.on_error = on_error
         self.seed = seed
         self.sources: dict[str, ImageSource] = {}
@@ -121,6 +125,8 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         if self.sources:
             return
         self.sources = self.load_sources()
+        for source in self.sources.values():
+            source.squash = self.squash
         report(self.sources, getattr(self, "root", None))
         labels = self.sources["train"].labels
         seed = resolve_seed(self.seed)

@@ -179,9 +179,7 @@ def load_readable(
     for k in range(min(len(numbers), 100)):
         number = int(numbers[(position + k) % len(numbers)])
         try:
-            if short_side is None:
-                return source.load(number), number, broken
-            return source.load_reduced(number, short_side), number, broken
+            return source.serve(number, short_side), number, broken
         except UNREADABLE as error:
             broken.append((source.name(number), str(error).split("\n")[0].rstrip(".")))
     raise UserError(

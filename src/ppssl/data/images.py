@@ -7,6 +7,7 @@ are not images, floating-point pixels (their range is undefined) and images abov
 (about 179 million pixels: decompression bombs).
 """
 
+import math
 import struct
 import zlib
 from io import BytesIO
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["deep_range", "read_frame", "read_image", "to_rgb", "turn_upright"]
+__all__ = ["deep_range", "read_frame", "read_image", "squash", "to_rgb", "turn_upright"]
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -95,6 +96,15 @@ def deep_range(file: Path) -> int | None:
         return (
             int(np.asarray(image.convert("RGB")).max()) * 257
         )  # Pillow keeps the upper eight bits
+
+
+def squash(image: Image.Image) -> Image.Image:
+    """Resize an image to a square of as many pixels; a square stays as it is."""
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(1, round(math.sqrt(width * height)))
+    return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def turn_upright(points: np.ndarray, orientation: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ppssl.data.images import squash
 from ppssl.utils.errors import UserError
 
 __all__ = ["UNKNOWN", "UNREADABLE", "ImageSource", "PassedOver", "digest"]
@@ -31,12 +32,14 @@ class ImageSource(ABC):
         classes: Class names; ``labels`` index this list. Empty if no label is known.
         nuisance_names: Names of the columns of :meth:`nuisances`; empty if no nuisance value is known.
         passed_over: Files that are no images of this source, by reason.
+        squash: Whether images are squashed to squares (:func:`ppssl.data.images.squash`); set by the data module.
     """
 
     labels: np.ndarray
     classes: list[str]
     nuisance_names: tuple[str, ...] = ()
     passed_over: Mapping[str, tuple[int, str]] = MappingProxyType({})
+    squash: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,14 +62,24 @@ class ImageSource(ABC):
         """
         return self.load(i)
 
+    def serve(self, i: int, short_side: int | None = None) -> Image.Image:
+        """Load image ``i`` as models see it: a square, if this source squashes.
+
+        Args:
+            i: Number of the image.
+            short_side: Pixels that the short side needs at least (:meth:`load_reduced`); ``None``: full size.
+        """
+        image = self.load(i) if short_side is None else self.load_reduced(i, short_side)
+        return squash(image) if self.squash else image
+
     def read(self, i: int) -> Image.Image:
-        """Load image ``i`` by :meth:`load`, and turn a failure into a user error.
+        """Load image ``i`` by :meth:`serve`, and turn a failure into a user error.
 
         Raises:
             UserError: The image cannot be read; the message has its name.
         """
         try:
-            return self.load(i)
+            return self.serve(i)
         except UNREADABLE as error:
             reason = str(error).split("\n")[0].rstrip(".")
             raise UserError(f"Cannot read {self.name(i)}: {reason}.") from error
@@ -78,6 +91,11 @@ class ImageSource(ABC):
     def fingerprint(self) -> str:
         """Hash that changes with the images; by default a hash of their names."""
         return digest(self.name(i) for i in range(len(self)))
+
+    def served(self) -> str:
+        """Hash that changes with the images as models see them."""
+        told = self.fingerprint()
+        return digest([told, "squashed"]) if self.squash else told
 
     def nuisances(self) -> np.ndarray:
         """Nuisance values of all images, independent of the class: ``(N, K)``, columns as in ``nuisance_names``."""

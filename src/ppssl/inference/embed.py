@@ -129,7 +129,7 @@ def _description_of(encoder: Any, data: FineGrainedDataModule, feature: Feature)
 
 def images_fingerprint(data: FineGrainedDataModule) -> str:
     """Hash that changes with the images of a data set, after its ``setup``."""
-    return digest(f"{name} {source.fingerprint()}" for name, source in data.sources.items())
+    return digest(f"{name} {source.served()}" for name, source in data.sources.items())
 
 
 def _split_into_parts(data: FineGrainedDataModule, size: int) -> Iterator[tuple[str, np.ndarray]]:

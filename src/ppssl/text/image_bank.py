@@ -107,7 +107,7 @@ def open_images(
     views: int,
 ) -> tuple[Tensor, Tensor]:
     """Image embeddings of the training images and their mean."""
-    fingerprint = data.sources["train"].fingerprint()
+    fingerprint = data.sources["train"].served()
     expected = manifest | {
         "data_fingerprint": fingerprint,
         "views": views,
