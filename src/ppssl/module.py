@@ -16,6 +16,7 @@ from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.callbacks.throughput import Throughput
 from ppssl.checkpointing.module import TrainingModule
 from ppssl.checkpointing.resume import ResumeState
+from ppssl.checkpointing.view import View
 from ppssl.encoder import BatchNormPolicy, Encoder
 from ppssl.inference.preprocessing import preprocess
 from ppssl.losses.ais.plugin import AIS
@@ -185,7 +186,7 @@ class PPSSL(TrainingModule):
             self.encoder.check_image_size(data.image_size)
             for size in data.view_sizes[2:]:
                 self.encoder.check_further_view(size, size)
-            self.train_at(data.image_size, data.eval_crop)
+            self.train_at(View.of_data(data))
             data.request(merge_requests(self._plugins()))
         if stage == "fit":
             self.report_random_start()
@@ -267,7 +268,7 @@ class PPSSL(TrainingModule):
             The total loss, a scalar with its graph, and the values to log, by name.
         """
         check_batch(batch)
-        self.train_at(batch["views"][0].shape[-1])
+        self.train_at(self.evaluation_view._replace(size=batch["views"][0].shape[-1]))
         plugins = self._plugins()
         if any(plugin.needs_image_gradient(progress, number) for plugin in plugins.values()):
             query, *others = batch["views"]

@@ -89,6 +89,7 @@ def test_changed_columns_are_one_line(changed: dict[str, Any], says: str, tmp_pa
 
 @pytest.mark.parametrize("changed", [
     {"dim": "3"}, {"dim": 0}, {"image_size": -1}, {"eval_crop": "x"}, {"feature": "x"}, {"feature": []},
+    {"squash": "no"},
 ])  # fmt: skip
 def test_a_changed_description_is_refused(changed: dict[str, Any], tmp_path: Path) -> None:
     table = _table()
@@ -98,6 +99,15 @@ def test_a_changed_description_is_refused(changed: dict[str, Any], tmp_path: Pat
     )
     with pytest.raises(UserError, match="is not a file of embeddings"):
         read_description(tmp_path / "e.parquet")
+
+
+def test_files_of_earlier_versions_do_not_say_that_images_were_squashed(tmp_path: Path) -> None:
+    table = _table()
+    told = json.loads(table.schema.metadata[b"ppssl"])
+    assert told.pop("squash") is False
+    earlier = table.replace_schema_metadata({"ppssl": json.dumps(told)})
+    pq.write_table(earlier, tmp_path / "e.parquet")
+    assert read_description(tmp_path / "e.parquet").view == (32, 0.875, False)
 
 
 def test_no_rows_are_said(tmp_path: Path) -> None:

@@ -95,9 +95,9 @@ def test_the_size_of_the_training_is_known_whatever_the_data_is(
     ):
         model = _tiny(seed=0)
         path = _fit(model, data, tmp_path)
-        assert model.evaluation_view == (size, crop)
+        assert model.evaluation_view == (size, crop, False)
         loaded = PPSSL.load_from_checkpoint(path)
-        assert loaded.evaluation_view == (size, crop)
+        assert loaded.evaluation_view == (size, crop, False)
         for prepare in (load_transform(path), model.transform, loaded.transform):
             assert prepare(image).shape == (3, size, size)
 
@@ -107,11 +107,11 @@ def test_a_model_that_is_trained_on_is_prepared_for_its_last_training(
 ) -> None:
     path = _fit(_tiny(), DataLoader(Pairs(), batch_size=8), tmp_path)
     loaded = PPSSL.load_from_checkpoint(path)
-    assert loaded.evaluation_view == (40, 0.875)
+    assert loaded.evaluation_view == (40, 0.875, False)
     assert load_transform(_fit(loaded, Fixed(str(image_folder)), tmp_path))(
         Image.new("RGB", (64, 64))
     ).shape == (3, 48, 48)
-    assert loaded.evaluation_view == (48, 0.75)
+    assert loaded.evaluation_view == (48, 0.75, False)
 
 
 def test_before_any_training_it_is_the_models_own_size_or_224() -> None:

@@ -83,12 +83,13 @@ def test_the_data_module_is_left_as_it_is(image_folder: Path) -> None:
     assert (data.image_size, data.batch_size, data.num_workers) == (64, 8, 3)
 
 
-def test_every_pipeline_makes_two_views(image_folder: Path) -> None:
-    data = with_moco_v2_views(FolderDataModule(str(image_folder)), 32)
+@pytest.mark.parametrize("squash", [False, True])
+def test_every_pipeline_makes_two_views(squash: bool, image_folder: Path) -> None:
+    data = with_moco_v2_views(FolderDataModule(str(image_folder), squash=squash), 32)
     for name, pipeline in make_pipelines(data).items():
         result = pipeline(3)
         if "decode" in name:
-            assert [image.size for image in result] == [(48, 40)]
+            assert [image.size for image in result] == [(44, 44) if squash else (48, 40)]
             continue
         assert len(result) == 2
         for view in result:

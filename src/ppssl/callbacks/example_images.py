@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppssl.checkpointing.view import View
 from ppssl.data.annotations import object_mask, part_mask
 from ppssl.data.loader import collate
 
@@ -50,14 +51,13 @@ def example_masks(
         Two masks ``(n, S, S)`` float32 in [0, 1]; ``None`` if an image has no such annotation.
     """
     source, offset = data.sources["train"], data.offset("train")
-    objects, parts = [], []
+    view, objects, parts = View.of_data(data), [], []
     for i in (index - offset).tolist():
         annotations = source.annotations(i)
         boxed = "box" in annotations and "object" not in annotations
-        size = source.serve(i).size if boxed else (0, 0)
-        view = (annotations, size, data.image_size, data.eval_crop)
-        objects.append(object_mask(*view))
-        parts.append(part_mask(*view))
+        size = source.load(i).size if boxed else (0, 0)
+        objects.append(object_mask(annotations, size, view))
+        parts.append(part_mask(annotations, size, view))
     return _stacked(objects), _stacked(parts)
 
 

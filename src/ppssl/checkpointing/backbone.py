@@ -16,15 +16,12 @@ __all__ = [
     "backbone_of_checkpoint",
     "describe",
     "encoder_name",
-    "evaluation_view",
     "make_backbone",
     "model_of_checkpoint",
     "normalisation",
     "restore_input",
 ]
 
-DEFAULT_VIEW = (224, 0.875)
-"""Size in pixels and centre crop where nothing is known of the images."""
 LOAD = "load_encoder(path, backbone=...)"
 """The call that takes a module that cannot be told."""
 
@@ -131,18 +128,6 @@ def restore_input(model: Any, spec: Mapping[str, Any]) -> None:
     if told:
         model.pretrained_cfg = dict(model.pretrained_cfg) | {n: told[n] for n in ("mean", "std")}
         model.num_features = told["num_features"]
-
-
-def evaluation_view(content: Mapping[str, Any]) -> tuple[int, float]:
-    """Size in pixels of the images, and centre crop as a fraction of the short side, that evaluation gives an encoder.
-
-    Args:
-        content: A checkpoint's ``ppssl`` entry.
-    """
-    data = (content["data"] or {}).get("init_args", {})
-    size, crop = DEFAULT_VIEW
-    told = content.get("view") or (data.get("image_size", size), data.get("eval_crop", crop))
-    return content["encoder"]["image_size"] or told[0], told[1]
 
 
 def normalisation(spec: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:

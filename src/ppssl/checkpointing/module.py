@@ -17,10 +17,10 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from ppssl.checkpointing.backbone import DEFAULT_VIEW, evaluation_view
 from ppssl.checkpointing.compatibility import check_class, check_resumable, describe_misfit
 from ppssl.checkpointing.files import SCHEMA_VERSION, check_schema, restore
 from ppssl.checkpointing.not_finite import record_step
+from ppssl.checkpointing.view import View
 from ppssl.utils.config import (
     Configurable,
     flat_config,
@@ -49,25 +49,20 @@ class TrainingModule(LightningModule, Configurable):
     def __init__(self) -> None:
         super().__init__()
         self.loss_history = LossHistory(self._record_step)
-        self._view: tuple[int, float] | None = None
+        self._view: View | None = None
         self._loaded: dict[str, Any] | None = (
             None  # configuration of the checkpoint whose weights come next
         )
 
     @property
-    def evaluation_view(self) -> tuple[int, float]:
-        """Size in pixels of the images, and centre crop as a fraction of the short side, for evaluation."""
-        size, crop = self._view or DEFAULT_VIEW
-        return self.encoder.spec["image_size"] or size, crop
+    def evaluation_view(self) -> View:
+        """What evaluation shows of an image: size, centre crop, and whether it is squashed."""
+        view = self._view or View()
+        return view._replace(size=self.encoder.spec["image_size"] or view.size)
 
-    def train_at(self, size: int, crop: float | None = None) -> None:
-        """Note the size of the training's images, for :attr:`evaluation_view`.
-
-        Args:
-            size: Height and width in pixels.
-            crop: The centre crop for evaluation; ``None``: as it was.
-        """
-        self._view = size, (self._view or DEFAULT_VIEW)[1] if crop is None else crop
+    def train_at(self, view: View) -> None:
+        """Note the preprocessing of the training's images, for :attr:`evaluation_view`."""
+        self._view = view
 
     def default_callbacks(self) -> list[Callback]:
         """The callbacks of every run of this model, unless the Trainer has one of the same class."""
@@ -208,7 +203,7 @@ class TrainingModule(LightningModule, Configurable):
             "model": self.config(),
             "encoder": self.encoder.spec,
             "data": data.config() if isinstance(data, Configurable) else None,
-            "view": self._view,
+            "view": self._view and tuple(self._view),
         } | self.checkpoint_entry()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -217,7 +212,7 @@ class TrainingModule(LightningModule, Configurable):
         self._loaded = checkpoint["ppssl"]["model"]
         check_class(self, self._loaded)
         self.encoder.restore(checkpoint["ppssl"]["encoder"])
-        self._view = self._view or evaluation_view(checkpoint["ppssl"])
+        self._view = self._view or View.of_content(checkpoint["ppssl"])
         if self._is_fitting():
             check_resumable(self, checkpoint)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ppssl.checkpointing.backbone import backbone_of_checkpoint
 from ppssl.checkpointing.files import check_schema, read_checkpoint
 from ppssl.checkpointing.module import TrainingModule
+from ppssl.checkpointing.view import View
 from ppssl.data.labelled_augmentation import LabelledAugmentation
 from ppssl.encoder import BatchNormPolicy, Encoder, evaluation_mode
 from ppssl.inference.preprocessing import preprocess
@@ -140,7 +141,7 @@ class Classifier(TrainingModule):
         info = self.encoder.info
         data.normalise_with(info.mean, info.std)
         self.encoder.check_image_size(data.image_size)
-        self.train_at(data.image_size, data.eval_crop)
+        self.train_at(View.of_data(data))
         data.request_labelled(self.augmentation or self.default_augmentation())
         prepare(self)
         if stage == "fit":

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ppssl.checkpointing.view import View
 from ppssl.data.transforms import center_view
 
 __all__ = ["object_mask", "part_mask"]
@@ -17,20 +18,18 @@ _PART_RADIUS = 0.1
 
 
 def object_mask(
-    annotations: Mapping[str, Tensor], size: tuple[int, int], view_size: int, crop_fraction: float
+    annotations: Mapping[str, Tensor], size: tuple[int, int], view: View
 ) -> Tensor | None:
     """Mask of the object in the centre view of an image.
 
     Args:
         annotations: Annotations of the original: ``object``, an ``(H, W)`` mask, or ``box``, left, top, right and
-        bottom
-            in [0, 1].
+            bottom in [0, 1].
         size: Width and height of the original in pixels.
-        view_size: Height and width of the view in pixels.
-        crop_fraction: Fraction of the short side that the centre crop keeps.
+        view: What is shown of the image, of size S; masks are squashed as it is.
 
     Returns:
-        ``(view_size, view_size)`` float32 in [0, 1]; ``None`` without either annotation.
+        ``(S, S)`` float32 in [0, 1]; ``None`` without either annotation.
     """
     if "object" in annotations:
         mask = Image.fromarray(annotations["object"].numpy().astype("uint8") * 255)
@@ -38,14 +37,14 @@ def object_mask(
         mask = Image.new("L", size)
         left, top, right, bottom = annotations["box"].tolist()
         corners = (left * size[0], top * size[1], right * size[0] - 1, bottom * size[1] - 1)
-        ImageDraw.Draw(mask).rectangle(corners, fill=255)
+        ImageDraw.Draw(mask).rectangle([round(corner) for corner in corners], fill=255)
     else:
         return None
-    return _in_view(mask, view_size, crop_fraction)
+    return _in_view(mask, view)
 
 
 def part_mask(
-    annotations: Mapping[str, Tensor], size: tuple[int, int], view_size: int, crop_fraction: float
+    annotations: Mapping[str, Tensor], size: tuple[int, int], view: View
 ) -> Tensor | None:
     """Mask of the union of all parts in the centre view of an image, as :func:`object_mask`.
 
@@ -53,8 +52,7 @@ def part_mask(
         annotations: ``parts``, ``(P, H, W)`` masks, or ``points``, ``(P, 2)``, x and y in [0, 1], NaN for an invisible
             part, with ``box``: each point is drawn as a disc, whose radius is a tenth of the box's larger side.
         size: Width and height of the original in pixels.
-        view_size: Height and width of the view in pixels.
-        crop_fraction: Fraction of the short side that the centre crop keeps.
+        view: What is shown of the image.
     """
     if "parts" in annotations:
         mask = Image.fromarray(annotations["parts"].any(dim=0).numpy().astype("uint8") * 255)
@@ -67,8 +65,8 @@ def part_mask(
                 ImageDraw.Draw(mask).circle((x * size[0], y * size[1]), radius, fill=255)
     else:
         return None
-    return _in_view(mask, view_size, crop_fraction)
+    return _in_view(mask, view)
 
 
-def _in_view(mask: Image.Image, view_size: int, crop_fraction: float) -> Tensor:
-    return center_view(mask.convert("RGB"), view_size, crop_fraction)[0].float() / 255
+def _in_view(mask: Image.Image, view: View) -> Tensor:
+    return center_view(mask.convert("RGB"), *view)[0].float() / 255

@@ -48,7 +48,8 @@ def summary(sources: Mapping[str, ImageSource], place: object = None) -> str:
     origin = "" if place is None else f" from {place}"
     passed_over = merged(sources.values())
     rest = f"; passed over: {_listed(passed_over)}" if passed_over else ""
-    return f"Read {total:,} images {labels}{origin}: {splits}{rest}."
+    squashed = ", squashed to squares" if sources["train"].squash else ""
+    return f"Read {total:,} images {labels}{origin}{squashed}: {splits}{rest}."
 
 
 def merged(sources: Iterable[ImageSource]) -> PassedOver:

@@ -42,7 +42,7 @@ class Survey:
         splits: Split of each image ``(N,)``.
         opened: Images that were decoded ``(M,)`` int64: all, or an evenly spaced part.
         broken: Reason why an image cannot be read, by image.
-        sizes: Width and height in pixels of each opened and readable image ``(R, 2)``, of the stored image.
+        sizes: Width and height in pixels of each opened and readable image ``(R, 2)``, upright and in full size.
         readable: Their numbers ``(R,)`` int64.
         mean: Mean of each channel in [0, 1] ``(R, 3)``.
         std: Standard deviation of each channel ``(R, 3)``, at :data:`SIDE` pixels.
@@ -65,6 +65,14 @@ class Survey:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def served_sizes(self) -> np.ndarray:
+        """The sizes as models see the images ``(R, 2)``: those of squares, if the data set squashes."""
+        if not self.data.squash:
+            return self.sizes
+        sides = np.sqrt(self.sizes.prod(axis=1, keepdims=True)).round().astype(np.int64)
+        return sides.repeat(2, axis=1)
 
     def name(self, index: int) -> str:
         """Name of an image: its path if it is a file."""
@@ -184,7 +192,7 @@ def _look(source: ImageSource, i: int) -> _Look:
     path = source.paths[i] if isinstance(source, FileSource) else None
     try:
         image = source.load_reduced(i, SHORT_SIDE)
-        size = image.size if path is None else read_frame(path)[:2]
+        size = image.size if path is None else _upright_size(path)
     except UNREADABLE as error:
         return _Look(broken=str(error).split("\n")[0].rstrip("."))
     small = image.resize((SIDE, SIDE), Image.Resampling.BOX)
@@ -193,6 +201,11 @@ def _look(source: ImageSource, i: int) -> _Look:
         return _Look(size, pixels)
     content = repr(image.size).encode() + image.tobytes()
     return _Look(size, pixels, hashlib.sha256(content).hexdigest())
+
+
+def _upright_size(path: Path) -> tuple[int, int]:
+    width, height, orientation = read_frame(path)
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
 def _alike(

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from ppssl.data.images import squash
 from ppssl.utils import randomness
 from ppssl.utils.checks import check_pixels, check_range
 from ppssl.utils.config import Configurable
@@ -286,7 +287,10 @@ def color_matrices(parameters: ViewParameters) -> tuple[np.ndarray, np.ndarray]:
     return pixel, of_mean
 
 
-def center_view(image: Image.Image, size: int, crop_fraction: float) -> Tensor:
-    """Centre crop for evaluation, ``(3, size, size)`` uint8, of the image resized to size / crop_fraction."""
-    resized = tv.resize(image, [round(size / crop_fraction)])
+def center_view(
+    image: Image.Image, size: int, crop_fraction: float, squashed: bool = False
+) -> Tensor:
+    """Centre crop for evaluation, ``(3, size, size)`` uint8, of the image, or its square, at size / crop_fraction."""
+    whole = squash(image) if squashed else image
+    resized = tv.resize(whole, [round(size / crop_fraction)])
     return tv.pil_to_tensor(tv.center_crop(resized, [size, size]))

@@ -32,6 +32,7 @@ __all__ = [
     "check_doubtful",
     "check_duplicates",
     "check_passed_over",
+    "check_shape",
     "check_shared",
     "check_sizes",
     "check_test_classes",
@@ -46,6 +47,8 @@ _LARGE = 10
 """Ratio of an image's short side to the view from which reading takes most of the time."""
 _LONG = 4
 """Ratio of the sides of an image whose crops are stripes."""
+_OBLONG = 1.5
+"""Ratio of the sides of most images from which a square in the middle may not show the object."""
 
 
 def check_data(survey: Survey) -> list[Finding]:
@@ -59,6 +62,7 @@ def check_data(survey: Survey) -> list[Finding]:
         *check_two_labels(survey),
         *check_blank(survey),
         *check_sizes(survey),
+        *check_shape(survey),
         *check_class_sizes(survey),
         *check_class_names(survey),
         *check_test_classes(survey),
@@ -161,9 +165,9 @@ def check_blank(survey: Survey) -> list[Finding]:
 
 def check_sizes(survey: Survey) -> list[Finding]:
     """Image sizes against the view: upscaled images have no details, very large ones are read slowly."""
-    if not len(survey.sizes):
+    if not len(sizes := survey.served_sizes):
         return []
-    view, short, long = survey.data.image_size, survey.sizes.min(axis=1), survey.sizes.max(axis=1)
+    view, short, long = survey.data.image_size, sizes.min(axis=1), sizes.max(axis=1)
     what, middle = "image sizes", int(np.median(short))
     value = (
         f"short sides of {short.min()} to {short.max()} pixels (median {middle}), views of {view}"
@@ -182,6 +186,18 @@ def check_sizes(survey: Survey) -> list[Finding]:
             warning(what, f"{100 * narrow:.0f} % are longer than {_LONG} to 1: {value}", advice)
         ]
     return [ok(what, value)]
+
+
+def check_shape(survey: Survey) -> list[Finding]:
+    """Whether most images are long, and would show more of an object that fills them if they were squashed."""
+    if not len(sizes := survey.served_sizes):
+        return []
+    ratio = float(np.median(sizes[:, 0] / sizes[:, 1]))
+    if 1 / _OBLONG <= ratio <= _OBLONG:
+        return []
+    value = f"median of width / height {ratio:.2f}: evaluation sees a square in the middle"
+    advice = "If objects fill their images, such as cars, try `--data.squash=true`; if not, don't."
+    return [ok("image shape", value, advice)]
 
 
 def check_class_sizes(survey: Survey) -> list[Finding]:
@@ -246,7 +262,9 @@ def check_doubtful(survey: Survey, embeddings: AnyPath) -> list[Finding]:
         UserError: The file cannot be read, or is of other images.
     """
     if read_description(embeddings).data != images_fingerprint(survey.data):
-        raise UserError(f"{embeddings} is of another data set: write it again with `ppssl embed`.")
+        raise UserError(
+            f"{embeddings} is of other images, or they were squashed otherwise: write it again with `ppssl embed`."
+        )
     parts = [part for part, _ in read_embeddings(embeddings)]
     index = torch.cat([part.index for part in parts])
     labels = torch.from_numpy(survey.labels)[index]

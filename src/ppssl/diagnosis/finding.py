@@ -27,9 +27,9 @@ class Finding:
     advice: str = ""
 
 
-def ok(what: str, value: str) -> Finding:
-    """A green line."""
-    return Finding("ok", what, value)
+def ok(what: str, value: str, advice: str = "") -> Finding:
+    """A green line; its advice is what may be tried."""
+    return Finding("ok", what, value, advice)
 
 
 def warning(what: str, value: str, advice: str) -> Finding:

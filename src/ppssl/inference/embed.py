@@ -124,7 +124,8 @@ def fingerprint(encoder: nn.Module) -> str:
 def _description_of(encoder: Any, data: FineGrainedDataModule, feature: Feature) -> Description:
     images = images_fingerprint(data)
     dim = getattr(encoder, "head_hidden_size", None) or encoder.num_features
-    return Description(fingerprint(encoder), images, data.image_size, data.eval_crop, dim, feature)
+    view = (data.image_size, data.eval_crop)
+    return Description(fingerprint(encoder), images, *view, dim, feature, data.squash)
 
 
 def images_fingerprint(data: FineGrainedDataModule) -> str:

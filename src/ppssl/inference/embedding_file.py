@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import Tensor
 
+from ppssl.checkpointing.view import View
 from ppssl.data.source import UNKNOWN
 from ppssl.inference.embeddings import Embeddings, Feature
 from ppssl.utils.errors import UserError
@@ -55,6 +56,7 @@ class Description:
         eval_crop: The centre crop, as a fraction of the short side.
         dim: Dimension D of an embedding.
         feature: The feature, see :func:`~ppssl.inference.embeddings.feature_encoder`.
+        squash: Whether the images were squashed to squares first.
     """
 
     encoder: str
@@ -63,6 +65,12 @@ class Description:
     eval_crop: float
     dim: int
     feature: Feature = "gap"
+    squash: bool = False  # files of earlier versions do not say so
+
+    @property
+    def view(self) -> View:
+        """Preprocessing of the images."""
+        return View(self.image_size, self.eval_crop, self.squash)
 
 
 def read_description(path: AnyPath) -> Description:
@@ -200,5 +208,6 @@ def try_description(path: Path) -> Description | None:
         all(isinstance(size, int) and size > 0 for size in sizes)
         and isinstance(description.eval_crop, (int, float))
         and description.feature in get_args(Feature)
+        and isinstance(description.squash, bool)
     )
     return description if usable else None

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppssl.checkpointing.backbone import evaluation_view
-from ppssl.checkpointing.files import read_checkpoint, restore
+from ppssl.checkpointing.files import restore
 from ppssl.checkpointing.module import TrainingModule
+from ppssl.checkpointing.view import View
 from ppssl.data.datamodule import IMAGENET_MEAN, IMAGENET_STD
 from ppssl.data.transforms import center_view
 from ppssl.encoder import Encoder, evaluation_mode
@@ -47,24 +47,6 @@ BATCH = 16
 """Images per batch."""
 CELL = 8
 """Height and width in pixels of a cell of the pooled map."""
-
-
-@dataclass(frozen=True)
-class View:
-    """Preprocessing of an image, as in evaluation.
-
-    Attributes:
-        size: Height and width of the input in pixels.
-        crop: The centre crop, as a fraction of the short side.
-    """
-
-    size: int = 224
-    crop: float = 0.875
-
-    @classmethod
-    def of(cls, path: AnyPath) -> View:
-        """Return the preprocessing that a checkpoint was trained with; the defaults where it does not say."""
-        return cls(*evaluation_view(read_checkpoint(path)["ppssl"]))
 
 
 @dataclass(frozen=True)
@@ -156,7 +138,7 @@ def explain(
     if not isinstance(model, nn.Module):
         model = restore(nn.Module, model, {})
     if view is None:
-        view = View(*model.evaluation_view) if isinstance(model, TrainingModule) else View()
+        view = model.evaluation_view if isinstance(model, TrainingModule) else View()
     parts = list(
         explain_in_batches(
             model,
@@ -198,7 +180,7 @@ def explain_in_batches(
         check_image_size(model, view.size)
         for part in torch.arange(len(source)).split(BATCH):
             rows = part.tolist()
-            views = [center_view(source.read(i), view.size, view.crop) for i in rows]
+            views = [center_view(source.read(i), *view) for i in rows]
             batch = torch.stack(views)
             maps = explain_views(model, batch.to(run_device), reference=reference, **options)
             on_cpu = {title: values.cpu() for title, values in maps.items()}

@@ -126,7 +126,7 @@ def _embed(image: Image.Image, embeddings: AnyPath, model: nn.Module | AnyPath) 
         )
     cfg = encoder.pretrained_cfg
     mean, std = (torch.tensor(cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
-    view = center_view(image, description.image_size, description.eval_crop)[None].float() / 255
+    view = center_view(image, *description.view)[None].float() / 255
     with evaluation_mode(encoder):
         return unit_rows(encoder(((view - mean) / std).to(next(encoder.parameters()).device)).cpu())
 

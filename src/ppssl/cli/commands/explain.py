@@ -1,7 +1,5 @@
 """``ppssl explain CKPT IMAGE... --out DIR``: draw saliency maps of an encoder for image files."""
 
-from dataclasses import replace
-
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import track
@@ -25,7 +23,7 @@ def main(argv: list[str]) -> int:
     out = writable_folder(args.out)
     view = View.of(args.checkpoint)
     if args.image_size is not None:
-        view = replace(view, size=args.image_size)
+        view = view._replace(size=args.image_size)
     source = image_files(args.images)
     model = restore(nn.Module, args.checkpoint, {})
     class_index = None if args["class"] is None else class_number(model, args["class"])

@@ -53,7 +53,7 @@ def bench_loader(
         ``images_per_second`` (median, min and max) by pipeline, see
         :func:`~ppssl.studies.bench_loader.pipelines.make_pipelines`; ``ratios`` by ``<pipeline>/torchvision`` and, with
         lightly, ``ppssl/lightly``; ``all_cores``: workers and images per second of ours; ``original_size``: median
-        width and height of the images in pixels; the arguments, and the provenance.
+        width and height of the images in pixels, squashed if they are; the arguments, and the provenance.
 
     Raises:
         UserError: There are no images, or one cannot be read.

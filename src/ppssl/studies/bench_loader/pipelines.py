@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.dataset import ViewDataset
 from ppssl.data.files import FileSource
+from ppssl.data.images import squash
 from ppssl.data.source import ImageSource
 from ppssl.data.transforms import MoCoV2Augmentation
 from ppssl.utils.errors import UserError
@@ -100,7 +101,7 @@ def make_pipelines(data: FineGrainedDataModule) -> dict[str, Pipeline]:
     ``ppssl``: our views as a worker sends them (uint8; they are normalised on the training device). ``ppssl,
     normalised``: the same, normalised. ``torchvision`` and ``torchvision v2``: normalised float views. ``lightly``, if
     it is installed: the same. ``decode``: the image alone, in full size; ``decode, reduced``: at the size that our
-    views need.
+    views need. With ``data.squash`` all of them squash the image first.
     """
     dataset = view_dataset(data)
     source, size = dataset.source, dataset.size
@@ -125,7 +126,7 @@ def make_pipelines(data: FineGrainedDataModule) -> dict[str, Pipeline]:
         "torchvision": on_images,
         "torchvision v2": on_tensors,
         "decode": lambda i: [load_image(source, i)],
-        "decode, reduced": lambda i: [source.load_reduced(i, short_side)],
+        "decode, reduced": lambda i: [source.serve(i, short_side)],
     }
     if importlib.util.find_spec("lightly"):
         from lightly.transforms import MoCoV2Transform
@@ -136,7 +137,8 @@ def make_pipelines(data: FineGrainedDataModule) -> dict[str, Pipeline]:
 
 
 def load_image(source: ImageSource, i: int) -> Image.Image:
-    """Decode an image in full size, as torchvision's ``ImageFolder`` does if it is a file."""
-    if isinstance(source, FileSource):
-        return pil_loader(str(source.paths[i]))
-    return source.load(i)
+    """Decode an image in full size, as torchvision's ``ImageFolder`` does if it is a file; squash it as views are."""
+    if not isinstance(source, FileSource):
+        return source.serve(i)
+    image = pil_loader(str(source.paths[i]))
+    return squash(image) if source.squash else image

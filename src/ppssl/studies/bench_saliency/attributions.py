@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppssl.checkpointing.view import View
 from ppssl.data.annotations import object_mask
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.source import ImageSource
@@ -79,18 +80,19 @@ def select_probe_images(data: FineGrainedDataModule, count: int) -> ProbeImages:
     items = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int))
     own = data.augmentation
     augmentation = own if isinstance(own, MoCoV2Augmentation) else MoCoV2Augmentation()
-    size, seed = data.image_size, resolve_seed(data.seed)
+    view, seed = View.of_data(data), resolve_seed(data.seed)
+    size = view.size
     images, keys, masks = [], [], []
     for i in items.tolist():
         original = source.read(i)
         shape = (original.height, original.width)
-        images.append(center_view(original, size, data.eval_crop))
+        images.append(center_view(original, *view))
         views = []
         for epoch in range(KEYS):
             parameters = augmentation.sample(seed, epoch, i + offset, 1, size=shape, view_size=size)
             views.append(apply_view(original, parameters, size))
         keys.append(torch.stack(views))
-        masks.append(_masks(source, i, original.size, size, data.eval_crop))
+        masks.append(_masks(source, i, view))
     names = [name for name in masks[0] if all(name in m for m in masks)]
     return ProbeImages(
         images=torch.stack(images),
@@ -100,15 +102,13 @@ def select_probe_images(data: FineGrainedDataModule, count: int) -> ProbeImages:
     )
 
 
-def _masks(
-    source: ImageSource, i: int, original: tuple[int, int], size: int, crop: float
-) -> dict[str, Tensor]:
+def _masks(source: ImageSource, i: int, view: View) -> dict[str, Tensor]:
     """Masks of the centre view: pixels at least half of which are on the bird or the part."""
-    annotations = source.annotations(i)
-    coverage = {"bird": object_mask(annotations, original, size, crop)}
+    annotations, size = source.annotations(i), source.load(i).size
+    coverage = {"bird": object_mask(annotations, size, view)}
     if isinstance(source, SyntheticBirds):
         part = annotations["parts"][source.distinguishing_part(int(source.labels[i]))]
-        coverage["part"] = object_mask({"object": part}, original, size, crop)
+        coverage["part"] = object_mask({"object": part}, size, view)
     return {name: (mask >= 0.5).float() for name, mask in coverage.items() if mask is not None}
 
 
