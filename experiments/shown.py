@@ -65,8 +65,12 @@ class Shown(PPSSL):
         data = self._data_module()
         maps = self._make_maps(data)
         self._maps = maps.roll(1, dims=0) if self.shuffled else maps
-        if self.form == "zoom":
-            images: Any = self.trainer.train_dataloader.dataset
+
+    def on_train_start(self) -> None:
+        """From now on the query of some images is cut out of their window."""
+        super().on_train_start()
+        if self.form == "zoom" and self._maps is not None:
+            images: Any = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
             images.augmentation = Closer(images.augmentation, windows(self._maps), self.share)
 
     def _make_maps(self, data: Any) -> Tensor:

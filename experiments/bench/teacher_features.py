@@ -39,6 +39,7 @@ def main(
     teacher: str | Teacher = "synthetic-clip",
     recipe: str = "ppssl:synthetic/pretrain",
     root: str | None = None,
+    squash: bool = False,
 ) -> None:
     """Measure and write.
 
@@ -47,14 +48,15 @@ def main(
         teacher: As AIS takes it.
         recipe: The recipe whose data are looked at.
         root: Folder of the data, for recipes that need one.
+        squash: Whether the teacher sees squashed images, as `data.squash`.
     """
     loaded = load_teacher(teacher)
     whole = ["--data.eval_crop=1.0", f"--data.image_size={loaded.input_size}"]
-    whole += [f"--data.root={root}"] if root else []
+    whole += [f"--data.squash={str(squash).lower()}", *([f"--data.root={root}"] if root else [])]
     small = ["--data.num_workers=0", "--trainer.logger=false", "--model.pretrained=false"]
     built = build_recipe(recipe, [*whole, *small])
     results = evaluate(TeacherEncoder(loaded), built.datamodule, device="cpu").to_dict()
-    results["config"] = without_local(results["config"], whole[2:])
+    results["config"] = without_local(results["config"], whole[3:])
     name = teacher_name(teacher)  # where a file lies is this machine's affair
     facts = {"teacher": Path(name).name if Path(name).exists() else name}
     write_json(out, results | facts | {"teacher_hash": teacher_fingerprint(teacher)})

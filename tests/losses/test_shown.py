@@ -6,11 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiments.shown import CELLS, Form, Shown, edit, in_view
+from experiments.attend import POOLS, AttendBoth, Pool
+from experiments.shown import (
+    CELLS,
+    WINDOW,
+    Closer,
+    Form,
+    Shown,
+    contrast_maps,
+    edit,
+    in_view,
+    known_maps,
+    windows,
+)
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from ppssl import PPSSL, FolderDataModule, MoCo
+from ppssl import PPSSL, FolderDataModule, MoCo, MoCoV2Augmentation
+from ppssl.data import SyntheticDataModule
+from ppssl.functional import info_nce
 
 
 @pytest.mark.parametrize("axis", [1, 2])
@@ -48,22 +62,99 @@ def test_the_obvious_is_grey() -> None:
     assert edited.sum() == 3 * (28 * 28 - 14 * 14)
 
 
-@pytest.mark.parametrize("form", ["background out", "drop the obvious"])
-def test_without_edited_images_it_is_the_plain_model(form: Form, image_folder: Path) -> None:
-    def train(make: Callable[..., PPSSL]) -> Tensor:
-        data = FolderDataModule(image_folder, image_size=32, batch_size=8, num_workers=0)
-        model = make(
-            backbone="test_resnet",
-            contrastive=MoCo(dim=8, queue_size=16),
-            init_seed=0,
-            seed=0,
-            lr=0.1,
-            monitors=False,
-        )
-        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        Trainer(max_steps=2, accelerator="cpu", **options).fit(model, data)
-        return torch.cat([p.detach().flatten() for p in model.encoder.parameters()])
+def test_a_window_is_where_the_most_of_the_map_is() -> None:
+    maps = torch.zeros(2, CELLS, CELLS)
+    maps[0, 0, 0] = maps[1, -1, 3] = 1
+    assert windows(maps)[0].tolist() == [0, 0]
+    x, y = (windows(maps)[1] * CELLS).tolist()
+    assert x <= 3 < x + WINDOW * CELLS
+    assert y == CELLS - WINDOW * CELLS
 
-    plain = train(PPSSL)
-    assert torch.equal(train(partial(Shown, form, 0.0)), plain)
-    assert not torch.equal(train(partial(Shown, form, 1.0)), plain)
+
+def test_the_closer_view_is_the_usual_crop_of_the_window() -> None:
+    usual = MoCoV2Augmentation(crop_scale=(0.3, 1.0))
+    where = torch.tensor([[0.1, 0.2], [0.3, 0.0]])
+    closer = Closer(usual, where, share=1.0)
+    for index in range(2):
+        key = {"size": (40, 40), "view_size": 16}
+        of_image = usual.sample(0, 3, index, 0, **key)
+        left, top, width, height = closer.sample(0, 3, index, 0, **key).crop
+        x, y = where[index].tolist()
+        back = [(left - x) / WINDOW, (top - y) / WINDOW, width / WINDOW, height / WINDOW]
+        assert back == pytest.approx(of_image.crop)
+        assert closer.sample(0, 3, index, 1, **key) == usual.sample(0, 3, index, 1, **key)
+    assert Closer(usual, where, share=0.0).sample(0, 3, 0, 0, **key) == usual.sample(
+        0, 3, 0, 0, **key
+    )
+
+
+def test_known_birds_and_their_contrast_are_in_the_same_place() -> None:
+    data = SyntheticDataModule(
+        train_size=12, test_size=4, image_size=32, batch_size=4, num_workers=0
+    )
+    data.setup()
+    known, contrast = known_maps(data), contrast_maps(data)
+    assert known.shape == contrast.shape == (12, CELLS, CELLS)
+    on_bird = (contrast * known).sum(dim=(1, 2)) / contrast.sum(dim=(1, 2))
+    assert (on_bird.mean() > 1.2 * known.mean()).item()
+
+
+@pytest.mark.parametrize("form", ["zoom", "background out", "drop the obvious"])
+def test_without_edited_images_it_is_the_plain_model(form: Form, image_folder: Path) -> None:
+    plain = weights_after(PPSSL, image_folder)
+    assert torch.equal(weights_after(partial(Shown, form, 0.0), image_folder), plain)
+    assert not torch.equal(weights_after(partial(Shown, form, 1.0), image_folder), plain)
+
+
+def weights_after(make: Callable[..., PPSSL], images: Path) -> Tensor:
+    """Of the encoder, after two steps."""
+    data = FolderDataModule(images, image_size=32, batch_size=8, num_workers=0)
+    model = make(
+        backbone="test_resnet",
+        contrastive=MoCo(dim=8, queue_size=16),
+        init_seed=0,
+        seed=0,
+        lr=0.1,
+        monitors=False,
+    )
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(max_steps=2, accelerator="cpu", **options).fit(model, data)
+    return torch.cat([p.detach().flatten() for p in model.encoder.parameters()])
+
+
+@pytest.mark.parametrize("pool", ["energy", "gem", "mean"])
+def test_attending_on_both_sides_trains_the_encoder(pool: Pool, image_folder: Path) -> None:
+    plain = weights_after(PPSSL, image_folder)
+    assert torch.equal(weights_after(partial(AttendBoth, pool, 0.0), image_folder), plain)
+    assert not torch.equal(weights_after(partial(AttendBoth, pool, 1.0), image_folder), plain)
+
+
+def test_the_pooled_contrast_is_info_nce_with_its_own_queue() -> None:
+    """By hand in float64: pooled with the energy of each place, each side through its own head."""
+    model = AttendBoth(
+        "energy", 1.0, backbone="test_resnet", contrastive=MoCo(dim=8, queue_size=16), seed=0
+    )
+    model.build(32)
+    views = torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).unbind(0)
+    batch = {"views": list(views), "index": torch.arange(4)}
+    plain, _ = PPSSL.losses(model, batch, seed=0, progress=0.0)
+    for _ in range(2):  # the second time the queue has the keys of other images
+        loss, _ = model.losses(batch, seed=0, progress=0.0)
+        keys = []
+        for side, encoder, head in (
+            (0, model.encoder, model.pooled_head),
+            (1, model.contrastive.key_encoder, model.pooled_key_head),
+        ):
+            places = encoder.features(views[side]).map.double().flatten(2)
+            share = places.square().sum(dim=1, keepdim=True)
+            pooled = (places * share / share.sum(dim=2, keepdim=True)).sum(dim=2)
+            out = head.double()(pooled)
+            head.float()
+            keys.append(out / out.norm(dim=1, keepdim=True))
+        negatives, mask = model.pooled_queue.negatives(batch["index"])
+        expected = info_nce(keys[0], keys[1], negatives.double(), temperature=0.2, mask=mask).mean()
+        torch.testing.assert_close(loss - plain, expected, atol=2e-4, rtol=1e-4)
+        model.on_after_backward()
+        batch = batch | {"index": batch["index"] + 4}
+        plain, _ = PPSSL.losses(model, batch, seed=0, progress=0.0)
+    assert set(POOLS) == {"energy", "gem", "mean"}
