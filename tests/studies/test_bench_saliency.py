@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from safetensors.torch import save_file
 
 from ppssl import PPSSL, FolderDataModule, SyntheticDataModule
+from ppssl.checkpointing.files import read_checkpoint
 from ppssl.cli.main import main
 from ppssl.data.synthetic.birds import ATTRIBUTE_PARTS, PARTS
 from ppssl.functional import image_gradcam
@@ -20,7 +22,8 @@ from ppssl.studies.bench_saliency.attributions import (
     select_probe_images,
     signed_attributions,
 )
-from ppssl.studies.bench_saliency.benchmark import bench_saliency
+from ppssl.studies.bench_saliency.benchmark import _model_before, bench_saliency
+from ppssl.studies.bench_saliency.foreground import grabcut
 from ppssl.studies.bench_saliency.scores import TREATMENTS, map_scores, treated_maps
 from reference.saliency import grid_distribution
 
@@ -234,7 +237,8 @@ def test_command_writes_json_tables_and_figures(
     assert "part/bird" in capsys.readouterr().out
     content = json.loads((tmp_path / "saliency.json").read_text())
     assert content["protocol"] == "saliency-1"
-    assert content["arguments"] == {"images": 4, "checkpoints": 2, "gamma": 2.0}
+    usual = {"before": "random", "foreground": "annotated"}
+    assert content["arguments"] == {"images": 4, "checkpoints": 2, "gamma": 2.0} | usual
     assert content["images_with"]["bird"] == 4
     methods = {(r["source"], r["reference"], r["target"]) for r in content["rows"]}
     targets, references = ("similarity", "loss"), ("zero", "blur", "gradient")
@@ -289,3 +293,52 @@ def test_errors_are_one_line(args: list[str], message: str, checkpoint: Path, ca
     assert main(["bench", "saliency", *given]) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("ppssl: ")]
     assert message in line
+
+
+def test_grabcut_finds_a_bird_before_a_plain_sky() -> None:
+    """A disc of two colours on a noisy ground; an image without any object has no mask."""
+    draw = np.random.default_rng(0)
+    y, x = np.mgrid[:96, :96]
+    disc = (x - 50) ** 2 + (y - 44) ** 2 < 26**2
+    image = np.full((96, 96, 3), (120, 160, 220)) + draw.normal(0, 6, (96, 96, 3))
+    image[disc] = (150, 60, 30)
+    image[disc & (x > 50)] = (60, 40, 20)
+    plain = np.full((96, 96, 3), (120, 160, 220))
+    images = torch.from_numpy(np.stack([image, plain]).clip(0, 255).astype(np.uint8))
+    masks = grabcut(images.permute(0, 3, 1, 2))
+    assert (masks[0].bool().numpy() == disc).mean() > 0.98
+    assert masks[1].sum() == 0
+    assert torch.equal(grabcut(images.permute(0, 3, 1, 2)), masks)
+
+
+def test_photographs_have_an_estimated_object_and_the_weights_of_the_start(
+    image_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    data = FolderDataModule(str(image_folder), **SMALL)
+    start = tmp_path / "start.safetensors"
+    torch.manual_seed(1)
+    kwargs: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
+    weights = PPSSL(**kwargs, pretrained=False).encoder.model.state_dict()
+    save_file({n: v.contiguous() for n, v in weights.items()}, start)
+    model = PPSSL(
+        **kwargs, pretrained=str(start), lr=1e-9, contrastive=MoCo(dim=8), batch_norm="frozen"
+    )
+    trainer = Trainer(default_root_dir=tmp_path, max_epochs=1, **QUIET)
+    trainer.fit(model, data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    args = [
+        "--checkpoints",
+        str(tmp_path / "last.ckpt"),
+        "--images",
+        "4",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(["bench", "saliency", *args, "--before", "start", "--foreground", "grabcut"]) == 0
+    content = json.loads((tmp_path / "out" / "saliency.json").read_text())
+    assert content["arguments"]["before"] == "start"
+    told = read_checkpoint(tmp_path / "last.ckpt")
+    for pretrained in (True, False):
+        found = _model_before(told, pretrained=pretrained).encoder.model.state_dict()
+        assert all(torch.equal(found[n], v) for n, v in weights.items()) == pretrained
+    assert "estimated by GrabCut" in (tmp_path / "out" / "saliency.md").read_text()

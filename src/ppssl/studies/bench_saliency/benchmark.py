@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from ppssl.studies.bench_saliency.attributions import (
     select_probe_images,
     signed_attributions,
 )
+from ppssl.studies.bench_saliency.foreground import grabcut
 from ppssl.studies.bench_saliency.scores import (
     GAMMA,
     TREATMENTS,
@@ -36,6 +37,7 @@ from ppssl.studies.bench_saliency.scores import (
     map_scores,
     treated_maps,
 )
+from ppssl.utils.checks import check_choice
 from ppssl.utils.device import resolve_device
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.instantiate import instantiate
@@ -69,21 +71,26 @@ def bench_saliency(
     data: FineGrainedDataModule | None = None,
     *,
     images: int = 256,
+    before: Literal["random", "start"] = "random",
+    foreground: Literal["annotated", "grabcut"] = "annotated",
     device: str = "auto",
 ) -> SaliencyBenchmark:
-    """Score the saliency maps of trained encoders, and of the same encoders with random weights.
+    """Score the saliency maps of trained encoders, and of the same encoders before training.
 
     Args:
         checkpoints: Checkpoints of ``ppssl fit``; several checkpoints count as seeds.
         data: The data set; ``None``: the data set of the first checkpoint.
         images: Number of images N, >= 2. Needs about ``100 N S^2`` bytes for views of S pixels.
+        before: What is before: ``"random"`` weights, or those that the training began with (``"start"``).
+        foreground: Where the object is: as ``"annotated"``, if it is; or as OpenCV's GrabCut estimates it
+            (:mod:`ppssl.studies.bench_saliency.foreground`), for photographs that are cropped to the object.
         device: Device of the encoders; ``"auto"``: a GPU if there is one.
 
     Returns:
         The benchmark. Its ``content`` is plain data for JSON: ``rows`` has one entry for each attribution method
         (``source``, ``reference``, ``target``), ``order``, ``resolution`` (``"equal"``: the grid of the output for all
         layers; ``"own"``: the layer's grid) and ``treatment``, with the grid as ``cells`` and the scores of
-        :func:`~ppssl.studies.bench_saliency.scores.map_scores` ``before`` (one value per different random encoder) and
+        :func:`~ppssl.studies.bench_saliency.scores.map_scores` ``before`` (one value per different encoder) and
         ``after`` training (one value per checkpoint).
 
     Raises:
@@ -93,10 +100,14 @@ def bench_saliency(
         raise ArgumentError(f"`images` must be >= 2, got {images}.")
     if not checkpoints:
         raise ArgumentError("`checkpoints` must contain at least one checkpoint.")
+    check_choice(("random", "start"), before=before)
+    check_choice(("annotated", "grabcut"), foreground=foreground)
     contents = [read_checkpoint(path) for path in checkpoints]
     data = _data_of(contents[0], checkpoints[0]) if data is None else data
     data.setup()
     probes = select_probe_images(data, images)
+    if foreground == "grabcut":
+        probes = replace(probes, masks={"bird": grabcut(probes.images)})
     models = _models_to_score(checkpoints, contents)
     torch_device = resolve_device(device)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -104,7 +115,10 @@ def bench_saliency(
     with Progress(transient=True) as progress:
         task = progress.add_task("Maps", total=len(models) * KEYS * len(probes.images))
         for phase, content, path in models:
-            model = _random_model(content) if path is None else PPSSL.load_from_checkpoint(path)
+            if path is None:
+                model = _model_before(content, pretrained=before == "start")
+            else:
+                model = PPSSL.load_from_checkpoint(path)
             model.to(torch_device).eval()
             data.normalise_with(model.encoder.info.mean, model.encoder.info.std)
             _fill_queue(model, data)
@@ -115,6 +129,7 @@ def bench_saliency(
                 first_trained = signed
             _add_scores(rows, phase, signed, probes.masks)
     results = _results_as_dict(rows, contents, data, probes)
+    results["arguments"] |= {"before": before, "foreground": foreground}
     return SaliencyBenchmark(results, probes, first_trained)
 
 
@@ -162,10 +177,10 @@ def _results_as_dict(
     }
 
 
-def _random_model(checkpoint: dict[str, Any]) -> PPSSL:
-    """The model of a checkpoint with random weights, even if its training started from pretrained weights."""
+def _model_before(checkpoint: dict[str, Any], *, pretrained: bool) -> PPSSL:
+    """The model of a checkpoint before its training, or with random weights, whatever it began with."""
     config = checkpoint["ppssl"]["model"]
-    init_args = config["init_args"] | {"pretrained": False}
+    init_args = config["init_args"] | ({} if pretrained else {"pretrained": False})
     with initial_weights(init_args.get("init_seed") or 0, "bench"):
         model = instantiate({"class_path": config["class_path"], "init_args": init_args})
         model.on_load_checkpoint(checkpoint)

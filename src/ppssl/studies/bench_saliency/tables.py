@@ -45,6 +45,8 @@ def markdown_tables(content: Mapping[str, Any]) -> str:
     """Write a Markdown table of all scores for each resolution and treatment, with a legend."""
     arguments = content["arguments"]
     visible = "; ".join(f"{name} visible in {n}" for name, n in content["images_with"].items())
+    if arguments.get("foreground") == "grabcut":
+        visible += ", estimated by GrabCut"
     lines = [
         f"{arguments['images']} images ({visible or 'no masks'}), checkpoints: {arguments['checkpoints']}. "
         "Values before -> after training; ± is the standard deviation over checkpoints, or for one checkpoint the "
