@@ -32,6 +32,7 @@ UNDOCUMENTED = {
 ALLOWED = {
     "_BatchNorm": "the base of all batch norms, with no public name",
     "_asdict": "documented: a method of named tuples",
+    "_replace": "likewise",
     "_foreach_lerp_": "torch's optimizers are made of it; one kernel for all parameters, with no public name",
     "_modules": "of a shallow copy: add_module would change the original, too",
     "_image_files": "torchvision's data sets have no public list of files and labels",

@@ -9,9 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,8 +18,9 @@ from ppssl.data.device_augmentation import augment_views
 from ppssl.data.label_splits import select_held_out, select_labelled
 from ppssl.data.labelled_augmentation import LabelledAugmentation
 from ppssl.data.loader import EpochSampler, check_batch_size, default_workers, make_loader
+from ppssl.data.normalisation import IMAGENET_MEAN, IMAGENET_STD, Normalisation
 from ppssl.data.own_views import OwnView, check_place
-from ppssl.data.report import report
+from ppssl.data.report import report, report_unreadable
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.data.transforms import MoCoV2Augmentation, center_view
 from ppssl.utils.checks import check_choice, check_pixels, check_range
@@ -31,8 +30,6 @@ from ppssl.utils.lightning_internals import batches_begun
 from ppssl.utils.randomness import resolve_seed
 
 __all__ = ["FineGrainedDataModule"]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class FineGrainedDataModule(LightningDataModule, Configurable):
@@ -130,13 +127,10 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         report(self.sources, getattr(self, "root", None))
         labels = self.sources["train"].labels
         seed = resolve_seed(self.seed)
+        val_fraction = 0.0 if "val" in self.sources else self.val_fraction
         self.train_labelled = select_labelled(labels, self.label_fraction, seed)
-        if "val" in self.sources:
-            self.train_fit = self.train_labelled
-            self.train_val = np.empty(0, dtype=np.int64)
-        else:
-            self.train_val = select_held_out(labels, self.train_labelled, self.val_fraction, seed)
-            self.train_fit = np.setdiff1d(self.train_labelled, self.train_val)
+        self.train_val = select_held_out(labels, self.train_labelled, val_fraction, seed)
+        self.train_fit = np.setdiff1d(self.train_labelled, self.train_val)
 
     @property
     def classes(self) -> list[str]:
@@ -173,9 +167,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
 
     def normalise_with(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Set the per-channel mean and standard deviation for normalisation, in units of [0, 1]."""
-        self.normalisation = tuple(mean), tuple(std)
-        self._mean = torch.tensor(mean).view(1, -1, 1, 1)
-        self._std = torch.tensor(std).view(1, -1, 1, 1)
+        self.normalisation = Normalisation(mean, std)
 
     def request(self, requests: Mapping[str, Request]) -> None:
         """Serve views of all training images, and one batch entry per request (a function of the original)."""
@@ -288,14 +280,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         # metrics keep these tensors, and a tensor of a worker holds an open file
         for name in batch.keys() & {"index", "label"}:
             batch[name] = batch[name].clone()
-        for name, reason in batch.pop("broken", []):
-            if self.on_error == "raise":
-                raise UserError(
-                    f"Cannot read {name}: {reason}. Repair or remove the file, or set `on_error: skip`."
-                )
-            if name not in self._skipped:
-                self._skipped.add(name)
-                rank_zero_warn(f"Skipped {name}: {reason}.")
+        report_unreadable(batch.pop("broken", []), self.on_error, self._skipped)
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -311,6 +296,4 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
 
     def normalise(self, image: Tensor) -> Tensor:
         """Normalise ``(B, 3, H, W)`` in [0, 255] to float32 with the encoder's mean and standard deviation."""
-        if self._mean.device != image.device:  # once, not in each step
-            self._mean, self._std = self._mean.to(image.device), self._std.to(image.device)
-        return (image.float() / 255 - self._mean) / self._std
+        return self.normalisation(image)

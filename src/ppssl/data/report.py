@@ -1,13 +1,15 @@
-"""What a data set has read, in one line."""
+"""What a data set has read, in one line, and the images that turn out to be unreadable later."""
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ppssl.data.scan import CONVERT
 from ppssl.data.source import UNKNOWN, ImageSource, PassedOver
+from ppssl.utils.errors import UserError
 
-__all__ = ["merged", "report", "summary"]
+__all__ = ["merged", "report", "report_unreadable", "summary"]
 
 _EMPTY = "folders without images"
 
@@ -33,6 +35,29 @@ def report(sources: Mapping[str, ImageSource], place: object = None) -> None:
         rank_zero_warn(
             f"Images that Pillow does not read were passed over: {_listed(images)}. Convert them to JPEG or PNG."
         )
+
+
+def report_unreadable(
+    broken: Iterable[tuple[str, str]], on_error: Literal["raise", "skip"], warned: set[str]
+) -> None:
+    """Raise an error for the first unreadable image, or warn of each that was skipped, once.
+
+    Args:
+        broken: Name of each unreadable image of a batch, and the reason.
+        on_error: See :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
+        warned: Names of the images that were warned of before; new ones are added.
+
+    Raises:
+        UserError: There is an unreadable image, and ``on_error`` is ``"raise"``.
+    """
+    for name, reason in broken:
+        if on_error == "raise":
+            raise UserError(
+                f"Cannot read {name}: {reason}. Repair or remove the file, or set `on_error: skip`."
+            )
+        if name not in warned:
+            warned.add(name)
+            rank_zero_warn(f"Skipped {name}: {reason}.")
 
 
 def summary(sources: Mapping[str, ImageSource], place: object = None) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ppssl.checkpointing.files import restore
 from ppssl.checkpointing.module import TrainingModule
 from ppssl.checkpointing.view import View
-from ppssl.data.datamodule import IMAGENET_MEAN, IMAGENET_STD
+from ppssl.data.normalisation import IMAGENET_MEAN, IMAGENET_STD, Normalisation
 from ppssl.data.transforms import center_view
 from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.functional import Reference, image_gradcam, saliency_target
@@ -260,8 +260,7 @@ def _normalise(images: Tensor, timm_model: Any) -> Tensor:
     cfg = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} | dict(
         getattr(timm_model, "pretrained_cfg", None) or {}
     )
-    mean, std = (torch.tensor(cfg[k], device=images.device).view(-1, 1, 1) for k in ("mean", "std"))
-    return (images.float() / 255 - mean) / std
+    return Normalisation(cfg["mean"], cfg["std"])(images)
 
 
 def _unused_path(folder: Path, stem: str) -> Path:
