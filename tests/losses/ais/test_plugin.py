@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ppssl import AIS, TrainingStep, UserError
 from ppssl.encoder import EncoderInfo
-from ppssl.losses.ais.plugin import ranked
-from ppssl.text.bank import TextBank
+from ppssl.text.bank import TextBank, ranked
 from ppssl.text.corpus import TextCorpus
 from reference.distillation import text_bank_distillation_loops
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ppssl.data.datamodule import FineGrainedDataModule
     from ppssl.encoder import EncoderInfo
 
-__all__ = ["AIS", "ranked"]
+__all__ = ["AIS"]
 
 
 class AIS(LossPlugin):
@@ -167,11 +167,6 @@ class AIS(LossPlugin):
 
     def attach(self, bank: TextBank) -> None:
         """Use a bank for training. It is not part of the module: neither in checkpoints nor in DDP buffers."""
-        if self.top_k is not None and self.top_k > len(bank.texts):
-            raise UserError(
-                f"`top_k` is {self.top_k}, and the corpus has {len(bank.texts)} descriptions: at most all of them."
-            )
-        self._teacher_dim = bank.texts.shape[1]
         self._targets = make_targets(
             bank,
             teacher_temperature=self.teacher_temperature,
@@ -182,6 +177,7 @@ class AIS(LossPlugin):
             online=self.online,
             whiten=self.whiten,
         )
+        self._teacher_dim = bank.texts.shape[1]
         self._descriptions = self._targets.titles, self._targets.texts.half().cpu()
         self.whitening = self._targets.whitening
         tau, name = self._targets.temperature, teacher_name(self.teacher)
@@ -275,14 +271,13 @@ class AIS(LossPlugin):
         Raises:
             UserError: An earlier checkpoint, which does not hold its corpus, and that cannot be loaded.
         """
-        if corpus is None and self._descriptions is not None:
-            titles, texts = self._descriptions
-        else:
-            titles, texts = self._embed(corpus)
+        titles, texts = self._embedded(corpus)
         return ranked(self.student_sees(embeddings, texts.float()), titles, k)
 
-    def _embed(self, corpus: TextCorpus | Sequence[str] | None) -> tuple[list[str], Tensor]:
-        """Titles and text embeddings of a corpus; ``None``: that of a checkpoint which does not hold it."""
+    def _embedded(self, corpus: TextCorpus | Sequence[str] | None) -> tuple[list[str], Tensor]:
+        """Titles and text embeddings of a corpus; ``None``: that of the training, which earlier checkpoints lack."""
+        if corpus is None and self._descriptions is not None:
+            return self._descriptions
         if corpus is None and self.corpus in ("class-names", *METADATA_CORPORA):
             raise UserError(
                 f"The corpus `{self.corpus}` comes from the data set, and this earlier checkpoint does not hold it: "

@@ -93,11 +93,15 @@ def make_targets(
     """Create the targets from a bank; the arguments are those of :class:`~ppssl.losses.ais.plugin.AIS`.
 
     Raises:
-        UserError: ``top_k`` leaves fewer descriptions than ``perplexity`` asks for.
+        UserError: ``top_k`` is larger than the corpus, or leaves fewer descriptions than ``perplexity`` asks for.
     """
     if bank.images is None or bank.mean is None:
         raise ValueError("A bank of texts only has no targets: open it with the data module.")
     texts, images = bank.texts, bank.images
+    if top_k is not None and top_k > len(texts):
+        raise UserError(
+            f"`top_k` is {top_k}, and the corpus has {len(texts)} descriptions: at most all of them."
+        )
     if control == "random_texts":
         texts = _orthogonal(*texts.shape)
     if control == "rotated_texts":
