@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import Namespace, get_loader, set_loader
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -27,6 +26,7 @@ from ppssl.studies.command_checks import (
     require_weights,
     trainer_options,
 )
+from ppssl.studies.command_parser import CommandParser
 from ppssl.studies.objective_option import with_own_defaults
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand, expand_config, writable_folder
@@ -51,17 +51,6 @@ PLUGINS = {
 _PLUGIN_OPTION = re.compile(
     rf"(?P<plugins>--model\.(init_args\.)?plugins\.)(?P<name>{'|'.join(PLUGINS)})(?P<rest>[.=].*|$)"
 )
-
-
-_load_yaml = get_loader("yaml")
-
-
-def _load_value(text: str) -> Any:
-    """YAML, and Python's ``None``: for an option of a nested object jsonargparse turns null into this word."""
-    return None if text.strip() == "None" else _load_yaml(text)
-
-
-set_loader("yaml", _load_value, exceptions=(yaml.YAMLError,))
 
 
 class PPSSLCLI(LightningCLI):
@@ -91,6 +80,7 @@ class PPSSLCLI(LightningCLI):
                 LightningDataModule,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
+                parser_class=CommandParser,
                 save_config_kwargs={"overwrite": True},
                 trainer_defaults=_launcher_defaults(),
                 parser_kwargs={"exit_on_error": False} | commands if examples else base,
@@ -144,9 +134,8 @@ class PPSSLCLI(LightningCLI):
         options = kwargs if saves else kwargs | {"enable_checkpointing": True}
         with trainer_options():
             trainer = super().instantiate_trainer(**options)
-        if (
-            not saves
-        ):  # Lightning refuses the option beside a callback that saves, which is RunCheckpoint here
+        if not saves:
+            # Lightning refuses the option beside a callback that saves, which is RunCheckpoint here.
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, RunCheckpoint)]  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
