@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from torch import Tensor, nn
 
@@ -16,36 +15,17 @@ from ppssl.callbacks.monitor import RepresentationMonitor
 from ppssl.callbacks.throughput import Throughput
 from ppssl.checkpointing.module import TrainingModule
 from ppssl.checkpointing.resume import ResumeState
-from ppssl.checkpointing.view import View
 from ppssl.encoder import BatchNormPolicy, Encoder
 from ppssl.inference.preprocessing import preprocess
 from ppssl.losses.ais.plugin import AIS
 from ppssl.losses.batch import check_batch, check_evaluation_batch, count_images
 from ppssl.losses.contrastive import ContrastiveObjective, ContrastiveResult, MoCo
 from ppssl.losses.contrastive.prefill import fill
-from ppssl.losses.loss_plugin import (
-    LossPlugin,
-    LossTerm,
-    TrainingStep,
-    merge_requests,
-    training_step,
-    weighted_sum,
-)
+from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep, training_step
+from ppssl.losses.plugin_group import PluginGroup, as_modules
+from ppssl.utils import optim
 from ppssl.utils.checks import check_choice, check_range
-from ppssl.utils.compiler import prepare_compiler
-from ppssl.utils.errors import ArgumentError, UserError
-from ppssl.utils.lightning_internals import load_training_data
-from ppssl.utils.optim import (
-    OptimizerName,
-    clip_gradient_norm,
-    default_base_lr,
-    delay_groups,
-    global_batch_size,
-    loss_scale,
-    optimizer_and_schedule,
-    scale_learning_rate,
-    weight_decay_groups,
-)
+from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import initial_weights, resolve_seed, seed_step, torch_seed
 from ppssl.utils.strategy import check_trainer, prepare
 
@@ -107,7 +87,7 @@ class PPSSL(TrainingModule):
         contrastive: ContrastiveObjective | None = None,
         contrastive_weight: float = 1.0,
         plugins: dict[str, LossPlugin] | None = None,
-        optimizer: OptimizerName = "sgd",
+        optimizer: optim.OptimizerName = "sgd",
         base_lr: float | Literal["auto"] = "auto",
         lr: float | None = None,
         weight_decay: float = 1e-4,
@@ -118,12 +98,15 @@ class PPSSL(TrainingModule):
         monitors: bool = True,
     ) -> None:
         super().__init__()
-        check_choice(get_args(OptimizerName), optimizer=optimizer)
+        check_choice(get_args(optim.OptimizerName), optimizer=optimizer)
         if base_lr == "auto":
-            base_lr = default_base_lr(optimizer, pretrained=bool(pretrained))
+            base_lr = optim.default_base_lr(optimizer, pretrained=bool(pretrained))
+        if encoder_start == "auto":
+            encoder_start = 0.1 if pretrained else 0.0
         check_range("> 0", base_lr=base_lr, lr=lr)
         check_range(">= 0", contrastive_weight=contrastive_weight, weight_decay=weight_decay)
-        check_range("in [0, 1)", warmup_fraction=warmup_fraction, sgd_momentum=sgd_momentum)
+        check_range("in [0, 1)", warmup_fraction=warmup_fraction, encoder_start=encoder_start)
+        check_range("in [0, 1)", sgd_momentum=sgd_momentum)
         self.pretrained = pretrained
         self.init_seed = init_seed
         self.image_size = image_size
@@ -134,10 +117,6 @@ class PPSSL(TrainingModule):
         self.weight_decay = weight_decay
         self.sgd_momentum = sgd_momentum
         self.warmup_fraction = warmup_fraction
-        if encoder_start != "auto":
-            check_range("in [0, 1)", encoder_start=encoder_start)
-        else:
-            encoder_start = 0.1 if pretrained else 0.0
         self.encoder_start: Any = encoder_start  # resolved, as `base_lr` is
         self.seed = seed
         self.monitors = monitors
@@ -148,9 +127,7 @@ class PPSSL(TrainingModule):
         self.batch_norm: BatchNormPolicy = self.encoder.batch_norm  # resolved, as `base_lr` is
         self.contrastive = MoCo() if contrastive is None else contrastive
         self.contrastive_weight = contrastive_weight
-        if bad := [name for name in plugins or {} if not name or "." in name]:
-            raise ArgumentError(f"Names in `plugins` must have letters and no dot, got {bad[0]!r}.")
-        self.plugins = nn.ModuleDict(plugins or {})
+        self.plugins = as_modules(plugins or {})
         self._num_images: int | None = None
         self._result: ContrastiveResult | None = None
 
@@ -182,21 +159,15 @@ class PPSSL(TrainingModule):
         self.config()  # raises now, not after an epoch
         check_trainer(self.trainer)
         if hasattr(data := self._data_module(), "normalise_with"):
-            data.normalise_with(self.encoder.info.mean, self.encoder.info.std)
-            self.encoder.check_image_size(data.image_size)
+            self._adapt_data(data)
             for size in data.view_sizes[2:]:
                 self.encoder.check_further_view(size, size)
-            self.train_at(View.of_data(data))
-            data.request(merge_requests(self._plugins()))
+            data.request(self._plugin_group.data_requests())
         if stage == "fit":
             self.report_random_start()
-            for plugin in self._plugins().values():
-                plugin.prepare(data, self.trainer.strategy.root_device)
-            loader = None if hasattr(data, "num_train") else load_training_data(self.trainer)
-            self._build_once(data.num_train if loader is None else count_images(loader))
+            self._plugin_group.prepare(data, self.trainer.strategy.root_device)
+            self._build_once(count_images(data, self.trainer))
             prepare(self)
-            if self.compile_encoder:
-                prepare_compiler("model.compile_encoder", self.trainer.strategy.root_device)
             self.renew_copies()
 
     def build(self, num_images: int) -> None:
@@ -208,42 +179,39 @@ class PPSSL(TrainingModule):
         self._num_images = num_images
         with initial_weights(self.init_seed, "contrastive"):
             self.contrastive.build(self.encoder, num_images=num_images)
-        for name, plugin in self._plugins().items():
-            with initial_weights(self.init_seed, name):
-                plugin.build(self.encoder.info)
+        self._plugin_group.build(self.encoder.info, self.init_seed)
 
-    def _build_once(self, num_images: int) -> None:
-        if self._num_images is None:
+    def _build_once(self, num_images: int | None) -> None:
+        if num_images is not None and self._num_images is None:
             self.build(num_images)
 
-    def _plugins(self) -> dict[str, LossPlugin]:
-        return dict(self.plugins.items())  # type: ignore[arg-type]  # ModuleDict's values are Modules
+    @property
+    def _plugin_group(self) -> PluginGroup:
+        return PluginGroup(self.plugins)
 
     def default_callbacks(self) -> list[Callback]:
         """Monitors, resuming, and the callbacks of the plugins."""
         # Throughput starts its clock after the figures of the epoch before are drawn.
         if not self.monitors:
             return [EqualBatches(), ResumeState()]
-        watchers = [c for plugin in self._plugins().values() for c in plugin.callbacks()]
-        return [EqualBatches(), RepresentationMonitor(), *watchers, Throughput(), ResumeState()]
+        watchers = [RepresentationMonitor(), *self._plugin_group.callbacks(), Throughput()]
+        return [EqualBatches(), *watchers, ResumeState()]
 
     def on_fit_start(self) -> None:
         """Let the plugins prepare what needs their weights."""
         super().on_fit_start()
-        for plugin in self._plugins().values():
-            plugin.on_fit_start(self._data_module(), self.device)
+        self._plugin_group.on_fit_start(self._data_module(), self.device)
 
     def on_train_start(self) -> None:
         """Fill the key queue with keys of training images."""
-        fill(self.contrastive, self.trainer, self._data_module(), self._seed)
+        fill(self.contrastive, self.trainer, self._data_module(), resolve_seed(self.seed))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch; its random numbers depend on seed, step and rank only."""
-        seed_step(self._seed, self.global_step, batch_idx, self.global_rank)
-        shared = torch_seed(self._seed, "shared step", self.global_step, batch_idx)
-        loss, logs = self.losses(
-            batch, seed=shared, progress=self.progress, number=self.global_step
-        )
+        seed, step = resolve_seed(self.seed), self.global_step
+        seed_step(seed, step, batch_idx, self.global_rank)
+        shared = torch_seed(seed, "shared step", step, batch_idx)
+        loss, logs = self.losses(batch, seed=shared, progress=self.progress, number=step)
         self.log_step(loss, logs, batch_size=len(batch["index"]))
         return loss
 
@@ -269,25 +237,21 @@ class PPSSL(TrainingModule):
         """
         check_batch(batch)
         self.train_at(self.evaluation_view._replace(size=batch["views"][0].shape[-1]))
-        plugins = self._plugins()
-        if any(plugin.needs_image_gradient(progress, number) for plugin in plugins.values()):
-            query, *others = batch["views"]
-            batch = dict(batch) | {"views": [query.detach().requires_grad_(), *others]}
+        batch = self._plugin_group.differentiable(batch, progress, number)
         result, of_images = self.contrastive.over_views(self.encoder, batch, seed=seed)
         self._result = result
         contrastive = of_images.mean()
         terms = self.loss_terms(training_step(batch, result, progress, number))
-        others, logs = weighted_sum(terms, {n: p.weight(progress) for n, p in plugins.items()})
+        others, logs = self._plugin_group.weighted_sum(terms, progress)
         loss = self.contrastive_weight * contrastive + others
         logs = {**result.logs, "loss_contrastive": contrastive.detach(), **logs}
         values = {"contrastive": of_images} | {name: term.value for name, term in terms.items()}
-        where = {"step": self.global_step, "epoch": self.current_epoch}
-        self.loss_history.add(loss, values, batch["index"], **where)
+        self._keep_losses(loss, values, batch["index"])
         return loss, logs
 
     def loss_terms(self, step: TrainingStep) -> dict[str, LossTerm]:
         """Terms of the loss beside L_con, by name: those of the plugins. Subclasses add theirs, of weight 1."""
-        return {name: plugin(step) for name, plugin in self._plugins().items()}
+        return self._plugin_group.terms(step)
 
     def configure_gradient_clipping(
         self,
@@ -296,17 +260,17 @@ class PPSSL(TrainingModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Gradient clipping whose norm does not change with a plugin of weight 0."""
-        max_norm = 0.0 if gradient_clip_val is None else gradient_clip_val
-        if max_norm == 0 or gradient_clip_algorithm == "value":
+        by_norm = gradient_clip_algorithm != "value"
+        if by_norm and gradient_clip_val is not None and gradient_clip_val > 0:
+            optim.clip_gradient_norm(optimizer, gradient_clip_val, separate=self.plugins.values())
+        else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        clip_gradient_norm(optimizer, max_norm, separate=self.plugins.values())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Optimizer step, then the momentum update; both are left out where fp16 loss scaling skips the step."""
-        before = loss_scale(self.trainer.scaler)
+        before = optim.loss_scale(self.trainer.scaler)
         super().optimizer_step(*args, **kwargs)
-        if loss_scale(self.trainer.scaler) >= before:
+        if optim.loss_scale(self.trainer.scaler) >= before:
             steps = self._total_steps
             self.contrastive.after_step(self.encoder, progress=self.progress, total_steps=steps)
 
@@ -317,42 +281,19 @@ class PPSSL(TrainingModule):
         check_evaluation_batch(batch)
         return self(batch["image"])
 
-    test_step = validation_step
-    predict_step = validation_step
-
-    @property
-    def progress(self) -> float:
-        """Finished fraction of the training, in [0, 1]."""
-        return min(1.0, (self.global_step + self.step_offset) / self._total_steps)
+    test_step = predict_step = validation_step
 
     def configure_optimizers(self) -> Any:
         """Optimizer over all trained parameters, with warm-up and cosine decay by step."""
         source = self._data_module() or self.trainer.train_dataloader
-        devices = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        lr = scale_learning_rate(self.lr, self.base_lr, source, devices)
-        batch = global_batch_size(source, devices)
-        size = f"global batch {batch}, " if batch else ""
-        rank_zero_info(f"Learning rate {lr:.3g}, {size}{self._total_steps} steps.")
-        groups = weight_decay_groups(self, self.weight_decay)
-        groups = delay_groups(groups, self.encoder, self.encoder_start)
-        return optimizer_and_schedule(self, groups, lr, self._total_steps)
+        return optim.pretraining_optimizer(self, source, self._total_steps)
 
     def checkpoint_entry(self) -> dict[str, Any]:
         """The number of training images, and the plugins' sizes."""
-        return {
-            "num_images": self._num_images,
-            "sizes": {name: plugin.sizes() for name, plugin in self._plugins().items()},
-        }
+        return {"num_images": self._num_images, "sizes": self._plugin_group.sizes()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Create the parts that the checkpoint has weights for."""
         super().on_load_checkpoint(checkpoint)
-        for name, sizes in checkpoint["ppssl"].get("sizes", {}).items():
-            if name in self.plugins and sizes:
-                self._plugins()[name].restore_sizes(sizes)
-        if checkpoint["ppssl"]["num_images"] is not None:
-            self._build_once(checkpoint["ppssl"]["num_images"])
-
-    @property
-    def _seed(self) -> int:
-        return resolve_seed(self.seed)
+        self._plugin_group.restore_sizes(checkpoint["ppssl"].get("sizes", {}))
+        self._build_once(checkpoint["ppssl"]["num_images"])

@@ -135,6 +135,10 @@ class TrainingModule(LightningModule, Configurable):
         self.log("train/lr", max(rates), batch_size=batch_size)
         self.log_dict({f"train/{n}": value for n, value in logs.items()}, batch_size=batch_size)
 
+    def _keep_losses(self, loss: Tensor, terms: Mapping[str, Tensor], index: Tensor) -> None:
+        """Keep the losses of a step until they are checked (:meth:`ppssl.utils.finite.LossHistory.add`)."""
+        self.loss_history.add(loss, terms, index, step=self.global_step, epoch=self.current_epoch)
+
     def _record_step(self, step: LossOfStep) -> str:
         """Write what repeats a step whose loss is not finite; returns a sentence for the error message."""
         path = record_step(self, step) if self._has_trainer() else None
@@ -270,6 +274,17 @@ class TrainingModule(LightningModule, Configurable):
 
     def _data_module(self) -> Any:
         return getattr(self.trainer, "datamodule", None) if self._has_trainer() else None
+
+    def _adapt_data(self, data: Any) -> None:
+        """Have a data module of ppssl normalise for the encoder, and evaluation show images as it does in training."""
+        data.normalise_with(self.encoder.info.mean, self.encoder.info.std)
+        self.encoder.check_image_size(data.image_size)
+        self.train_at(View.of_data(data))
+
+    @property
+    def progress(self) -> float:
+        """Finished fraction of the training, in [0, 1]."""
+        return min(1.0, (self.global_step + self.step_offset) / self._total_steps)
 
     @property
     def _total_steps(self) -> int:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from ppssl.checkpointing.backbone import backbone_of_checkpoint
 from ppssl.checkpointing.files import check_schema, read_checkpoint
 from ppssl.checkpointing.module import TrainingModule
-from ppssl.checkpointing.view import View
 from ppssl.data.labelled_augmentation import LabelledAugmentation
 from ppssl.encoder import BatchNormPolicy, Encoder, evaluation_mode
 from ppssl.inference.preprocessing import preprocess
@@ -138,10 +137,7 @@ class Classifier(TrainingModule):
             raise UserError(
                 "A classifier needs one of ppssl's data modules: call `trainer.fit(model, FolderDataModule(...))`."
             )
-        info = self.encoder.info
-        data.normalise_with(info.mean, info.std)
-        self.encoder.check_image_size(data.image_size)
-        self.train_at(View.of_data(data))
+        self._adapt_data(data)
         data.request_labelled(self.augmentation or self.default_augmentation())
         prepare(self)
         if stage == "fit":
@@ -200,8 +196,7 @@ class Classifier(TrainingModule):
         """Compute the loss of one batch; its random numbers depend only on seed, step and process."""
         seed_step(resolve_seed(self.seed), self.global_step, batch_idx, self.global_rank)
         loss = self.training_loss(batch, batch_idx)
-        where = {"step": self.global_step, "epoch": self.current_epoch}
-        self.loss_history.add(loss, {"loss": loss}, batch["index"], **where)
+        self._keep_losses(loss, {"loss": loss}, batch["index"])
         self.log_step(loss, {}, batch_size=len(batch["index"]))
         return loss
 

@@ -20,7 +20,6 @@ from torch.optim import Optimizer
 
 from ppssl.classify.base import Classifier
 from ppssl.utils.checks import check_choice, check_range
-from ppssl.utils.compiler import prepare_compiler
 from ppssl.utils.errors import UserError
 from ppssl.utils.optim import OptimizerName, optimizer_and_schedule
 from ppssl.utils.randomness import generator, resolve_seed
@@ -100,8 +99,6 @@ class FineTune(Classifier):
             raise UserError(
                 f"`mixup` and `cutmix` need an even `batch_size`, got {batch_size}: they mix pairs of images."
             )
-        if stage == "fit" and self.compile_encoder:
-            prepare_compiler("model.compile_encoder", self.trainer.strategy.root_device)
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the monitors, and in training the moving average of the weights if ``ema_decay`` is set."""

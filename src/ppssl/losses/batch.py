@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from ppssl.utils.errors import UserError
+from ppssl.utils.lightning_internals import load_training_data
 
 __all__ = ["check_batch", "check_evaluation_batch", "count_images"]
 
@@ -56,12 +58,19 @@ def check_evaluation_batch(batch: Any) -> None:
         )
 
 
-def count_images(loader: Any) -> int:
-    """Return the number of images of a training loader.
+def count_images(data: Any, trainer: Trainer) -> int:
+    """Return the number of training images.
+
+    Args:
+        data: The data module, or ``None``; without one of ppssl, the Trainer's loader is made and asked.
+        trainer: The Trainer.
 
     Raises:
-        UserError: It is no DataLoader, or its data set has no length.
+        UserError: The loader is no DataLoader, or its data set has no length.
     """
+    if hasattr(data, "num_train"):
+        return data.num_train
+    loader = load_training_data(trainer)
     try:
         return len(loader.dataset)
     except (AttributeError, TypeError) as error:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ppssl.utils.config import Configurable
-from ppssl.utils.errors import ArgumentError, UserError
+from ppssl.utils.errors import UserError
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -26,13 +26,10 @@ __all__ = [
     "LossPlugin",
     "LossTerm",
     "TrainingStep",
-    "merge_requests",
     "numbered_images",
     "training_step",
     "weighted_sum",
 ]
-
-_TAKEN = ("views", "index", "label", "geometry", "augmentation", "broken")
 
 
 @dataclass(frozen=True)
@@ -210,19 +207,3 @@ def numbered_images(data: Any, plugin: LossPlugin, otherwise: str = "") -> Any:
             f"which numbers the images (ppssl.DatasetDataModule takes any data set){otherwise}."
         )
     return data
-
-
-def merge_requests(
-    plugins: Mapping[str, LossPlugin],
-) -> dict[str, Callable[[Any], Tensor]]:
-    """Merge the data requests of all plugins; each name may be requested once."""
-    merged: dict[str, Callable[[Any], Tensor]] = {}
-    for owner, plugin in plugins.items():
-        wanted = plugin.data_requests()
-        for name in wanted:
-            if name in merged or name in _TAKEN:
-                raise ArgumentError(
-                    f"`plugins.{owner}` requests `{name}` from the data, which is taken: choose another name."
-                )
-        merged |= wanted
-    return merged

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -23,6 +24,7 @@ __all__ = [
     "loss_scale",
     "make_optimizer",
     "optimizer_and_schedule",
+    "pretraining_optimizer",
     "scale_learning_rate",
     "warmup_cosine",
     "weight_decay_groups",
@@ -191,6 +193,29 @@ def optimizer_and_schedule(
     )
     schedule = warmup_cosine(optimizer, warmup_fraction=model.warmup_fraction, steps=steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def pretraining_optimizer(model: Any, source: Any, steps: int) -> dict[str, Any]:
+    """:func:`optimizer_and_schedule` of all trained parameters, of which the encoder's may start later.
+
+    The learning rate is that of :func:`scale_learning_rate`; one line says it.
+
+    Args:
+        model: A model with its Trainer, an ``encoder``, and the settings of :class:`ppssl.PPSSL`.
+        source: Data module or data loader.
+        steps: Number of optimizer steps.
+
+    Raises:
+        UserError: The rate follows the batch size, and ``source`` has none.
+    """
+    batches = model.trainer.world_size * model.trainer.accumulate_grad_batches
+    lr = scale_learning_rate(model.lr, model.base_lr, source, batches)
+    batch = global_batch_size(source, batches)
+    size = f"global batch {batch}, " if batch else ""
+    rank_zero_info(f"Learning rate {lr:.3g}, {size}{steps} steps.")
+    groups = weight_decay_groups(model, model.weight_decay)
+    groups = delay_groups(groups, model.encoder, model.encoder_start)
+    return optimizer_and_schedule(model, groups, lr, steps)
 
 
 def _factor(step: int, *, start: int, warmup: int, steps: int) -> float:

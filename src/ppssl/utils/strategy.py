@@ -1,4 +1,4 @@
-"""What a model needs of its Trainer: options, precision, strategy, DDP's broadcasts, synchronised batch norm."""
+"""What a model needs of its Trainer: options, precision, strategy, broadcasts, synchronised batch norm, a compiler."""
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
@@ -12,6 +12,7 @@ from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import nn
 
 from ppssl.utils.checks import check_range
+from ppssl.utils.compiler import prepare_compiler
 from ppssl.utils.errors import UserError
 from ppssl.utils.lightning_internals import exclude_from_broadcast, replace_sync_batchnorm
 
@@ -36,7 +37,7 @@ _BATCH_NORM_STATE = (
 
 
 def prepare(model: LightningModule) -> None:
-    """Prepare a model and its Trainer's strategy for several processes.
+    """Prepare a model and its Trainer's strategy for several processes, and for a compiled encoder if it is trained.
 
     DDP does not broadcast the buffers of modules whose ``equal_buffers`` is true: every process has the same.
 
@@ -44,7 +45,8 @@ def prepare(model: LightningModule) -> None:
         model: The model with all its layers, attached to its Trainer.
 
     Raises:
-        UserError: See :func:`check_strategy`; or ``trainer.sync_batchnorm`` over processes without GPUs.
+        UserError: See :func:`check_strategy` and :func:`~ppssl.utils.compiler.prepare_compiler`; or
+            ``trainer.sync_batchnorm`` over processes without GPUs.
     """
     strategy = model.trainer.strategy
     check_strategy(strategy)
@@ -60,6 +62,8 @@ def prepare(model: LightningModule) -> None:
     ]
     names = [f"{prefix}.{name}" for prefix, part in parts for name, _ in part.named_buffers()]
     exclude_from_broadcast(model, names)
+    if model.trainer.state.fn == "fit" and getattr(model, "compile_encoder", False):
+        prepare_compiler("model.compile_encoder", strategy.root_device)
 
 
 def check_trainer(trainer: Trainer) -> None:
