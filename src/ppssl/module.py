@@ -165,7 +165,7 @@ class PPSSL(TrainingModule):
             data.request(self._plugin_group.data_requests())
         if stage == "fit":
             self.report_random_start()
-            self._plugin_group.prepare(data, self.trainer.strategy.root_device)
+            self._plugin_group.prepare(data, self.trainer.strategy)
             self._build_once(count_images(data, self.trainer))
             prepare(self)
             self.renew_copies()

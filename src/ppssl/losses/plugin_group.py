@@ -14,6 +14,7 @@ from ppssl.utils.randomness import initial_weights
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
+    from lightning.pytorch.strategies import Strategy
 
     from ppssl.encoder import EncoderInfo
 
@@ -49,10 +50,10 @@ class PluginGroup:
         """The callbacks of all plugins."""
         return [callback for plugin in self._plugins.values() for callback in plugin.callbacks()]
 
-    def prepare(self, data: Any, device: torch.device) -> None:
-        """Let each plugin look at the data (:meth:`LossPlugin.prepare`)."""
+    def prepare(self, data: Any, strategy: Strategy) -> None:
+        """Let each plugin look at the data (:meth:`LossPlugin.prepare`), on the device of the training."""
         for plugin in self._plugins.values():
-            plugin.prepare(data, device)
+            plugin.prepare(data, strategy.root_device)
 
     def build(self, encoder: EncoderInfo, init_seed: int | None) -> None:
         """Create the parameters of each plugin, whose initial weights depend on the seed and its name."""
