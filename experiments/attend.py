@@ -5,15 +5,15 @@ as it is. Controls: the generalised mean, and the mean, in place of the map.
 """
 
 import copy
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.bench.pooling import POOLINGS
 from ppssl import PPSSL
-from ppssl.functional import attend, info_nce
+from ppssl.functional import info_nce
 from ppssl.losses.contrastive.keys import gather_keys
 from ppssl.losses.contrastive.momentum import automatic_momentum, update_keys
 from ppssl.losses.contrastive.queue import KeyQueue
@@ -22,23 +22,7 @@ from ppssl.utils.checks import check_choice, check_range
 Pool = Literal["energy", "gem", "mean"]
 
 
-def energy(features: Tensor) -> Tensor:
-    """``(B, C, h, w) -> (B, C)``: each place weighs as much as the energy of its features."""
-    weights = features.detach().float().square().sum(dim=1)
-    return attend(features, weights / weights.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12))
-
-
-def gem(features: Tensor) -> Tensor:
-    """``(B, C, h, w) -> (B, C)``: the generalised mean (Radenovic et al. 2018) with exponent 3."""
-    return features.float().clamp(min=1e-6).pow(3).mean(dim=(2, 3)).pow(1 / 3)
-
-
-def mean(features: Tensor) -> Tensor:
-    """``(B, C, h, w) -> (B, C)``."""
-    return features.mean(dim=(2, 3))
-
-
-POOLS: dict[str, Callable[[Tensor], Tensor]] = {"energy": energy, "gem": gem, "mean": mean}
+POOLS = {name: POOLINGS[name] for name in get_args(Pool)}
 
 
 class AttendBoth(PPSSL):

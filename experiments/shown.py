@@ -20,6 +20,7 @@ from ppssl.data.transforms import ViewParameters
 from ppssl.studies.bench_saliency.attributions import contrast_map
 from ppssl.text.image_bank import open_image_bank
 from ppssl.text.teachers.timm_teacher import TimmTeacher
+from ppssl.text.teachers.zoom import salient_windows
 from ppssl.utils import randomness
 from ppssl.utils.checks import check_choice, check_range
 
@@ -123,10 +124,7 @@ class Closer(MoCoV2Augmentation):
 
 def windows(maps: Tensor) -> Tensor:
     """Left and top, as fractions of the image, of the window with the most of each map ``(N, h, w)``: ``(N, 2)``."""
-    size = round(WINDOW * CELLS)
-    energy = F.avg_pool2d(maps[:, None], size, stride=1)[:, 0]
-    best = energy.flatten(1).argmax(dim=1)
-    return torch.stack([best % energy.shape[2], best // energy.shape[2]], dim=1) / CELLS
+    return salient_windows(maps, round(WINDOW * CELLS), CELLS).flip(1) / CELLS
 
 
 def contrast_maps(data: FineGrainedDataModule) -> Tensor:
@@ -178,9 +176,7 @@ def edit(views: Tensor, seen: Tensor, form: Form, whole: Tensor) -> Tensor:
         median = whole.flatten(1).median(dim=1).values.view(-1, 1, 1, 1)
         fine = F.interpolate(seen, size=size, mode="bilinear", align_corners=False)
         return views.where(fine >= median, views.roll(1, dims=0))
-    energy = F.avg_pool2d(seen, CELLS // 2, stride=1)
-    best = energy.flatten(1).argmax(dim=1)
-    row, column = best // energy.shape[-1], best % energy.shape[-1]
+    row, column = salient_windows(seen[:, 0], CELLS // 2, CELLS).unbind(1)
     cells = torch.arange(CELLS, device=views.device)
     inside = [(cells >= at[:, None]) & (cells < at[:, None] + CELLS // 2) for at in (row, column)]
     window = (inside[0][:, None, :, None] & inside[1][:, None, None, :]).float()

@@ -7,6 +7,7 @@ generalised mean (Radenovic et al. 2018) with exponent 3, ``max`` the largest va
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,16 @@ METRICS = ("knn-1", "knn-5", "linear", "rank-1", "mAP")
 
 def energy(feature_map: Tensor) -> Tensor:
     """``(B, C, h, w) -> (B, C)``: attention without a parameter."""
-    weights = feature_map.square().sum(dim=1)
+    weights = feature_map.detach().float().square().sum(dim=1)
     return attend(feature_map, weights / weights.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12))
 
 
-POOLINGS = {
+POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda feature_map: feature_map.mean(dim=(2, 3)),
     "energy": energy,
-    "gem": lambda feature_map: feature_map.clamp(min=1e-6).pow(3).mean(dim=(2, 3)).pow(1 / 3),
+    "gem": lambda feature_map: (
+        feature_map.float().clamp(min=1e-6).pow(3).mean(dim=(2, 3)).pow(1 / 3)
+    ),
     "max": lambda feature_map: feature_map.amax(dim=(2, 3)),
 }
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ppssl.checkpointing.view import View
-from ppssl.data.annotations import object_mask, part_mask
+from ppssl.data.annotations import object_mask, original_size, part_mask
 from ppssl.data.loader import collate
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def example_masks(
     view, objects, parts = View.of_data(data), [], []
     for i in (index - offset).tolist():
         annotations = source.annotations(i)
-        boxed = "box" in annotations and "object" not in annotations
-        size = source.load(i).size if boxed else (0, 0)
+        size = original_size(source, i, annotations)
         objects.append(object_mask(annotations, size, view))
         parts.append(part_mask(annotations, size, view))
     return _stacked(objects), _stacked(parts)

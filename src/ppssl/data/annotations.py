@@ -9,12 +9,21 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ppssl.checkpointing.view import View
+from ppssl.data.source import ImageSource
 from ppssl.data.transforms import center_view
 
-__all__ = ["object_mask", "part_mask"]
+__all__ = ["object_mask", "original_size", "part_mask"]
 
 _PART_RADIUS = 0.1
 """Radius of a part that is annotated as a point, as a fraction of the box's larger side (that of PCK@0.1)."""
+
+
+def original_size(
+    source: ImageSource, i: int, annotations: Mapping[str, Tensor]
+) -> tuple[int, int]:
+    """Width and height of an image in pixels, if its annotations need them: boxes are fractions; else (0, 0)."""
+    boxed = "box" in annotations and "object" not in annotations
+    return source.load(i).size if boxed else (0, 0)
 
 
 def object_mask(

@@ -11,6 +11,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.images import read_image
+from ppssl.data.normalisation import Normalisation
 from ppssl.data.transforms import center_view
 from ppssl.encoder import evaluation_mode
 from ppssl.inference.embed import fingerprint
@@ -125,10 +126,9 @@ def _embed(image: Image.Image, embeddings: AnyPath, model: nn.Module | AnyPath) 
             "`ppssl embed` with this one."
         )
     cfg = encoder.pretrained_cfg
-    mean, std = (torch.tensor(cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
-    view = center_view(image, *description.view)[None].float() / 255
+    view = Normalisation(cfg["mean"], cfg["std"])(center_view(image, *description.view)[None])
     with evaluation_mode(encoder):
-        return unit_rows(encoder(((view - mean) / std).to(next(encoder.parameters()).device)).cpu())
+        return unit_rows(encoder(view.to(next(encoder.parameters()).device)).cpu())
 
 
 def _read(path: Path) -> Image.Image:

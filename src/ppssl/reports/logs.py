@@ -74,9 +74,8 @@ def _read_csv(path: Path) -> Scalars:
     """The values of a table; what is no number, as in a torn line, is left out with a warning."""
     rows: dict[str, list[tuple[int, float]]] = {}
     odd = 0
-    content = path.read_text("utf-8", "replace").replace(
-        "\0", ""
-    )  # a crash may leave blocks of zeros
+    # a crash may leave blocks of zeros
+    content = path.read_text("utf-8", "replace").replace("\0", "")
     for line in csv.DictReader(content.splitlines(), quoting=csv.QUOTE_NONE):
         step = line.pop("step", None)
         for name, text in line.items():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ppssl.checkpointing.view import View
-from ppssl.data.annotations import object_mask
+from ppssl.data.annotations import object_mask, original_size
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.source import ImageSource
 from ppssl.data.synthetic.birds import SyntheticBirds
@@ -104,7 +104,8 @@ def select_probe_images(data: FineGrainedDataModule, count: int) -> ProbeImages:
 
 def _masks(source: ImageSource, i: int, view: View) -> dict[str, Tensor]:
     """Masks of the centre view: pixels at least half of which are on the bird or the part."""
-    annotations, size = source.annotations(i), source.load(i).size
+    annotations = source.annotations(i)
+    size = original_size(source, i, annotations)
     coverage = {"bird": object_mask(annotations, size, view)}
     if isinstance(source, SyntheticBirds):
         part = annotations["parts"][source.distinguishing_part(int(source.labels[i]))]

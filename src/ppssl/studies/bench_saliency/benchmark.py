@@ -109,17 +109,30 @@ def bench_saliency(
     if foreground == "grabcut":
         probes = replace(probes, masks={"bird": grabcut(probes.images)})
     models = _models_to_score(checkpoints, contents)
-    torch_device = resolve_device(device)
+    started = before == "start"
+    rows, first = _score(models, probes, data, started=started, device=resolve_device(device))
+    chosen = {"before": before, "foreground": foreground}
+    results = _results_as_dict(rows, contents, data, probes, chosen)
+    return SaliencyBenchmark(results, probes, first)
+
+
+def _score(
+    models: Sequence[tuple[Phase, dict[str, Any], str | Path | None]],
+    probes: ProbeImages,
+    data: FineGrainedDataModule,
+    *,
+    started: bool,
+    device: torch.device,
+) -> tuple[dict[tuple[Any, ...], dict[str, Any]], dict[AttributionMethod, Tensor]]:
+    """Rows of the scores of all models, and the attributions of the first trained one."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     first_trained: dict[AttributionMethod, Tensor] = {}
     with Progress(transient=True) as progress:
         task = progress.add_task("Maps", total=len(models) * KEYS * len(probes.images))
         for phase, content, path in models:
-            if path is None:
-                model = _model_before(content, pretrained=before == "start")
-            else:
-                model = PPSSL.load_from_checkpoint(path)
-            model.to(torch_device).eval()
+            trained = None if path is None else PPSSL.load_from_checkpoint(path)
+            model = trained or _model_before(content, pretrained=started)
+            model.to(device).eval()
             data.normalise_with(model.encoder.info.mean, model.encoder.info.std)
             _fill_queue(model, data)
             signed = signed_attributions(
@@ -128,9 +141,7 @@ def bench_saliency(
             if phase == "after" and not first_trained:
                 first_trained = signed
             _add_scores(rows, phase, signed, probes.masks)
-    results = _results_as_dict(rows, contents, data, probes)
-    results["arguments"] |= {"before": before, "foreground": foreground}
-    return SaliencyBenchmark(results, probes, first_trained)
+    return rows, first_trained
 
 
 def _data_of(content: dict[str, Any], path: str | Path) -> FineGrainedDataModule:
@@ -162,12 +173,18 @@ def _results_as_dict(
     contents: Sequence[dict[str, Any]],
     data: FineGrainedDataModule,
     probes: ProbeImages,
+    chosen: Mapping[str, str],
 ) -> dict[str, Any]:
     visible = {name: int(mask.any(dim=(1, 2)).sum()) for name, mask in probes.masks.items()}
     return {
         "schema_version": 1,
         "protocol": PROTOCOL,
-        "arguments": {"images": len(probes.images), "checkpoints": len(contents), "gamma": GAMMA},
+        "arguments": {
+            "images": len(probes.images),
+            "checkpoints": len(contents),
+            "gamma": GAMMA,
+            **chosen,
+        },
         "images_with": visible,
         "units": UNITS,
         "config": {"models": [c["ppssl"]["model"] for c in contents], "data": data.config()},
