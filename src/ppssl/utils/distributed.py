@@ -1,5 +1,7 @@
 """Collectives: tensors of all processes in rank order, and the rank."""
 
+import atexit
+
 import torch
 from torch import Tensor, distributed
 from torchmetrics.utilities.distributed import gather_all_tensors
@@ -9,6 +11,17 @@ __all__ = ["gather", "gather_equal", "rank"]
 
 def _is_parallel() -> bool:
     return distributed.is_available() and distributed.is_initialized()
+
+
+@atexit.register
+def _end_gloo() -> None:
+    """End gloo's process groups while there is an interpreter.
+
+    A thread of gloo may let go of a tensor after its collective was waited for; without an interpreter that aborts the
+    process (https://github.com/pytorch/pytorch/pull/179291), and a launcher calls the finished run failed.
+    """
+    if _is_parallel() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
 
 
 def rank() -> int:
