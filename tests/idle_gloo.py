@@ -1,6 +1,6 @@
 """Processes that end with a collective whose threads get no time: those of gloo run only when nothing else does.
 
-    python idle_gloo.py REPEATS   exits with how many of the 2 x REPEATS processes failed
+python idle_gloo.py REPEATS   exits with how many of the 2 x REPEATS processes failed
 """
 
 import os
