@@ -1,35 +1,36 @@
 """Attend on both sides (docs/method.md, D19): a second contrast of features that are pooled with attention.
 
 Query and key are both pooled with their own map, and have a head and a queue of their own, so that the embedding stays
-as it is. Controls: the generalised mean, and the mean, in place of the map.
+as it is. Controls: the generalised mean, and the mean, in place of the map. Upper bounds, on synthetic birds: where the
+bird, or its parts, are known to be.
 """
 
 import copy
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.bench.pooling import POOLINGS
+from experiments.shown import in_view, known_maps
 from ppssl import PPSSL
-from ppssl.functional import info_nce
+from ppssl.functional import attend, info_nce
 from ppssl.losses.contrastive.keys import gather_keys
 from ppssl.losses.contrastive.momentum import automatic_momentum, update_keys
 from ppssl.losses.contrastive.queue import KeyQueue
 from ppssl.utils.checks import check_choice, check_range
 
-Pool = Literal["energy", "gem", "mean"]
-
-
-POOLS = {name: POOLINGS[name] for name in get_args(Pool)}
+Known = Literal["known", "parts"]
+Pool = Literal["energy", "gem", "mean", "known", "parts"]
 
 
 class AttendBoth(PPSSL):
     """PPSSL with a second MoCo contrast, of pooled features.
 
     Args:
-        pool: How the feature maps of query and key are pooled.
+        pool: How the feature maps of query and key are pooled: with the energy of each place, the generalised mean, the
+            mean, or where a synthetic bird is ``"known"`` to be, or its ``"parts"``.
         attend_weight: Weight of the term.
         kwargs: Arguments of PPSSL, whose ``contrastive`` is a MoCo.
     """
@@ -40,6 +41,13 @@ class AttendBoth(PPSSL):
         check_range(">= 0", attend_weight=attend_weight)
         self.pool, self.attend_weight = pool, attend_weight
         self._enqueued: tuple[Tensor, Tensor] | None = None
+        self._maps: Tensor | None = None
+
+    def on_fit_start(self) -> None:
+        """Make the maps that are known."""
+        super().on_fit_start()
+        if self.pool in get_args(Known):
+            self._maps = known_maps(self._data_module(), cast(Known, self.pool)).to(self.device)
 
     def build(self, num_images: int) -> None:
         """Also the head and the queue of the pooled features."""
@@ -56,10 +64,11 @@ class AttendBoth(PPSSL):
         """As PPSSL's, and the contrast of the pooled features."""
         loss, logs = super().losses(batch, **where)
         moco: Any = self.contrastive
-        query = self._project(self.pooled_head, self._result.features.map)  # type: ignore[union-attr]
+        query = self._pool(self._result.features.map, batch, 0)  # type: ignore[union-attr]
+        query = F.normalize(self.pooled_head(query).float(), dim=1)
         with torch.no_grad():
             seen = moco.key_encoder.features(batch["views"][1]).map
-            key = self._project(self.pooled_key_head, seen)
+            key = F.normalize(self.pooled_key_head(self._pool(seen, batch, 1)).float(), dim=1)
             self._enqueued = gather_keys(key, batch["index"])
         negatives, mask = self.pooled_queue.negatives(batch["index"])
         of_images = info_nce(query, key, negatives, temperature=moco.temperature, mask=mask)
@@ -78,5 +87,9 @@ class AttendBoth(PPSSL):
         momentum = automatic_momentum(self._total_steps)
         update_keys([(self.pooled_key_head, self.pooled_head)], momentum)
 
-    def _project(self, head: nn.Module, features: Tensor) -> Tensor:
-        return F.normalize(head(POOLS[self.pool](features)).float(), dim=1)
+    def _pool(self, features: Tensor, batch: Any, view: int) -> Tensor:
+        if self._maps is None:
+            return POOLINGS[self.pool](features)
+        seen = in_view(self._maps[batch["index"]], batch["geometry"][:, view])
+        cells = F.adaptive_avg_pool2d(seen, (features.shape[-2], features.shape[-1]))[:, 0] + 1e-6
+        return attend(features, cells / cells.sum(dim=(1, 2), keepdim=True))

@@ -1,8 +1,9 @@
 """Forms of IADM that change what the encoder is shown (docs/method.md, D18, D20 and D21), with their control.
 
 The maps are made once and kept by image: those of :class:`ppssl.ZoomTeacher`, the energy of the starting encoder's last
-feature map over the whole original image; or, from random weights, the image's contrast with its local mean; or, as an
-upper bound, where a synthetic bird is known to be. Each form changes the query's view of some of the images.
+feature map over the whole original image; or, from random weights, the image's contrast with its local mean; or, as
+upper bounds, where a synthetic bird, or the parts by which birds differ, are known to be. Each form changes the query's
+view of some of the images.
 """
 
 from dataclasses import replace
@@ -25,7 +26,7 @@ from ppssl.utils import randomness
 from ppssl.utils.checks import check_choice, check_range
 
 Form = Literal["zoom", "background out", "drop the obvious"]
-Source = Literal["start", "contrast", "known"]
+Source = Literal["start", "contrast", "known", "parts"]
 CELLS = 14
 """Cells along each side of a map."""
 WINDOW = 9 / CELLS
@@ -41,7 +42,7 @@ class Shown(PPSSL):
             of the batch; ``"drop the obvious"``: the window of half the view's side with the most of the map is grey.
         share: Fraction of the images that are changed.
         shuffled: Control: the maps of other images.
-        source: Whose maps: of the ``"start"``, of the image's ``"contrast"``, or the ``"known"`` bird.
+        source: Whose maps: of the ``"start"``, of the image's ``"contrast"``, the ``"known"`` bird or its ``"parts"``.
         kwargs: Arguments of PPSSL.
     """
 
@@ -79,7 +80,7 @@ class Shown(PPSSL):
             teacher = Maps(self.backbone, self.pretrained)
             images = open_image_bank(teacher, data, device=self.device).images
             return images[:, 0].float().view(-1, CELLS, CELLS)
-        return known_maps(data) if self.source == "known" else contrast_maps(data)
+        return contrast_maps(data) if self.source == "contrast" else known_maps(data, self.source)
 
     def losses(self, batch: Any, **where: Any) -> Any:
         """As PPSSL's, with edited views of the query."""
@@ -136,10 +137,13 @@ def contrast_maps(data: FineGrainedDataModule) -> Tensor:
     return F.adaptive_avg_pool2d(torch.stack(found)[:, None].float(), CELLS)[:, 0]
 
 
-def known_maps(data: FineGrainedDataModule) -> Tensor:
-    """Of where the synthetic birds of the training images are, ``(N, 14, 14)``."""
-    source = data.sources["train"]
-    masks = torch.stack([source.annotations(i)["object"] for i in range(len(source))])
+def known_maps(data: FineGrainedDataModule, source: Literal["known", "parts"]) -> Tensor:
+    """Of where the synthetic birds of the training images are, or those parts that are visible, ``(N, 14, 14)``."""
+    birds = data.sources["train"]
+    known = [birds.annotations(i) for i in range(len(birds))]
+    masks = torch.stack(
+        [one["object"] if source == "known" else one["parts"].any(dim=0) for one in known]
+    )
     return F.adaptive_avg_pool2d(masks[:, None].float(), CELLS)[:, 0]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiments.attend import POOLS, AttendBoth, Pool
+from experiments.attend import AttendBoth, Pool
 from experiments.shown import (
     CELLS,
     WINDOW,
@@ -93,10 +93,13 @@ def test_known_birds_and_their_contrast_are_in_the_same_place() -> None:
         train_size=12, test_size=4, image_size=32, batch_size=4, num_workers=0
     )
     data.setup()
-    known, contrast = known_maps(data), contrast_maps(data)
+    known, contrast = known_maps(data, "known"), contrast_maps(data)
     assert known.shape == contrast.shape == (12, CELLS, CELLS)
     on_bird = (contrast * known).sum(dim=(1, 2)) / contrast.sum(dim=(1, 2))
     assert (on_bird.mean() > 1.2 * known.mean()).item()
+    parts = known_maps(data, "parts")
+    assert (parts <= known).all()
+    assert 0.1 * known.sum() < parts.sum() < 0.9 * known.sum()
 
 
 @pytest.mark.parametrize("form", ["zoom", "background out", "drop the obvious"])
@@ -157,4 +160,38 @@ def test_the_pooled_contrast_is_info_nce_with_its_own_queue() -> None:
         model.on_after_backward()
         batch = batch | {"index": batch["index"] + 4}
         plain, _ = PPSSL.losses(model, batch, seed=0, progress=0.0)
-    assert set(POOLS) == {"energy", "gem", "mean"}
+
+
+@pytest.mark.parametrize("pool", ["known", "parts"])
+def test_known_places_are_those_of_the_view(pool: Pool) -> None:
+    """By hand: the mask of each place of the feature map, looked up in the original at its centre."""
+    data = SyntheticDataModule(
+        train_size=16, test_size=4, image_size=32, batch_size=8, num_workers=0
+    )
+    model = AttendBoth(
+        pool, 1.0, backbone="test_resnet", contrastive=MoCo(dim=8, queue_size=16), seed=0
+    )
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(max_steps=1, accelerator="cpu", **quiet).fit(model, data)
+    batch = next(iter(data.train_dataloader()))
+    model.pooled_head = torch.nn.Identity()
+    features = torch.zeros(8, 1, 7, 7)
+    features[:, :, 2, 5] = 1.0  # what is pooled is the weight of this place
+    weights = []
+    for view in range(2):
+        pooled = model._pool(features, batch, view)[:, 0]
+        left, top, width, height, flip = batch["geometry"][:, view].unbind(1)
+        across = torch.where(flip > 0, 1 - 5.5 / 7, torch.tensor(5.5 / 7)) * width + left
+        down = 2.5 / 7 * height + top
+        source = data.sources["train"]
+        for i, x, y, weight in zip(batch["index"].tolist(), across, down, pooled, strict=True):
+            known = source.annotations(i)
+            mask = known["object"] if pool == "known" else known["parts"].any(dim=0)
+            side = mask.shape[-1]
+            on = mask[max(int(y * side) - 2, 0) :, max(int(x * side) - 2, 0) :][:5, :5]
+            weights.append((on.float().mean().item(), weight.item()))
+    inside = [weight for on, weight in weights if on == 1]
+    outside = [weight for on, weight in weights if on == 0]
+    assert inside
+    assert outside
+    assert min(inside) > 1.5 * max(outside)
