@@ -93,7 +93,8 @@ class Encoder(nn.Module):
             ``True`` says that its weights, which it brings, are pretrained.
         image_size: Height and width of the input in pixels, for models that are built for one size (ViT); ``None``:
             their own.
-        kwargs: More arguments of the timm model, such as ``channels`` or ``drop_path_rate``.
+        kwargs: More arguments of the timm model, such as ``channels``, ``drop_path_rate`` or ``global_pool``: its own
+            (``"max"``) or, for models of convolutions, ``"gem"`` (:class:`~ppssl.utils.gem.GeM`).
         batch_norm: ``"frozen"``: batch norm always uses its running statistics and never updates them; its affine
             parameters are trained. ``"batch"``: statistics of the batch in training. ``"auto"``: frozen for pretrained
             weights, which lose half of their accuracy when the statistics are estimated anew on a small data set

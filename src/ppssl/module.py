@@ -50,7 +50,7 @@ class PPSSL(TrainingModule):
             checkpoint of ppssl or a timm weight file, which must fit completely. Of a module: whether the weights that
             it brings are pretrained, or a file.
         image_size: Input height and width in pixels, for models built for one size (ViT); ``None``: their own.
-        backbone_kwargs: More arguments of the timm model.
+        backbone_kwargs: More arguments of the timm model, as ``{global_pool: gem}``: :class:`~ppssl.utils.gem.GeM`.
         batch_norm: Statistics of batch norm in query and key encoder: ``"frozen"`` running statistics, ``"batch"``
             statistics, or ``"auto"``: frozen for pretrained weights (:class:`~ppssl.encoder.Encoder`).
         compile_encoder: Compile the encoders in training steps (``torch.compile``): a minute or more at the start for

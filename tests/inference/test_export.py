@@ -24,6 +24,8 @@ from ppssl.inference.model_card import model_card
 from ppssl.inference.preprocessing import Preprocessing
 
 RESNET = {"backbone": "resnet18"}
+MAX = {"backbone": "resnet18", "backbone_kwargs": {"global_pool": "max"}}
+GEM = {"global_pool": "gem"}
 VIT = {
     "backbone": "vit_tiny_patch16_224",
     "image_size": 32,
@@ -52,7 +54,14 @@ def _checkpoint(images: Path, out: Path, **kwargs: Any) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("to", "model"),
-    [("timm", RESNET), ("timm", VIT), ("torchvision", RESNET), ("hf", RESNET), ("hf", VIT)],
+    [
+        ("timm", RESNET),
+        ("timm", VIT),
+        ("timm", MAX),
+        ("torchvision", RESNET),
+        ("hf", RESNET),
+        ("hf", VIT),
+    ],
 )
 def test_others_read_the_same_features(
     to: Any,
@@ -137,6 +146,10 @@ def test_what_the_others_do_not_have_is_refused(image_folder: Path, tmp_path: Pa
         ):
             export(own, library, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    gem = _checkpoint(image_folder, tmp_path, backbone="resnet18", backbone_kwargs=GEM)
+    for library in ("timm", "torchvision", "hf"):
+        with pytest.raises(UserError, match="`global_pool: gem`, which no other library has"):
+            export(gem, library, tmp_path / "out")
     with pytest.raises(ValueError, match="`to` must be one of timm, torchvision, hf, onnx"):
         export(own, "keras", tmp_path / "out")  # type: ignore[arg-type]
 
@@ -164,9 +177,12 @@ def test_without_onnx_it_says_what_to_install(
 
 
 @pytest.mark.slow
-def test_onnx_gives_the_same_features(image_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kwargs", [{}, GEM])
+def test_onnx_gives_the_same_features(
+    kwargs: dict[str, Any], image_folder: Path, tmp_path: Path
+) -> None:
     path = _checkpoint(
-        image_folder, tmp_path, backbone="resnet_small", backbone_kwargs={"width": 4}
+        image_folder, tmp_path, backbone="resnet_small", backbone_kwargs={"width": 4} | kwargs
     )
     assert export(path, "onnx", tmp_path / "out") < 1e-4
 

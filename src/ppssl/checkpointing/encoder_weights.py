@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ppssl.checkpointing.files import read_weights
 from ppssl.utils.errors import UserError, did_you_mean
+from ppssl.utils.gem import EXPONENT, is_gem, pool_by_gem
 from ppssl.utils.module_encoder import ModuleEncoder
 from ppssl.utils.resnet_small import resnet_small
 
@@ -34,7 +35,7 @@ def create_model(
     Args:
         backbone: Any timm model name, or ``resnet_small``.
         image_size: Height and width of the input in pixels, for models that are built for one size; ``None``: theirs.
-        kwargs: More arguments of the timm model.
+        kwargs: More arguments of the timm model; ``global_pool: gem`` is not timm's (:class:`~ppssl.utils.gem.GeM`).
         pretrained: Whether to load timm's weights.
 
     Raises:
@@ -60,6 +61,17 @@ def create_model(
             backbone, [*timm.list_models(), "resnet_small"], "; `timm.list_models()` names them"
         )
         raise UserError(f"timm has no model `{backbone}`{hint}.")
+    if not is_gem(kwargs):
+        return _create(backbone, image_size, kwargs, pretrained)
+    others = {name: value for name, value in kwargs.items() if name != "global_pool"}
+    model = _create(backbone, image_size, others, pretrained)
+    pool_by_gem(model, backbone)
+    return model
+
+
+def _create(
+    backbone: str, image_size: int | None, kwargs: Mapping[str, Any], pretrained: bool
+) -> nn.Module:
     try:
         if backbone == "resnet_small":
             return resnet_small(num_classes=0, **kwargs)
@@ -169,9 +181,12 @@ def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _without_heads(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights without those of classifiers and projection heads; counters of batch norm that old files lack are 0."""
-    counters = {k: v for k, v in own.items() if k.endswith(".num_batches_tracked")}
-    return counters | {k: v for k, v in weights.items() if k in own or not _HEAD.match(k)}
+    """Weights without those of classifiers and projection heads.
+
+    The counters of batch norm that old files lack are 0, and the exponent of GeM that other programs lack is as it was.
+    """
+    lacking = {k: v for k, v in own.items() if k.endswith((".num_batches_tracked", EXPONENT))}
+    return lacking | {k: v for k, v in weights.items() if k in own or not _HEAD.match(k)}
 
 
 def _preference(place: str) -> int:

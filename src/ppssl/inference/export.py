@@ -27,6 +27,7 @@ from ppssl.encoder import load_encoder
 from ppssl.inference.model_card import READERS, model_card
 from ppssl.inference.preprocessing import Preprocessing
 from ppssl.utils.errors import ArgumentError, UserError
+from ppssl.utils.gem import is_gem
 from ppssl.utils.paths import AnyPath, expand, writable_folder, writing
 from ppssl.utils.results import provenance
 
@@ -202,6 +203,11 @@ def _refuse_others(spec: dict[str, Any]) -> None:
         raise UserError(
             f"The encoder is a `{spec['module']['kind']}` and no model of timm's: choose `--to onnx` (or `--to hf` for "
             "a model of transformers), or read the checkpoint with `ppssl.load_encoder`."
+        )
+    if is_gem(spec["kwargs"]):
+        raise UserError(
+            "The encoder pools by `global_pool: gem`, which no other library has: choose `--to onnx`, or read the "
+            "checkpoint with `ppssl.load_encoder`."
         )
 
 
