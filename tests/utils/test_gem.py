@@ -134,7 +134,7 @@ def test_the_exponent_is_trained_saved_and_fine_tuned(image_folder: Path, tmp_pa
     encoder = load_encoder(tmp_path / "last.ckpt")
     torch.testing.assert_close(encoder(images), model.encoder.eval()(images))
 
-    classifier = FineTune(str(tmp_path / "last.ckpt"), seed=0)
+    classifier = FineTune(backbone=None, pretrained=str(tmp_path / "last.ckpt"), seed=0)
     Trainer(max_steps=1, **QUIET).fit(classifier, data)
     exponents = [v for k, v in classifier.state_dict().items() if k.endswith(EXPONENT)]
     assert exponents
