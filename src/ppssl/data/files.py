@@ -1,7 +1,8 @@
-"""Image files: a source of them with annotations."""
+"""Image files, or bytes as of files: a source of them, and one with annotations."""
 
 import contextlib
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +15,47 @@ from ppssl.data.images import deep_range, read_frame, read_image, turn_upright
 from ppssl.data.source import UNREADABLE, ImageSource, digest
 from ppssl.utils.errors import UserError
 
-__all__ = ["FileSource"]
+__all__ = ["EncodedSource", "FileSource"]
 
 _SAMPLE = 16
 """Number of files whose range of values is checked."""
 
 
-class FileSource(ImageSource):
+class EncodedSource(ImageSource):
+    """Images that are files, or bytes as of files.
+
+    Attributes:
+        bit_depth: See :func:`~ppssl.data.images.read_image`.
+    """
+
+    bit_depth: int | None = None
+
+    @abstractmethod
+    def encoded(self, i: int) -> Path | bytes:
+        """File of image ``i``, or its bytes.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+
+    @abstractmethod
+    def encoded_size(self, i: int) -> int:
+        """Number of bytes of image ``i``, without reading it.
+
+        Raises:
+            OSError: There is no such file.
+        """
+
+    def load(self, i: int) -> Image.Image:
+        """Load image ``i`` by :func:`~ppssl.data.images.read_image`."""
+        return read_image(self.encoded(i), bit_depth=self.bit_depth)
+
+    def load_reduced(self, i: int, short_side: int) -> Image.Image:
+        """Load image ``i``; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is large enough."""
+        return read_image(self.encoded(i), short_side=short_side, bit_depth=self.bit_depth)
+
+
+class FileSource(EncodedSource):
     """Images in one file each, with optional boxes and part points.
 
     Args:
@@ -50,13 +85,13 @@ class FileSource(ImageSource):
         self.boxes, self.points = boxes, points
         self.bit_depth = bit_depth
 
-    def load(self, i: int) -> Image.Image:
-        """Load image ``i`` by :func:`~ppssl.data.images.read_image`."""
-        return read_image(self.paths[i], bit_depth=self.bit_depth)
+    def encoded(self, i: int) -> Path:
+        """File of image ``i``."""
+        return self.paths[i]
 
-    def load_reduced(self, i: int, short_side: int) -> Image.Image:
-        """Load image ``i``; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is large enough."""
-        return read_image(self.paths[i], short_side=short_side, bit_depth=self.bit_depth)
+    def encoded_size(self, i: int) -> int:
+        """Number of bytes of the file of image ``i``."""
+        return self.paths[i].stat().st_size
 
     def name(self, i: int) -> str:
         """Path of image ``i``; bytes that are not UTF-8 are escaped."""

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.progress import track
 
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.data.files import FileSource
+from ppssl.data.files import EncodedSource
 from ppssl.data.images import read_frame
 from ppssl.data.loader import usable_cores
 from ppssl.data.source import UNREADABLE, ImageSource
@@ -46,8 +46,8 @@ class Survey:
         readable: Their numbers ``(R,)`` int64.
         mean: Mean of each channel in [0, 1] ``(R, 3)``.
         std: Standard deviation of each channel ``(R, 3)``, at :data:`SIDE` pixels.
-        equal: Groups of images with equal content: of files their bytes, which are compared for all of them; of others
-            the pixels, for those that were opened.
+        equal: Groups of images with equal content: of files, also in shards, their bytes, which are compared for all
+            of them; of others the pixels, for those that were opened.
         alike: Pairs of images that were opened and have nearly equal pixels, but are not in a group.
     """
 
@@ -135,28 +135,27 @@ def equal_files(data: FineGrainedDataModule) -> list[tuple[int, ...]]:
     Args:
         data: The data set, after its ``setup``; sources that are not files are passed over.
     """
-    paths: dict[int, Path] = {}
+    by_size: dict[int, list[tuple[int, EncodedSource, int]]] = defaultdict(list)
     for split, source in data.sources.items():
-        if isinstance(source, FileSource):
-            paths |= {data.offset(split) + i: path for i, path in enumerate(source.paths)}
-    by_size: dict[int, list[int]] = defaultdict(list)
-    for index, path in paths.items():
-        by_size[_size(path)].append(index)
-    same_size = [i for size, group in by_size.items() if size and len(group) > 1 for i in group]
-    return _groups({i: _digest_of(paths[i]) for i in same_size})
+        if isinstance(source, EncodedSource):
+            for i in range(len(source)):
+                by_size[_size(source, i)].append((data.offset(split) + i, source, i))
+    same_size = [group for size, group in by_size.items() if size and len(group) > 1]
+    return _groups({k: _digest_of(source, i) for group in same_size for k, source, i in group})
 
 
-def _size(path: Path) -> int:
+def _size(source: EncodedSource, i: int) -> int:
     try:
-        return path.stat().st_size
+        return source.encoded_size(i)
     except OSError:  # opening reports it
         return 0
 
 
-def _digest_of(path: Path) -> str:
+def _digest_of(source: EncodedSource, i: int) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        content = source.encoded(i)
+        content = content.read_bytes() if isinstance(content, Path) else content
+        return hashlib.sha256(content).hexdigest()
     except OSError:
         return ""
 
@@ -173,7 +172,7 @@ def _groups(digests: dict[int, str]) -> list[tuple[int, ...]]:
 def _look_at(data: FineGrainedDataModule, opened: np.ndarray) -> list[_Look]:
     """Decode images; files by several threads, as Pillow lets others run while it decodes."""
     located = [data.locate(int(index)) for index in opened]
-    files = all(isinstance(source, FileSource) for source in data.sources.values())
+    files = all(isinstance(source, EncodedSource) for source in data.sources.values())
 
     def look(place: tuple[str, int]) -> _Look:
         return _look(data.sources[place[0]], place[1])
@@ -189,22 +188,22 @@ def _tracked(items: Iterable[Any], total: int | None = None) -> Iterable[Any]:
 
 
 def _look(source: ImageSource, i: int) -> _Look:
-    path = source.paths[i] if isinstance(source, FileSource) else None
+    encoded = source if isinstance(source, EncodedSource) else None
     try:
         image = source.load_reduced(i, SHORT_SIDE)
-        size = image.size if path is None else _upright_size(path)
+        size = image.size if encoded is None else _upright_size(encoded.encoded(i))
     except UNREADABLE as error:
         return _Look(broken=str(error).split("\n")[0].rstrip("."))
     small = image.resize((SIDE, SIDE), Image.Resampling.BOX)
     pixels = np.asarray(small, np.float32).reshape(-1, 3) / 255
-    if path is not None:  # the bytes are compared
+    if encoded is not None:  # the bytes are compared
         return _Look(size, pixels)
     content = repr(image.size).encode() + image.tobytes()
     return _Look(size, pixels, hashlib.sha256(content).hexdigest())
 
 
-def _upright_size(path: Path) -> tuple[int, int]:
-    width, height, orientation = read_frame(path)
+def _upright_size(file: Path | bytes) -> tuple[int, int]:
+    width, height, orientation = read_frame(file)
     return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
