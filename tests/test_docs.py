@@ -24,6 +24,7 @@ from PIL import Image
 
 import layouts
 from ppssl.cli.main import main
+from shard_files import write_shards
 from test_rooms import ROOMS
 
 PROJECT = Path(__file__).parents[1]
@@ -280,6 +281,8 @@ def test_recipes_are_parsed(page: str, folder: Path, only_parse: None) -> None:
 def test_python_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layouts.nabirds(folder / "path" / "to")
     layouts.dogs(folder / "path" / "to" / "dogs")
+    for split in ("train", "test"):
+        write_shards(Path("path/to/images", split), Path("path/to", f"{split}-{{000..001}}.tar"))
     module = ModuleType("docs_page")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     names = vars(module)

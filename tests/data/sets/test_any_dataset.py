@@ -23,6 +23,7 @@ from ppssl import (
 from ppssl.data.files import FileSource
 from ppssl.data.sets.any_dataset import RowSource, as_image
 from ppssl.losses.contrastive import MoCo
+from shard_files import write_shards
 
 SMALL: dict[str, Any] = {"image_size": 32, "batch_size": 8, "num_workers": 0}
 
@@ -93,6 +94,9 @@ KINDS: dict[str, Callable[[list[Path], list[int], list[str], Path], Any]] = {
         {"image": [f.read_bytes() for f in files], "label": labels}
     ),
     "pandas": lambda files, labels, names, root: _frame(files, names),
+    "shards": lambda files, labels, names, root: write_shards(
+        root / "train", root.parent / "shards" / "birds-{000..001}.tar"
+    ),
     "Hugging Face": lambda files, labels, names, root: _hugging_face(files, labels),
 }
 
@@ -129,11 +133,14 @@ class Stop(Callback):
             raise KeyboardInterrupt
 
 
-def test_it_trains_evaluates_saves_and_resumes(rows: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["pairs with names", "shards"])
+def test_it_trains_evaluates_saves_and_resumes(kind: str, rows: Any, tmp_path: Path) -> None:
+    train = KINDS[kind](*rows)
+
     def run(folder: Path, *callbacks: Callback, ckpt_path: Path | None = None) -> dict[str, Any]:
         torch.manual_seed(0)
         test = ImageFolder(rows[-1] / "test")
-        data = DatasetDataModule(Pairs(rows[0], rows[2]), test=test, **SMALL)
+        data = DatasetDataModule(train, test=test, **SMALL)
         model = PPSSL("resnet_small", backbone_kwargs={"width": 4}, contrastive=MoCo(dim=8))
         keep = RunCheckpoint(dirpath=folder, every_n_train_steps=1)
         options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "max_epochs": 2}
@@ -266,10 +273,12 @@ class Stream(IterableDataset[Any]):
     [
         (Stream(), r"`train` must be a data set with `len\(d\)`.* got a `Stream`"),
         (DataLoader(TensorDataset(torch.zeros(2, 3, 4, 4))), "got a `DataLoader`.*give its data"),
-        ("path/to/images", "got a `str`. For a folder use FolderDataModule"),
+        (b"path/to/images", "got a `bytes`. For a folder use FolderDataModule"),
         ([], "`train` is empty: a `list` of length 0"),
         ({"label": [0]}, r"`train` has no column of images among \['label'\]"),
         ({"image": ["a.png"], "label": [1.5]}, "A label of `train` is 1.5: give an integer"),
+        ({"image": ["a.png"], "label": [np.inf]}, "A label of `train` is inf: give an integer"),
+        ({"image": ["a.png"], "label": [10**9]}, "the label 1000000000: number the classes from 0"),
         ({"image": ["a.png", "b.png"], "label": [1, "wren"]}, "numbers and names: give one kind"),
         ([("a.png", [1])], r"A label of `train` is \[1\]"),
     ],

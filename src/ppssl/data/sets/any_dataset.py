@@ -1,4 +1,4 @@
-"""Data module of data sets that exist as objects: of torch, torchvision, Hugging Face, tables, lists of files."""
+"""Data module of data sets of torch, torchvision, Hugging Face, of tables, lists of files, shards."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.files import FileSource
 from ppssl.data.images import read_image, to_rgb
 from ppssl.data.sets.rows import are_files, image_of_row, number_labels, open_rows
+from ppssl.data.sets.shards import ShardSource, are_shards, open_shards
 from ppssl.data.source import ImageSource
 from ppssl.utils.paths import expand_text
 
@@ -35,7 +36,9 @@ class DatasetDataModule(FineGrainedDataModule):
       an ``image`` and perhaps a ``label``; a ``Dataset`` of Hugging Face is one of dicts;
     - torchvision's ``ImageFolder``, whose files are read directly if it has no transform;
     - a list of files, or of pairs of a file and a label;
-    - a table with columns (a DataFrame, ``pyarrow.Table`` or dict of lists), with a file in each row.
+    - a table with columns (a DataFrame, ``pyarrow.Table`` or dict of lists), with a file in each row;
+    - shards of webdataset: a tar file, a folder of them, a pattern (``shards-{000..009}.tar``, ``shards-*.tar``) or a
+      list of these. Each key's first image is read, and its label from ``.cls`` or a field of ``.json``.
 
     An image is a PIL image, a file's path or bytes, an array ``(H, W)`` or ``(H, W, 3)`` uint8, or a tensor
     ``(3, H, W)``, uint8 or float in [0, 1]: *before* augmentation, so a data set's own transform should at most resize.
@@ -47,8 +50,9 @@ class DatasetDataModule(FineGrainedDataModule):
         val: Images for the online monitors; ``None``: a part of the training labels is held out.
         test: Images for evaluation, or ``None``.
         image_column: Name of the images in dicts and tables; ``None``: the first of image, img, pixel_values, path,
-            file, filename.
-        label_column: Name of the labels there; ``None``: the first of label, labels, fine_label, target, class.
+            file, filename. Of shards the ending, such as ``left.jpg``.
+        label_column: Name of the labels there, and in ``.json``; ``None``: the first of label, labels, fine_label,
+            target, class, cls.
         class_names: Class names in label order; ``None``: those that the data set knows, else the labels themselves.
         kwargs: Arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
@@ -82,7 +86,10 @@ class DatasetDataModule(FineGrainedDataModule):
         sources: dict[str, ImageSource] = {}
         for split, dataset in given.items():
             if dataset is not None:
-                rows = open_rows(dataset, split, self.image_column, self.label_column)
+                if are_shards(dataset):
+                    rows = open_shards(dataset, split, self.image_column, self.label_column)
+                else:
+                    rows = open_rows(dataset, split, self.image_column, self.label_column)
                 known = rows.names if classes is None else classes
                 labels, classes = number_labels(rows.labels, len(rows.images), known, split)
                 sources[split] = _source(rows.images, self.image_column, labels, classes)
@@ -157,7 +164,10 @@ def _pixels(image: Tensor) -> np.ndarray:
 
 
 def _source(images: Any, column: str | None, labels: np.ndarray, classes: list[str]) -> ImageSource:
-    """Files are read as files, which may be decoded at a reduced size; all else by its row."""
+    """Files and shards are read as such, and may be decoded at a reduced size; all else by its row."""
+    if isinstance(images, ShardSource):
+        images.labels, images.classes = labels, classes
+        return images
     if are_files(images):
         paths = [Path(expand_text(path)).absolute() for path in images]
         root = Path(os.path.commonpath([path.parent for path in paths]))

@@ -18,10 +18,12 @@ from torchvision.datasets.folder import default_loader
 from ppssl.data.source import UNKNOWN
 from ppssl.utils.errors import UserError
 
-__all__ = ["Rows", "are_files", "image_of_row", "number_labels", "open_rows"]
+__all__ = ["Rows", "are_files", "image_of_row", "label_of_row", "number_labels", "open_rows"]
 
 _IMAGE_KEYS = ("image", "img", "pixel_values", "path", "file", "filename")
-_LABEL_KEYS = ("label", "labels", "fine_label", "target", "class")
+_LABEL_KEYS = ("label", "labels", "fine_label", "target", "class", "cls")
+_MOST_CLASSES = 1_000_000
+"""Classes that numbers alone may name: above it a number is rather an identifier."""
 _LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y")
 
 
@@ -81,7 +83,7 @@ def open_rows(dataset: Any, split: str, image: str | None, label: str | None) ->
         if isinstance(labels, Sequence | np.ndarray | Tensor) and len(labels) == len(dataset):
             return Rows(dataset, labels, names)
     numbers = track(range(len(dataset)), f"Reading the labels of {split}", transient=True)
-    found = [_label_of_row(dataset[i], label) for i in numbers]
+    found = [label_of_row(dataset[i], label) for i in numbers]
     if isinstance(dataset, list | tuple) and all(isinstance(x, list | tuple) for x in dataset):
         dataset = [x[0] for x in dataset]
     return Rows(dataset, found, names)
@@ -135,7 +137,8 @@ def image_of_row(row: Any, column: str | None) -> Any:
     return row[0] if isinstance(row, list | tuple) and row else row
 
 
-def _label_of_row(row: Any, column: str | None) -> Any:
+def label_of_row(row: Any, column: str | None) -> Any:
+    """The label of a row: of a dict by its name, of a pair the second; ``None`` if it has none."""
     if isinstance(row, Mapping):
         name = _column(list(row), column, _LABEL_KEYS)
         return None if name is None else row[name]
@@ -161,6 +164,10 @@ def number_labels(
     numbers = {value for value in values if isinstance(value, int)}
     if names and numbers:
         raise UserError(f"The labels of `{split}` are numbers and names: give one kind.")
+    if classes is None and max(numbers, default=0) >= _MOST_CLASSES:
+        raise UserError(
+            f"`{split}` has the label {max(numbers)}: number the classes from 0, or give names."
+        )
     if classes is None:
         classes = sorted(names) or [f"class {i}" for i in range(max(numbers, default=-1) + 1)]
     number_of: dict[Any, int] = {name: i for i, name in enumerate(classes)} if names else {}
@@ -181,7 +188,8 @@ def _plain(label: Any, split: str) -> str | int | None:
         return label
     if isinstance(label, float) and math.isnan(label):
         return None
-    if isinstance(label, bool) or not isinstance(label, int | float) or label != int(label):
+    number = isinstance(label, int | float) and not isinstance(label, bool)
+    if not number or abs(label) == math.inf or label != int(label):
         raise UserError(
             f"A label of `{split}` is {label!r}: give an integer from 0, a name, or None where it is unknown."
         )
