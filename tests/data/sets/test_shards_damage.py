@@ -90,7 +90,7 @@ def _negative(folder: Path) -> Path:
         (_plain(b"<html>"), r"a\.tar: not a tar file, or damaged: truncated header\.$"),
         (_plain(PIXEL * 50), r"a\.tar: not a tar file, or damaged: "),
         (_plain(bytes(10240)), r"No images in the 1 shards of `train`, .*a\.tar: a member's name "),
-        (_negative, r"a\.tar: not a tar file, or damaged: 1\.png has a negative size"),
+        (_negative, r"a\.tar: not a tar file, or damaged: "),
         (lambda f: write_shard(f / "a.tar", [("1.npy", b"")]), r"a\.tar \(but 1 \.npy\): a member"),
         (lambda f: write_shard(f / "a.tar", [("1.cls", b"")]), r"\(but 1 keys without an image\)"),
         (lambda f: f / "b.tar", r"`train`: no such file: .*/b\.tar\. Name a tar file on disk"),
