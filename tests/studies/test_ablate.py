@@ -1,6 +1,7 @@
 """Ablation studies: their runs, which of them are repeated, and the messages of failures."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from ppssl import load_encoder
@@ -15,6 +17,7 @@ from ppssl.inference.embed import fingerprint
 from ppssl.studies.ablate import ablate
 from ppssl.studies.compare import summarise
 from ppssl.studies.lightning_cli import build_recipe
+from ppssl.studies.option_checks import check_options
 from ppssl.studies.single_run import QUIET, execute_run
 from ppssl.studies.study import Study, load_study
 from ppssl.utils.errors import UserError
@@ -381,11 +384,6 @@ def test_a_failing_run_is_named_with_the_reason_and_the_others_go_on(tmp_path):
     log = tmp_path / "work" / "bad" / "seed0" / "log.txt"
     assert f"(see {log}). 1 of 2 runs failed." in str(error.value)
     assert [path.parent.name for path in (tmp_path / "out").rglob("*.json")] == ["good"]
-    wrong = Study(str(RECIPE), variants={"wrong": {"model.lr": "abc"}}, seeds=[0], overrides=TINY)
-    with pytest.raises(
-        UserError, match=r"seed 0 failed: `model.lr`: expected a number or null, got"
-    ):
-        ablate(wrong, tmp_path / "wrong", work=tmp_path / "work2")
 
 
 def test_one_process_at_a_time_uses_a_work_folder(tmp_path):
@@ -441,6 +439,80 @@ def test_what_a_study_leaves_open_is_asked_for_before_anything_is_run(tmp_path, 
     for run in _open_study(recipe, seeds=[0]).runs():  # what is done needs nothing any more
         _write(run, tmp_path / "out")
     ablate(_open_study(recipe, seeds=[0]), tmp_path / "out")
+
+
+def _refused(tmp_path, study, local=()):
+    """The message of a study that is refused before any run."""
+    with pytest.raises(UserError) as error:
+        ablate(study, tmp_path / "out", work=tmp_path / "work", local=local)
+    assert not (tmp_path / "work").exists()
+    assert not (tmp_path / "out").exists()
+    return str(error.value)
+
+
+def test_what_the_parser_of_the_runs_refuses_is_told_of_all_variants_before_any_run(tmp_path):
+    variants = {
+        "base": {},
+        "model": {"model.temperatur": 1},
+        "base of contrast": {"model.contrastive.temperatur": 0.1},
+        "section": {"modle.lr": 0.1},
+        "plugin": {"model.plugins.ais.corpsu": "birds"},
+        "kind": {"model.lr": "abc"},
+        "null": {"model.optimizer": None},
+        "loss": {"model.contrastive": "ppssl.MoCoV5"},
+    }
+    message = _refused(tmp_path, Study(str(RECIPE), variants=variants, overrides=TINY))
+    assert message.startswith("The study cannot be run: ")
+    assert "\n" not in message
+    assert "`base`" not in message
+    for problem in (
+        "`temperatur` is not an option of ppssl.PPSSL; see --help (variant `model`)",
+        "`temperatur` is not an option of ppssl.MoCo (did you mean temperature?) (variant `base of contrast`)",
+        "No such option: --modle.lr=0.1 (did you mean --model.lr?) (variant `section`)",
+        "`corpsu` is not an option of ppssl.AIS (did you mean corpus?) (variant `plugin`)",
+        "`model.lr`: expected a number or null, got abc (variant `kind`)",
+        "`model.optimizer` cannot be null: leave it out for its default (variant `null`)",
+        "(variant `loss`)",
+    ):
+        assert problem in message
+
+
+def test_a_problem_that_several_variants_have_is_told_once(tmp_path):
+    bad = {"data.batchsize": 8}
+    message = _refused(tmp_path, Study(str(RECIPE), variants=dict.fromkeys("abcde", bad)))
+    assert message.endswith("(did you mean batch_size?) (all variants).")
+    message = _refused(
+        tmp_path, Study(str(RECIPE), variants=dict.fromkeys("abcde", bad) | {"f": {}})
+    )
+    assert message.endswith("(variants `a`, `b`, `c` and 2 more).")
+    local = ["--data.batchsize=8"]
+    message = _refused(tmp_path, Study(str(RECIPE), variants={"a": {}}), local)
+    assert message.endswith("(did you mean batch_size?) (variant `a`).")
+
+
+def test_what_the_command_line_gives_is_parsed_and_its_placeholder_is_not(tmp_path):
+    """`given` is no whole number; `--data.seed` is for the variant that asks for it."""
+    variants = {"own": {}, "told": {"data.train_size": "given"}}
+    study = Study(str(RECIPE), variants=variants, seeds=[0])
+    message = _refused(tmp_path, study, ["--data.train_size=many"])
+    assert message.endswith("expected an integer, got many (variant `told`).")
+    given = [(run, ["--data.train_size=48"] * ("told" in run["variant"])) for run in study.runs()]
+    check_options(given)
+
+
+def test_the_check_finds_what_the_runs_find_and_changes_nothing(tmp_path, monkeypatch):
+    """A class in the working folder, which ``python -m`` finds too; no seed is set and no folder made."""
+    (tmp_path / "my_base.py").write_text(
+        "from ppssl import MoCo\n\n\nclass Mine(MoCo):\n    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    path, state = list(sys.path), torch.get_rng_state()
+    study = Study(str(RECIPE), variants={"a": {"model.contrastive": "my_base.Mine"}}, seeds=[7])
+    check_options([(run, []) for run in study.runs()])
+    assert sys.path == path
+    assert torch.get_rng_state().equal(state)
+    assert os.environ.get("PL_GLOBAL_SEED") != "7"
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "__pycache__") == ["my_base.py"]
 
 
 @pytest.mark.slow

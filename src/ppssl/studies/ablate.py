@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
+from ppssl.studies.option_checks import check_options
 from ppssl.studies.study import FROM_COMMAND_LINE, Study, folder_name, result_path
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, only_writer, writable_file, writable_folder
@@ -49,7 +50,8 @@ def ablate(
 
     Raises:
         UserError: A folder cannot be written or is in use, a JSON in ``out`` is from other settings, an override that
-            the command line must give is missing, or a run failed; the results of the other runs are kept.
+            the command line must give is missing, an option is unknown or its value of the wrong type, all before
+            any run; or a run failed, and the results of the other runs are kept.
     """
     if jobs < 1:
         raise ArgumentError(f"`jobs` must be >= 1, got {jobs}.")
@@ -59,6 +61,7 @@ def ablate(
     for run in pending:
         writable_file(result_path(run, out))
     overrides = {result_path(run, out): _local_overrides(run, local, runs) for run in pending}
+    check_options([(run, overrides[result_path(run, out)]) for run in pending])
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
     with only_writer(work), Progress(*columns) as progress:
         completed = len(runs) - len(pending)

@@ -19,7 +19,7 @@ from ppssl.losses.iadm.plugin import IADM
 from ppssl.studies.compare import BRANCH
 from ppssl.studies.lightning_cli import PPSSLCLI, build_recipe
 from ppssl.studies.parser_messages import parser_message
-from ppssl.studies.study import FROM_COMMAND_LINE
+from ppssl.studies.study import command_line
 from ppssl.utils.results import Results, without_local, write_json
 
 __all__ = ["execute_run", "main"]
@@ -50,13 +50,7 @@ def execute_run(run: Mapping[str, Any], path: str, local: Sequence[str] = ()) ->
         local: Overrides of this machine; their values are left out of the results
             (:func:`~ppssl.utils.results.without_local`).
     """
-    overrides = [
-        f"--{name}={_text(value)}"
-        for name, value in run["overrides"].items()
-        if value != FROM_COMMAND_LINE
-    ]
-    overrides += [f"--seed_everything={run['seed']}", *local]
-    built = build_recipe(run["recipe"], [*QUIET, *overrides])
+    built = build_recipe(run["recipe"], [*QUIET, *command_line(run, local)])
     results = _train_and_evaluate(built)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     if has_branch_feature(built.model):
@@ -96,10 +90,6 @@ def _add_health_metrics(results: dict[str, Any], model: Any, data: FineGrainedDa
     for name, value in health.items():
         results["metrics"][f"health-{name}"] = value
         results["units"][f"health-{name}"] = HEALTH_UNITS.get(name, "fraction")
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def main() -> None:

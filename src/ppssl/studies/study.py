@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,14 @@ from ppssl.utils.errors import UserError, did_you_mean
 from ppssl.utils.paths import AnyPath
 from ppssl.utils.recipes import read_yaml
 
-__all__ = ["FROM_COMMAND_LINE", "Study", "folder_name", "load_study", "result_path"]
+__all__ = [
+    "FROM_COMMAND_LINE",
+    "Study",
+    "command_line",
+    "folder_name",
+    "load_study",
+    "result_path",
+]
 
 FROM_COMMAND_LINE = "given"
 """Value of an override in a study that must be given on the command line, such as the path of a checkpoint."""
@@ -187,3 +194,13 @@ def result_path(run: Mapping[str, Any], out: Path) -> Path:
 def folder_name(run: Mapping[str, Any]) -> str:
     """Name of a run's variant as a folder."""
     return "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in run["variant"])
+
+
+def command_line(run: Mapping[str, Any], local: Sequence[str] = ()) -> list[str]:
+    """Overrides of a run as on a command line, its seed among them, and then those of this machine."""
+    overrides = [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in run["overrides"].items()
+        if value != FROM_COMMAND_LINE
+    ]
+    return [*overrides, f"--seed_everything={run['seed']}", *local]
