@@ -4,7 +4,9 @@ import contextlib
 import io
 import os
 import zlib
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from ppssl import FolderDataModule
 from ppssl.data.images import read_frame, read_image, squash, turn_upright
 from ppssl.data.scan import find_images
 from ppssl.data.sets.folder import FolderSource
+from ppssl.data.survey import Survey
 from ppssl.utils.errors import UserError
 
 COLOUR = (200, 100, 50)
@@ -327,3 +330,12 @@ def test_squashing_keeps_the_whole_image() -> None:
     row = np.asarray(square)[30, :, 0].astype(float)
     np.testing.assert_allclose(row, np.interp(np.linspace(0, 1, 60), [0, 1], [0, 255]), atol=3)
     assert squash(square) is square
+
+
+@pytest.mark.parametrize("size", [(90, 40), (40, 90), (1, 7), (5000, 1), (31, 30), (13, 13)])
+def test_a_survey_knows_the_size_of_squashed_images(size: tuple[int, int]) -> None:
+    """That of the image that models see, also where half a pixel is rounded."""
+    data: Any = SimpleNamespace(squash=True)
+    seen = Survey(data, np.zeros(1), np.array(["train"]), np.zeros(1), sizes=np.array([size]))
+    assert tuple(seen.served_sizes[0]) == squash(Image.new("RGB", size)).size
+    assert replace(seen, sizes=np.empty((0, 2))).served_sizes.shape == (0, 2)

@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["deep_range", "read_frame", "read_image", "squash", "to_rgb", "turn_upright"]
+__all__ = [
+    "deep_range",
+    "read_frame",
+    "read_image",
+    "squash",
+    "squashed_side",
+    "to_rgb",
+    "turn_upright",
+]
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -100,11 +108,15 @@ def deep_range(file: Path) -> int | None:
 
 def squash(image: Image.Image) -> Image.Image:
     """Resize an image to a square of as many pixels; a square stays as it is."""
-    width, height = image.size
-    if width == height:
+    if image.width == image.height:
         return image
-    side = max(1, round(math.sqrt(width * height)))
+    side = squashed_side(*image.size)
     return image.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def squashed_side(width: int, height: int) -> int:
+    """Side in pixels of the square of as many pixels that an image is squashed to."""
+    return max(1, round(math.sqrt(width * height)))
 
 
 def turn_upright(points: np.ndarray, orientation: int) -> np.ndarray:

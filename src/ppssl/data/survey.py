@@ -14,7 +14,7 @@ from rich.progress import track
 
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.files import EncodedSource
-from ppssl.data.images import read_frame
+from ppssl.data.images import read_frame, squashed_side
 from ppssl.data.loader import usable_cores
 from ppssl.data.source import UNREADABLE, ImageSource
 from ppssl.utils.checks import check_range
@@ -71,8 +71,8 @@ class Survey:
         """The sizes as models see the images ``(R, 2)``: those of squares, if the data set squashes."""
         if not self.data.squash:
             return self.sizes
-        sides = np.sqrt(self.sizes.prod(axis=1, keepdims=True)).round().astype(np.int64)
-        return sides.repeat(2, axis=1)
+        sides = [squashed_side(int(width), int(height)) for width, height in self.sizes]
+        return np.array([(side, side) for side in sides], np.int64).reshape(-1, 2)
 
     def name(self, index: int) -> str:
         """Name of an image: its path if it is a file."""
