@@ -13,6 +13,7 @@ from lightning.pytorch.plugins import AsyncCheckpointIO
 import layouts
 from ppssl import PPSSL
 from ppssl.checkpointing.atomic import AtomicCheckpointIO
+from ppssl.studies.class_options import with_own_defaults
 from ppssl.studies.lightning_cli import PPSSLCLI, add_plugins, build_recipe
 from ppssl.studies.study import FROM_COMMAND_LINE, load_study
 from ppssl.utils.recipes import recipe_path
@@ -296,3 +297,119 @@ def test_an_objective_that_is_chosen_has_its_own_defaults(
     built = build_recipe("ppssl:synthetic/pretrain", [*choice, "--trainer.logger=false"])
     found = built.model.contrastive.config()["init_args"]
     assert {name: found[name] for name in expected} == expected
+
+
+_START = {
+    "anchor": {"class_path": "ppssl.Anchor", "init_args": {"loss_weight": 7.0, "bank_dir": "b"}},
+    "distillation": {
+        "class_path": "ppssl.Distillation",
+        "init_args": {
+            "loss_weight": 5.0,
+            "teacher": {
+                "class_path": "ppssl.TimmTeacher",
+                "init_args": {"backbone": "resnet18", "pretrained": False},
+            },
+        },
+    },
+}
+_ZOOM = {
+    "class_path": "ppssl.ZoomTeacher",
+    "init_args": {"teacher": "synthetic-clip", "backbone": "resnet34"},
+}
+
+
+def _overlay(
+    contrastive: dict[str, Any] | None = None,
+    plugins: dict[str, Any] | None = None,
+    **data: Any,
+) -> dict[str, Any]:
+    model = {"contrastive": contrastive, "plugins": plugins}
+    given = {name: value for name, value in model.items() if value is not None}
+    return {"model": {"class_path": "ppssl.PPSSL", "init_args": given}} | (
+        {"data": {"class_path": "ppssl.SyntheticDataModule", "init_args": data}} if data else {}
+    )
+
+
+def _objects(built: PPSSLCLI) -> dict[str, Any]:
+    """Configuration of the objects whose class may be chosen, by name."""
+    found = built.model.config()["init_args"]["plugins"] | {
+        "contrastive": built.model.contrastive.config()
+    }
+    return {name: config["init_args"] for name, config in found.items()}
+
+
+@pytest.mark.parametrize("way", ["second recipe", "options"])
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("contrastive", {"class_path": "ppssl.BYOL"}, {"dim": 256, "momentum": "auto"}),
+        (
+            "contrastive",
+            {"class_path": "BYOL", "init_args": {"dim": 64}},
+            {"dim": 64, "momentum": "auto"},
+        ),
+        ("anchor", {"class_path": "ppssl.IADM"}, {"loss_weight": 1.0}),
+        (
+            "distillation",
+            {"class_path": "ppssl.Distillation", "init_args": {"teacher": _ZOOM}},
+            {"loss_weight": 5.0, "teacher.pretrained": True},
+        ),
+        (
+            "anchor",  # of the same class, by another name
+            {"class_path": "ppssl.losses.anchor.Anchor", "init_args": {"loss_weight": 2.0}},
+            {"loss_weight": 2.0, "bank_dir": "b"},
+        ),
+    ],
+)
+def test_values_of_the_former_class_are_dropped(
+    tmp_path: Path, way: str, name: str, change: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """The recipe has a MoCo with a momentum of 0.997; what is not changed stays."""
+    start, second = tmp_path / "start.yaml", tmp_path / "second.yaml"
+    start.write_text(yaml.safe_dump(_overlay(plugins=_START)))
+    if way == "options":
+        place = name if name == "contrastive" else f"plugins.{name}"
+        args = [f"--model.{place}={yaml.safe_dump(change, default_flow_style=True).strip()}"]
+    else:
+        contrastive = change if name == "contrastive" else None
+        plugins = None if name == "contrastive" else {name: change}
+        second.write_text(yaml.safe_dump(_overlay(contrastive, plugins)))
+        args = ["--config", str(second)]
+    quiet = ["--config", str(start), *args, "--trainer.logger=false"]
+    objects = _objects(build_recipe("ppssl:synthetic/pretrain", quiet))
+    found = objects[name]
+    if isinstance(teacher := found.get("teacher"), dict):
+        found |= {f"teacher.{key}": value for key, value in teacher["init_args"].items()}
+    assert {key: found[key] for key in expected} == expected
+    if name != "anchor" and (way == "options" or name == "contrastive"):
+        assert objects["anchor"]["loss_weight"] == 7.0  # a second recipe's plugins replace all
+    if name != "contrastive":
+        assert objects["contrastive"]["momentum"] == 0.997
+
+
+def test_a_second_recipe_of_the_same_class_changes_only_what_it_says(tmp_path: Path) -> None:
+    second = tmp_path / "second.yaml"
+    moco = {"class_path": "ppssl.MoCo", "init_args": {"dim": 64}}
+    views = {"class_path": "ppssl.MoCoV2Augmentation", "init_args": {"blur_probability": 0.1}}
+    second.write_text(yaml.safe_dump(_overlay(moco, augmentation=views)))
+    quiet = ["--config", str(second), "--trainer.logger=false"]
+    built = build_recipe("ppssl:synthetic/pretrain", quiet)
+    assert (built.model.contrastive.dim, built.model.contrastive.momentum) == (64, 0.997)
+    views = built.datamodule.augmentation
+    assert (views.blur_probability, views.crop_scale) == (0.1, (0.6, 1.0))
+
+
+def test_the_last_class_counts() -> None:
+    """A reset comes before each change of a class, and one of a plugin is that of its teacher too."""
+    args = ["--data.augmentation=m.A", "--data.augmentation", "m.B", "--data.augmentation.x=1"]
+    reset = "--data.augmentation=null"
+    assert with_own_defaults(args) == [args[0], reset, *args[1:]]
+    assert with_own_defaults([args[0], args[0]]) == [args[0], args[0]]
+    assert with_own_defaults([args[0], reset, *args[1:]]) == [args[0], reset, *args[1:]]
+    plugin = [
+        "--model.plugins.a=m.A",
+        "--model.plugins.a={class_path: m.B, init_args: {teacher: {class_path: m.T}}}",
+    ]
+    assert with_own_defaults(plugin) == [plugin[0], "--model.plugins.a=ppssl.LossPlugin", plugin[1]]
+    for odd in (["fit", "--config"], ["--data.x={a: 2024-13-45}"], ["--data.x={", "--data.y"]):
+        assert with_own_defaults(odd) == odd

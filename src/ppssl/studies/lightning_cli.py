@@ -19,6 +19,7 @@ from ppssl.checkpointing.atomic import AtomicCheckpointIO, newest_checkpoint, re
 from ppssl.checkpointing.metrics_csv import keep_metrics
 from ppssl.checkpointing.run_checkpoint import RunCheckpoint
 from ppssl.inference.predictions import PredictionWriter
+from ppssl.studies.class_options import with_own_defaults
 from ppssl.studies.command_checks import (
     check_checkpoint,
     expand_class_name,
@@ -27,7 +28,6 @@ from ppssl.studies.command_checks import (
     trainer_options,
 )
 from ppssl.studies.command_parser import CommandParser
-from ppssl.studies.objective_option import with_own_defaults
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand, expand_config, writable_folder
 from ppssl.utils.recipes import BASE_RECIPE, read_yaml, recipe_path
