@@ -1,4 +1,5 @@
 import re
+from argparse import ArgumentError
 from collections.abc import Iterator
 from configparser import ConfigParser
 from functools import cache
@@ -13,6 +14,7 @@ from lightning.pytorch.plugins import AsyncCheckpointIO
 import layouts
 from ppssl import PPSSL
 from ppssl.checkpointing.atomic import AtomicCheckpointIO
+from ppssl.cli.main import main
 from ppssl.studies.class_options import with_own_defaults
 from ppssl.studies.lightning_cli import PPSSLCLI, add_plugins, build_recipe
 from ppssl.studies.study import FROM_COMMAND_LINE, load_study
@@ -76,6 +78,62 @@ def test_every_recipe_takes_a_step(path: Path, image_folder: Path, tmp_path: Pat
     if path.parent.name in PUBLISHED and path.stem in ("linear", "finetune"):
         (tested,) = built.trainer.test(built.model, built.datamodule, verbose=False)
         assert 0 <= tested["test/top1"] <= tested["test/top5"] <= 1
+
+
+def _settings(built: PPSSLCLI) -> dict[str, Any]:
+    """Everything that was parsed, but the path of the recipe."""
+    settings = built.config.as_dict()
+    settings.pop("config")
+    return settings
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "synthetic/pretrain",
+        "synthetic/finetune",
+        "synthetic/linear",
+        "folder/pretrain",
+        "photos/pretrain",
+        "cub/pretrain",
+    ],
+)
+def test_the_config_that_fit_writes_is_a_recipe(
+    name: str, image_folder: Path, tmp_path: Path
+) -> None:
+    path = EXPERIMENTS / f"{name}.yaml"
+    overrides = [
+        *STEP,
+        *_small(path, image_folder, tmp_path),
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
+    overrides.remove("--trainer.logger=false")  # else it is not written
+    assert main(["fit", "--config", str(path), *overrides]) == 0
+    (written,) = tmp_path.rglob("config.yaml")
+    assert "ckpt_path" in yaml.safe_load(written.read_text())
+    again, first = build_recipe(written), build_recipe(path, overrides)
+    assert _settings(again) == _settings(first)
+    assert again.model.config() == first.model.config()
+
+
+def test_the_config_of_a_run_from_a_checkpoint_says_what_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    content = {
+        "ckpt_path": "a.ckpt",
+        "weights_only": None,
+        "verbose": True,
+        "trainer": {"logger": False},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    with caplog.at_level("INFO"):
+        build_recipe(tmp_path / "config.yaml")
+    assert "`ckpt_path` of " in caplog.text + capsys.readouterr().err
+    with pytest.raises(ArgumentError, match="ckpt_path"):  # there is no command that would load it
+        build_recipe("ppssl:base", ["--ckpt_path=a.ckpt"])
+    (tmp_path / "config.yaml").write_text("ckpt_pth: a.ckpt")
+    with pytest.raises(ArgumentError, match="ckpt_pth"):
+        build_recipe(tmp_path / "config.yaml")
 
 
 @cache

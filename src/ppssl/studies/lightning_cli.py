@@ -27,7 +27,7 @@ from ppssl.studies.command_checks import (
     require_weights,
     trainer_options,
 )
-from ppssl.studies.command_parser import CommandParser
+from ppssl.studies.command_parser import CommandParser, RecipeParser
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand, expand_config, writable_folder
 from ppssl.utils.recipes import BASE_RECIPE, read_yaml, recipe_path
@@ -80,7 +80,7 @@ class PPSSLCLI(LightningCLI):
                 LightningDataModule,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
-                parser_class=CommandParser,
+                parser_class=CommandParser if examples else RecipeParser,
                 save_config_kwargs={"overwrite": True},
                 trainer_defaults=_launcher_defaults(),
                 parser_kwargs={"exit_on_error": False} | commands if examples else base,
@@ -212,7 +212,7 @@ def build_recipe(recipe: AnyPath, overrides: Sequence[str] = ()) -> PPSSLCLI:
     """Create the ``trainer``, ``model`` and ``datamodule`` of a recipe.
 
     Args:
-        recipe: A file, or ``ppssl:<folder>/<recipe>``.
+        recipe: A file, such as the ``config.yaml`` of a run, or ``ppssl:<folder>/<recipe>``.
         overrides: Overrides of the recipe, as on the command line, such as ``--model.lr=0.001``.
     """
     return PPSSLCLI(["--config", os.fspath(recipe), *overrides])
