@@ -361,6 +361,11 @@ ELSEWHERE: dict[str, tuple[Callable[[], list[Finding]], str, str]] = {
         "problem",
         "steps: the run has no end",
     ),
+    "no step": (
+        lambda: settings.check_settings(model(), replace(PLAN, steps=0)),
+        "problem",
+        "steps: the run takes no step .*`trainer.max_steps`",
+    ),
     "few steps": (
         lambda: settings.check_steps(replace(PLAN, steps=78)),
         "warning",
@@ -440,6 +445,11 @@ ELSEWHERE: dict[str, tuple[Callable[[], list[Finding]], str, str]] = {
         lambda: tried(waiting=[0.5] * 10),
         "warning",
         r"step: 1 s \(128 images per second\), 50 % .*`data.num_workers`",
+    ),
+    "a run as short as the warm-up of the trial": (
+        lambda: tried(seconds=[], waiting=[], losses=[5.0, 4.9]),
+        "warning",
+        "step: the run is over after 2 steps, before one could be timed",
     ),
     "a run of months": (lambda: tried(seconds=[900.0] * 10), "warning", "whole run: 81.2 days"),
     "more memory than there is": (
@@ -575,6 +585,21 @@ def test_the_command_on_a_healthy_run_is_green(
     assert "ok       splits: share no image" in shown
     assert "whole run" in shown
     assert [path.name for path in tmp_path.iterdir()] == ["doctor.json"]  # the trial writes nothing
+
+
+@pytest.mark.parametrize(("option", "code"), [("max_steps=1", 1), ("limit_train_batches=0", 2)])
+def test_a_short_run_is_amber_and_one_without_a_step_red(
+    option: str, code: int, healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [f"--trainer.{option}", f"--data.root={healthy}", "--data.image_size=32"]
+    options += ["--data.batch_size=8", "--model.backbone_kwargs={width: 4}"]
+    options += ["--trainer.accelerator=cpu", "--data.num_workers=0"]
+    diagnosis = doctor("ppssl:folder/pretrain", options)
+    found = [f for area in ("settings", "trial") for f in diagnosis.findings.get(area, [])]
+    red = [finding.what for finding in found if finding.level == "problem"]
+    assert (exit_code(found), red) == (code, ["steps"] if code == 2 else [])
+    assert ("trial" in diagnosis.findings) == (code == 1)
 
 
 def test_the_command_on_defects_tells_what_to_do(

@@ -79,7 +79,7 @@ def plan_of(trainer: Trainer, data: FineGrainedDataModule) -> Plan:
 def check_settings(model: Any, plan: Plan) -> list[Finding]:
     """All checks of settings against the number of images; of models other than PPSSL those of batch and steps."""
     findings = [*check_batch(model, plan), *check_steps(plan)]
-    if not isinstance(model, PPSSL) or plan.steps is None or plan.images < plan.batch:
+    if not isinstance(model, PPSSL) or not plan.steps or plan.images < plan.batch:
         return findings
     return [
         *findings,
@@ -121,13 +121,16 @@ def _half(images: int) -> int:
 
 
 def check_steps(plan: Plan) -> list[Finding]:
-    """Whether the run is long enough, and ends."""
+    """Whether the run takes steps, enough of them, and ends."""
     if plan.steps is None:
         return [
             problem(
                 "steps", "the run has no end", "Set `trainer.max_epochs` or `trainer.max_steps`."
             )
         ]
+    if plan.steps == 0 and plan.images >= plan.batch:
+        advice = "Raise `trainer.max_epochs`, `trainer.max_steps` or `trainer.limit_train_batches`."
+        return [problem("steps", "the run takes no step", advice)]
     epochs = plan.steps * plan.batch * plan.batches / max(1, plan.images)
     value = f"{plan.steps:,} optimizer steps, {epochs:,.1f} passes over the images"
     if plan.steps < _FEW_STEPS:

@@ -50,7 +50,7 @@ class Trial:
 
     @property
     def step(self) -> float:
-        """Median of the seconds of a step."""
+        """Median of the seconds of a step; there must be one."""
         return statistics.median(self.seconds)
 
     @property
@@ -113,10 +113,10 @@ def try_steps(
         trainer: A Trainer that logs and saves nothing; not used afterwards.
         model: The model; it is changed.
         data: The data module.
-        steps: Steps to time; fewer if the run is shorter.
+        steps: Steps to time; fewer if the run is shorter, and none if it is no longer than the warm-up.
 
     Raises:
-        UserError: The run fails, or is shorter than the warm-up.
+        UserError: The run fails, or takes no step.
     """
     watch = _Watch(steps)
     options: Any = trainer
@@ -126,10 +126,8 @@ def try_steps(
     with suppress(_Enough):
         trainer.fit(model, data)
     trial = watch.trial
-    if not trial.seconds:
-        raise UserError(
-            f"The run is over after {len(trial.losses)} steps, before one could be timed."
-        )
+    if not trial.losses:
+        raise UserError("The run is over before its first step.")
     trial.memory, trial.left_out = _peak_memory(), left_out
     if model.device.type == "cuda":
         trial.device_memory = torch.cuda.max_memory_allocated(model.device)
@@ -189,6 +187,10 @@ def _check_banks(trial: Trial) -> list[Finding]:
 def _check_waiting(
     trial: Trial, plan: Plan, machine: Machine, *, workers: int, on_gpu: bool
 ) -> list[Finding]:
+    if not trial.seconds:
+        value = f"the run is over after {len(trial.losses)} steps, before one could be timed"
+        advice = f"Raise `trainer.max_epochs` or `trainer.max_steps`: the first {WARM_UP} steps are not timed."
+        return [warning("step", value, advice)]
     share, speed = trial.share_of_waiting, plan.batch / trial.step
     value = f"{trial.step:.3g} s ({speed:,.0f} images per second), {100 * share:.0f} % of it waiting for data"
     more = workers < min(16, machine.cores - 1)
@@ -220,7 +222,7 @@ def _check_peak(trial: Trial, machine: Machine) -> list[Finding]:
 
 
 def _check_duration(trial: Trial, plan: Plan) -> list[Finding]:
-    if plan.steps is None:
+    if plan.steps is None or not trial.seconds:
         return []
     seconds = trial.step * plan.steps * plan.batches
     value = f"{_duration(seconds)} for {plan.steps:,} steps, without validation"
