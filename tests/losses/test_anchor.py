@@ -169,14 +169,25 @@ def test_a_resumed_run_is_anchored_to_the_first_start(image_folder: Path, tmp_pa
     assert targets[0].equal(targets[1])
 
 
-def test_other_weights_have_other_targets(image_folder: Path, tmp_path: Path) -> None:
-    """Also where both look for their bank in one folder."""
+@pytest.mark.parametrize(
+    "others",
+    [
+        [{"init_seed": 0}, {"init_seed": 1}],
+        [
+            {"init_seed": 0, "backbone_kwargs": {"width": 4, "global_pool": p}}
+            for p in ("avg", "max")
+        ],
+    ],
+    ids=["weights", "pooling"],
+)
+def test_other_encoders_have_other_targets(
+    others: list[dict[str, Any]], image_folder: Path, tmp_path: Path
+) -> None:
+    """Also where both look for their bank in one folder, and have the same weights."""
     targets = []
-    for seed in (0, 1):
-        model = _model(
-            init_seed=seed, plugins={"anchor": Anchor(image_size=24, bank_dir=str(tmp_path))}
-        )
-        _fit(model, image_folder, tmp_path / str(seed), enable_checkpointing=False)
+    for k, options in enumerate(others):
+        model = _model(**options, plugins={"anchor": Anchor(image_size=24, bank_dir=str(tmp_path))})
+        _fit(model, image_folder, tmp_path / str(k), enable_checkpointing=False)
         plugin: Any = model.plugins["anchor"]
         targets.append(plugin._bank.lookup(torch.arange(6)))
     assert not torch.allclose(targets[0], targets[1], atol=1e-2)

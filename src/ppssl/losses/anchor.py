@@ -149,17 +149,17 @@ def _tested_size(encoder: Encoder, least: int) -> int:
 
 
 class _StartingEncoder(TimmTeacher):
-    """A copy of the starting encoder, known by the SHA-256 of its weights and buffers."""
+    """A copy of the starting encoder, known by the SHA-256 of its description, weights and buffers."""
 
     def __init__(self, encoder: Encoder, image_size: int) -> None:
         super().__init__(encoder.name, image_size=image_size)
         self.encoder = encoder
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(repr(encoder.spec).encode())  # weights do not tell how it pools
         for name, value in encoder.state_dict().items():
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         self._fingerprint = digest.hexdigest()
         self.name = f"start {self._fingerprint[:8]} of {self.name}"
 
     def fingerprint(self) -> str:
-        """Hash of the weights."""
+        """Hash of description and weights."""
         return self._fingerprint
