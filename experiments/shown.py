@@ -38,8 +38,8 @@ class Shown(PPSSL):
 
     Args:
         form: ``"zoom"``: the view is cut out of the window of 9/14 of each side with the most of the map, at the
-            original's resolution; ``"background out"``: where the map is below its median the view shows another image
-            of the batch; ``"drop the obvious"``: the window of half the view's side with the most of the map is grey.
+            original's resolution; ``"background out"``: where the map is below its median, or 0, the view shows another
+            image of the batch; ``"drop the obvious"``: the window of half the view's side with the most of the map is grey.
         share: Fraction of the images that are changed.
         shuffled: Control: the maps of other images.
         source: Whose maps: of the ``"start"``, of the image's ``"contrast"``, the ``"known"`` bird or its ``"parts"``.
@@ -179,7 +179,8 @@ def edit(views: Tensor, seen: Tensor, form: Form, whole: Tensor) -> Tensor:
     if form == "background out":
         median = whole.flatten(1).median(dim=1).values.view(-1, 1, 1, 1)
         fine = F.interpolate(seen, size=size, mode="bilinear", align_corners=False)
-        return views.where(fine >= median, views.roll(1, dims=0))
+        kept = (fine >= median) & (fine > 0)  # most of a mask may be 0
+        return views.where(kept, views.roll(1, dims=0))
     row, column = salient_windows(seen[:, 0], CELLS // 2, CELLS).unbind(1)
     cells = torch.arange(CELLS, device=views.device)
     inside = [(cells >= at[:, None]) & (cells < at[:, None] + CELLS // 2) for at in (row, column)]

@@ -54,6 +54,15 @@ def test_the_background_is_another_image() -> None:
     assert (edited[1, :, :, :12] == 1).all()
 
 
+def test_the_background_of_a_small_mask_is_all_that_it_leaves_out() -> None:
+    views, mask = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 28, 28), torch.zeros(2, 14, 14)
+    mask[:, :2, :2] = 1.0
+    edited = edit(views, mask[:, None], "background out", mask)
+    assert (edited[0, :, :4, :4] == 0).all()
+    assert (edited[0, :, 6:] == 1).all()
+    assert (edited[0, :, :, 6:] == 1).all()
+
+
 def test_the_obvious_is_grey() -> None:
     views, maps = torch.ones(1, 3, 28, 28), torch.zeros(1, CELLS, CELLS)
     maps[0, -1, -1] = 1
