@@ -39,7 +39,8 @@ class Shown(PPSSL):
     Args:
         form: ``"zoom"``: the view is cut out of the window of 9/14 of each side with the most of the map, at the
             original's resolution; ``"background out"``: where the map is below its median, or 0, the view shows another
-            image of the batch; ``"drop the obvious"``: the window of half the view's side with the most of the map is grey.
+            image of the batch; ``"drop the obvious"``: the window of half the view's side with the most of the map is
+            grey.
         share: Fraction of the images that are changed.
         shuffled: Control: the maps of other images.
         source: Whose maps: of the ``"start"``, of the image's ``"contrast"``, the ``"known"`` bird or its ``"parts"``.
