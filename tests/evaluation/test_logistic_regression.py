@@ -117,7 +117,7 @@ def evaluations(monkeypatch: Any) -> list[int]:
 
 def test_a_start_saves_time_and_changes_nothing(evaluations: list[int]) -> None:
     """From a stronger penalty, and from a part of the images that lacks a class."""
-    x, y = clusters(300, 30, 5, centres=0.5, power=1)
+    x, y = clusters(600, 30, 5, centres=0.5, power=1)
     whole = LogisticRegression(x, y)
     part = LogisticRegression(x[y != 0], y[y != 0]).fit(0.1)
     assert part.classes.tolist() == [1, 2, 3, 4]
