@@ -453,8 +453,8 @@ def _refused(tmp_path, study, local=()):
 def test_what_the_parser_of_the_runs_refuses_is_told_of_all_variants_before_any_run(tmp_path):
     variants = {
         "base": {},
-        "model": {"model.temperatur": 1},
-        "base of contrast": {"model.contrastive.temperatur": 0.1},
+        "model": {"model.temperatures": 1},
+        "base of contrast": {"model.contrastive.temperatures": 0.1},
         "section": {"modle.lr": 0.1},
         "plugin": {"model.plugins.ais.corpsu": "birds"},
         "kind": {"model.lr": "abc"},
@@ -466,8 +466,8 @@ def test_what_the_parser_of_the_runs_refuses_is_told_of_all_variants_before_any_
     assert "\n" not in message
     assert "`base`" not in message
     for problem in (
-        "`temperatur` is not an option of ppssl.PPSSL; see --help (variant `model`)",
-        "`temperatur` is not an option of ppssl.MoCo (did you mean temperature?) (variant `base of contrast`)",
+        "`temperatures` is not an option of ppssl.PPSSL; see --help (variant `model`)",
+        "`temperatures` is not an option of ppssl.MoCo (did you mean temperature?) (variant `base of contrast`)",
         "No such option: --modle.lr=0.1 (did you mean --model.lr?) (variant `section`)",
         "`corpsu` is not an option of ppssl.AIS (did you mean corpus?) (variant `plugin`)",
         "`model.lr`: expected a number or null, got abc (variant `kind`)",
