@@ -12,6 +12,6 @@ SCRIPT = Path(__file__).parents[1] / "idle_gloo.py"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="needs Linux's scheduler")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux's scheduler")
 def test_a_finished_process_does_not_abort() -> None:
     finish(start([sys.executable, SCRIPT, "8"]))
