@@ -38,11 +38,12 @@ class Shown(PPSSL):
 
     Args:
         form: ``"zoom"``: the view is cut out of the window of 9/14 of each side with the most of the map, at the
-            original's resolution; ``"background out"``: where the map is below its median, or 0, the view shows another
-            image of the batch; ``"drop the obvious"``: the window of half the view's side with the most of the map is
-            grey.
+            original's resolution; ``"background out"``: but for the places with the most of the map, the view shows
+            another image of the batch; ``"drop the obvious"``: the window of half the view's side with the most of the
+            map is grey.
         share: Fraction of the images that are changed.
         shuffled: Control: the maps of other images.
+        keep: Fraction of the image that ``"background out"`` keeps, less where the map is 0.
         source: Whose maps: of the ``"start"``, of the image's ``"contrast"``, the ``"known"`` bird or its ``"parts"``.
         kwargs: Arguments of PPSSL.
     """
@@ -53,13 +54,15 @@ class Shown(PPSSL):
         share: float = 0.5,
         shuffled: bool = False,
         source: Source = "start",
+        keep: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_choice(get_args(Form), form=form)
         check_choice(get_args(Source), source=source)
-        check_range("in [0, 1]", share=share)
+        check_range("in [0, 1]", share=share, keep=keep)
         self.form, self.share, self.shuffled, self.source = form, share, shuffled, source
+        self.keep = keep
         self._maps: Tensor | None = None
 
     def on_fit_start(self) -> None:
@@ -92,7 +95,8 @@ class Shown(PPSSL):
         query, *others = batch["views"]
         self._maps = self._maps.to(query.device)
         maps = self._maps[batch["index"]]  # the training images come first
-        edited = edit(query, in_view(maps, batch["geometry"][:, 0]), self.form, maps)
+        seen = in_view(maps, batch["geometry"][:, 0])
+        edited = edit(query, seen, self.form, maps, self.keep)
         chosen = torch.rand(len(query), 1, 1, 1, device=query.device) < self.share
         return super().losses(
             dict(batch) | {"views": [edited.where(chosen, query), *others]}, **where
@@ -167,7 +171,7 @@ def in_view(maps: Tensor, geometry: Tensor) -> Tensor:
     )
 
 
-def edit(views: Tensor, seen: Tensor, form: Form, whole: Tensor) -> Tensor:
+def edit(views: Tensor, seen: Tensor, form: Form, whole: Tensor, keep: float = 0.5) -> Tensor:
     """Edited views ``(B, 3, S, S)``.
 
     Args:
@@ -175,12 +179,15 @@ def edit(views: Tensor, seen: Tensor, form: Form, whole: Tensor) -> Tensor:
         seen: Their maps, ``(B, 1, 14, 14)``.
         form: What is done.
         whole: The maps of the whole images, ``(B, h, w)``.
+        keep: Fraction of each whole image that ``"background out"`` keeps.
     """
     size = (views.shape[-2], views.shape[-1])
     if form == "background out":
-        median = whole.flatten(1).median(dim=1).values.view(-1, 1, 1, 1)
+        ranked = whole.flatten(1)
+        rank = int((1 - keep) * (ranked.shape[1] - 1)) + 1
+        least = ranked.kthvalue(rank, dim=1).values.view(-1, 1, 1, 1)
         fine = F.interpolate(seen, size=size, mode="bilinear", align_corners=False)
-        kept = (fine >= median) & (fine > 0)  # most of a mask may be 0
+        kept = (fine >= least) & (fine > 0)  # most of a mask may be 0
         return views.where(kept, views.roll(1, dims=0))
     row, column = salient_windows(seen[:, 0], CELLS // 2, CELLS).unbind(1)
     cells = torch.arange(CELLS, device=views.device)

@@ -63,6 +63,14 @@ def test_the_background_of_a_small_mask_is_all_that_it_leaves_out() -> None:
     assert (edited[0, :, :, 6:] == 1).all()
 
 
+@pytest.mark.parametrize("keep", [0.25, 0.5, 1.0])
+def test_the_background_is_all_but_what_is_kept_of_the_map(keep: float) -> None:
+    views = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, CELLS, CELLS)
+    maps = torch.randperm(2 * CELLS * CELLS).view(2, CELLS, CELLS) + 1.0
+    edited = edit(views, maps[:, None], "background out", maps, keep)
+    assert (edited[0] == 0).float().mean().item() == pytest.approx(keep, abs=1 / CELLS**2)
+
+
 def test_the_obvious_is_grey() -> None:
     views, maps = torch.ones(1, 3, 28, 28), torch.zeros(1, CELLS, CELLS)
     maps[0, -1, -1] = 1
