@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from ppssl import PPSSL, Anchor, EncoderInfo, FolderDataModule, MoCo, UserError
@@ -104,6 +105,16 @@ def test_a_checkpoint_keeps_the_starting_encoder(image_folder: Path, tmp_path: P
     assert all(saved[name].equal(value) for name, value in start.items())
     trained = again.encoder.state_dict()
     assert not all(trained[name].equal(value) for name, value in start.items())
+
+
+@pytest.mark.parametrize("window", [0.5, None])
+def test_where_it_looks_closer_is_drawn_once(
+    image_folder: Path, tmp_path: Path, window: float | None
+) -> None:
+    anchor = Anchor(image_size=32, window=window, bank_dir=str(tmp_path / "banks"))
+    _fit(_model(plugins={"anchor": anchor}), image_folder, tmp_path, logger=CSVLogger(tmp_path))
+    figures = [path.name for path in tmp_path.rglob("figures/*.png")]
+    assert figures == (["anchor-windows-000003.png"] if window else [])
 
 
 def _plain(path: Path, size: int) -> torch.Tensor:

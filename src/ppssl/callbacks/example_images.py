@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ppssl.checkpointing.view import View
@@ -18,21 +20,26 @@ if TYPE_CHECKING:
 __all__ = ["example_batch", "example_masks"]
 
 
-def example_batch(data: FineGrainedDataModule, count: int) -> dict[str, Any]:
+def example_batch(
+    data: FineGrainedDataModule,
+    count: int,
+    transform: Callable[[Image.Image], Tensor] | None = None,
+) -> dict[str, Any]:
     """A fixed batch of un-augmented training images, evenly spaced.
 
     Args:
         data: The data module, after its ``setup``.
         count: Number of images; the batch is smaller if the data set is, or if broken images are skipped.
+        transform: Of the original images; ``None``: their centre views, ``(3, S, S)`` uint8.
 
     Returns:
-        ``image`` ``(n, 3, S, S)`` uint8, ``index`` and ``label`` ``(n,)`` int64, ascending by index.
+        ``image`` ``(n, 3, S, S)``, ``index`` and ``label`` ``(n,)`` int64, ascending by index.
 
     Raises:
         UserError: An image is broken and ``on_error`` is ``"raise"``, or all images are broken.
     """
     items = np.linspace(0, data.num_train - 1, min(count, data.num_train)).round().astype(int)
-    images = data.eval_dataset("train", items)
+    images = data.eval_dataset("train", items, transform)
     batch = data.on_before_batch_transfer(collate([images[i] for i in range(len(images))]), 0)
     _, once = np.unique(batch["index"], return_index=True)  # another image in a broken one's place
     return {name: values[once] for name, values in batch.items()}

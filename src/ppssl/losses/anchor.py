@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from ppssl.losses.anchor_callback import AnchorCallback
 from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep, numbered_images
 from ppssl.text.image_bank import ImageBank, open_image_bank
 from ppssl.text.teachers.base import Teacher
@@ -31,7 +32,8 @@ class Anchor(LossPlugin):
     the whole original image, un-augmented and at the size that the weights know best, both of length 1; m is the mean
     of p_0, without which all cosines would be close to 1. It keeps what pretrained weights know while the contrast adds
     to it, and teaches that an augmented view is still that image; without pretrained weights it makes no sense. p_0 is
-    computed once, before the first step, and stored in a bank.
+    computed once, before the first step, and stored in a bank. With a window, the figure ``<name>/windows`` shows where
+    it looks closer.
 
     Args:
         loss_weight: Weight of the term.
@@ -42,6 +44,8 @@ class Anchor(LossPlugin):
             image's, and p_0 is the mean of both (:class:`~ppssl.ZoomTeacher`); ``None``: at the whole image alone.
         bank_dir: Folder of the bank; ``None``: ``$PPSSL_CACHE/banks`` or ``~/.cache/ppssl/banks``.
     """
+
+    watcher = AnchorCallback
 
     def __init__(
         self,
@@ -88,12 +92,10 @@ class Anchor(LossPlugin):
             UserError: The data module does not number its images; see also
                 :func:`~ppssl.text.image_bank.open_image_bank`.
         """
-        size = self.image_size
-        if size is None:
+        if self.image_size is None:
             return
         data = numbered_images(data, self, ", or set `image_size=None`")
-        if size == "auto":
-            size = _tested_size(self.start, data.image_size)
+        size = self._size(data)
         self.start.check_image_size(size)
         teacher = self.teacher(copy.deepcopy(self.start), size)
         with isolate_rng():
@@ -107,6 +109,18 @@ class Anchor(LossPlugin):
         closer = ZoomTeacher(whole, encoder.name, window=self.window)
         closer.encoder = encoder
         return closer
+
+    def closer(self, data: Any) -> ZoomTeacher | None:
+        """The copy as a teacher that looks closer at the images of a data module; ``None``: it looks at them whole."""
+        if self.window is None:
+            return None
+        return cast(ZoomTeacher, self.teacher(self.start, self._size(data)))
+
+    def _size(self, data: Any) -> int:
+        """Height and width in pixels at which the copy sees the originals."""
+        if self.image_size == "auto":
+            return _tested_size(self.start, data.image_size)
+        return cast(int, self.image_size)
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; the copy stays in evaluation mode."""

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ppssl import PPSSL, Anchor, Distillation, FolderDataModule, MoCo, TimmTeacher, ZoomTeacher
+from ppssl.losses.anchor_callback import draw_windows
 from ppssl.text.teachers.zoom import salient_windows
 
 
@@ -151,3 +152,20 @@ def test_a_window_is_a_fraction(weights: str) -> None:
             _zoom(weights, window)
         with pytest.raises(ValueError, match=r"`window` must be in \(0, 1\]"):
             Anchor(window=window)
+
+
+def test_a_figure_shows_the_window_and_what_is_in_it(weights: str, image_folder: Path) -> None:
+    data = FolderDataModule(str(image_folder), image_size=32, batch_size=8, num_workers=0)
+    data.setup()
+    looker = TimmTeacher("test_resnet", weights, image_size=32)
+    rows = draw_windows(_Corner(looker, "test_resnet", weights, 0.5), data, 3).axes
+    assert len(rows) == 9
+    file = data.sources["train"].load(0)
+    side = min(file.size)
+    left, top = (file.width - side) / 2, (file.height - side) / 2
+    box = (left, top, left + side, top + side)
+    square = file.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC, box=box)
+    expected = np.asarray(square)[32:, 32:] / 255
+    np.testing.assert_allclose(rows[2].images[0].get_array(), expected, atol=1e-5)
+    (rectangle,) = rows[0].patches
+    assert rectangle.get_bbox().bounds == (15.5, 15.5, 16, 16)

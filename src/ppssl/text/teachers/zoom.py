@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,28 @@ from ppssl.text.teachers.load import load_teacher, teacher_fingerprint, teacher_
 from ppssl.text.teachers.timm_teacher import SquareTransform, TimmTeacher
 from ppssl.utils.checks import check_range
 
-__all__ = ["ZoomTeacher", "salient_windows"]
+__all__ = ["Look", "ZoomTeacher", "salient_windows"]
 
 _GRID = 14
 """Cells along each side in which a window is placed."""
+
+
+class Look(NamedTuple):
+    """What a :class:`ZoomTeacher` sees of images, normalised for its teacher.
+
+    Attributes:
+        whole: The whole images, ``(B, 3, s, s)``, s the size of the teacher's input.
+        saliency: Where they are salient, ``(B, h, w)`` float32.
+        windows: Top left corners of the windows, ``(B, 2)`` int64, in pixels of images of ``side``.
+        side: Height and width of the images that the windows are cut out of; a window's are s.
+        closer: The windows, ``(B, 3, s, s)``.
+    """
+
+    whole: Tensor
+    saliency: Tensor
+    windows: Tensor
+    side: int
+    closer: Tensor
 
 
 class ZoomTeacher(Teacher):
@@ -109,18 +127,24 @@ class ZoomTeacher(Teacher):
         )
         return self.encoder.features((images - mean) / std).map.float().square().sum(dim=1)
 
-    def embed_images(self, pixels: Tensor) -> Tensor:
-        """Embed whole images and their windows: ``(B, 3, S, S)`` from ``transform``, to ``(B, e)``."""
+    def look(self, pixels: Tensor) -> Look:
+        """Whole images and their windows, of ``(B, 3, S, S)`` from ``transform``."""
         pixels = pixels.to(self._device)
-        size = self.looker.input_size
+        size, side = self.looker.input_size, pixels.shape[-1]
         whole = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
         mean, std = (of_channels(v, pixels) for v in (self.mean, self.std))
-        windows = salient_windows(self.saliency(whole * std + mean), size, pixels.shape[-1])
+        saliency = self.saliency(whole * std + mean)
+        windows = salient_windows(saliency, size, side)
         closer = [
             image[:, top : top + size, left : left + size]
             for image, (top, left) in zip(pixels, windows.tolist(), strict=True)
         ]
-        both = self.looker.embed_images(torch.cat([whole, torch.stack(closer)]))
+        return Look(whole, saliency, windows, side, torch.stack(closer))
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """Embed whole images and their windows: ``(B, 3, S, S)`` from ``transform``, to ``(B, e)``."""
+        seen = self.look(pixels)
+        both = self.looker.embed_images(torch.cat([seen.whole, seen.closer]))
         return F.normalize(both.unflatten(0, (2, -1)).sum(dim=0), dim=-1)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

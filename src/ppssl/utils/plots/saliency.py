@@ -1,4 +1,4 @@
-"""Figures of saliency maps: maps drawn over their images, and bar charts of map scores."""
+"""Figures of saliency maps: maps over their images, windows that they choose, and bar charts of map scores."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
-__all__ = ["saliency_bars", "saliency_panel"]
+__all__ = ["saliency_bars", "saliency_panel", "window_panel"]
 
 
 def saliency_panel(
@@ -45,6 +46,36 @@ def saliency_panel(
     if maps:
         shrink = 0.8 if rows == 1 else 0.6
         figure.colorbar(heatmap, ax=axes, shrink=shrink, label="fraction of the maximum")
+    return figure
+
+
+def window_panel(images: Tensor, maps: Tensor, windows: Tensor, closer: Tensor) -> Figure:
+    """Draw one row per image: the image with its window, its map, and the window enlarged.
+
+    Args:
+        images: ``(n, 3, H, W)`` in [0, 1].
+        maps: Where they are salient, ``(n, h, w)`` >= 0.
+        windows: Left, top, width and height, as fractions of the image's sides, ``(n, 4)``.
+        closer: The windows, ``(n, 3, H', W')`` in [0, 1].
+    """
+    figure = Figure(figsize=(6.2, 1.9 * len(images) + 0.3), layout="constrained")
+    axes = figure.subplots(len(images), 3, squeeze=False)
+    for row, whole, values, window, near in zip(axes, images, maps, windows, closer, strict=True):
+        height, width = whole.shape[-2:]
+        left, top, wide, high = window.tolist()
+        corner = (left * width - 0.5, top * height - 0.5)
+        row[0].imshow(whole.permute(1, 2, 0).cpu().numpy())
+        row[0].add_patch(
+            Rectangle(corner, wide * width, high * height, fill=False, edgecolor="cyan")
+        )
+        row[1].imshow(values.float().cpu().numpy(), cmap="inferno", vmin=0)
+        row[2].imshow(near.permute(1, 2, 0).cpu().numpy())
+    for axis, title in zip(
+        axes[0], ["image, window", "where it is salient", "window"], strict=True
+    ):
+        axis.set_title(title, fontsize=9)
+    for axis in axes.flat:
+        axis.axis("off")
     return figure
 
 
