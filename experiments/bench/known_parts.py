@@ -3,7 +3,7 @@
 An upper bound for any saliency, and a check of the mechanism: where this does not help, no better map will. It knows
 what no self-supervised method may know, so its numbers are never to be quoted beside the others.
 
-    PYTHONPATH=experiments/bench ppssl ablate experiments/ablation/known_parts.yaml --out experiments/results/synthetic
+    ppssl ablate experiments/ablation/known_parts.yaml --out experiments/results/synthetic
 """
 
 from functools import cache

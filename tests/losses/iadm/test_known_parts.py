@@ -1,27 +1,21 @@
 """The upper bound of IADM, experiments/bench/known_parts.py: its maps lie where the view shows the parts."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from experiments.bench import known_parts
 from PIL import Image
 
 from ppssl.data import MoCoV2Augmentation
 from ppssl.data.synthetic.birds import SyntheticBirds
 from ppssl.data.transforms import apply_view
 
-BENCH = Path(__file__).parents[3] / "experiments" / "bench"
-
 
 @pytest.mark.parametrize("mask", ["object", "parts"])
 def test_the_map_is_the_views_own_mask(mask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCH))
-    import known_parts
-
     monkeypatch.setattr(known_parts, "TRAIN_SIZE", 12)
     known_parts.masks.cache_clear()
     birds = SyntheticBirds(12)
@@ -52,19 +46,12 @@ def test_the_map_is_the_views_own_mask(mask: Any, monkeypatch: pytest.MonkeyPatc
     shown = birds.annotations(7)["object" if mask == "object" else "parts"].view(-1, 96, 96).any(0)
     whole = known_parts.KnownParts(mask).saliency(probe, (96, 96))
     assert whole[0][shown].sum() > 0.95  # an un-augmented image has no geometry
-    sys.modules.pop("known_parts")
 
 
-def test_the_controls_map_is_the_contrast_with_the_local_mean(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_controls_map_is_the_contrast_with_the_local_mean() -> None:
     """Two dots on grey, one twice as far from it: with gamma 2 the cell of the one has four times the other's."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    import known_parts
-
     image = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
     image[:, :, 4, 4], image[:, :, 27, 27] = 2.0, -1.0
     found = known_parts.Contrast(sharpen=2.0).saliency(SimpleNamespace(image=image), (4, 4))[0]
     assert (found.argmax().item(), found.flatten().sort().indices[-2].item()) == (0, 15)
     assert found[0, 0] / found[3, 3] == pytest.approx(4, rel=0.1)
-    sys.modules.pop("known_parts")
