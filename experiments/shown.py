@@ -27,6 +27,7 @@ from ppssl.utils.checks import check_choice, check_range
 
 Form = Literal["zoom", "background out", "drop the obvious"]
 Source = Literal["start", "contrast", "known", "parts"]
+Fill = Literal["image", "background"]
 CELLS = 14
 """Cells along each side of a map."""
 WINDOW = 9 / CELLS
@@ -44,6 +45,8 @@ class Shown(PPSSL):
         share: Fraction of the images that are changed.
         shuffled: Control: the maps of other images.
         keep: Fraction of the image that ``"background out"`` keeps, less where the map is 0.
+        fill: What ``"background out"`` shows in the background's place: another ``"image"``, or its ``"background"``,
+            with the mean colour of that where the other image's map is high.
         source: Whose maps: of the ``"start"``, of the image's ``"contrast"``, the ``"known"`` bird or its ``"parts"``.
         kwargs: Arguments of PPSSL.
     """
@@ -55,14 +58,16 @@ class Shown(PPSSL):
         shuffled: bool = False,
         source: Source = "start",
         keep: float = 0.5,
+        fill: Fill = "image",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_choice(get_args(Form), form=form)
         check_choice(get_args(Source), source=source)
+        check_choice(get_args(Fill), fill=fill)
         check_range("in [0, 1]", share=share, keep=keep)
         self.form, self.share, self.shuffled, self.source = form, share, shuffled, source
-        self.keep = keep
+        self.keep, self.fill = keep, fill
         self._maps: Tensor | None = None
 
     def on_fit_start(self) -> None:
@@ -96,7 +101,7 @@ class Shown(PPSSL):
         self._maps = self._maps.to(query.device)
         maps = self._maps[batch["index"]]  # the training images come first
         seen = in_view(maps, batch["geometry"][:, 0])
-        edited = edit(query, seen, self.form, maps, self.keep)
+        edited = edit(query, seen, self.form, maps, self.keep, self.fill)
         chosen = torch.rand(len(query), 1, 1, 1, device=query.device) < self.share
         return super().losses(
             dict(batch) | {"views": [edited.where(chosen, query), *others]}, **where
@@ -171,7 +176,14 @@ def in_view(maps: Tensor, geometry: Tensor) -> Tensor:
     )
 
 
-def edit(views: Tensor, seen: Tensor, form: Form, whole: Tensor, keep: float = 0.5) -> Tensor:
+def edit(
+    views: Tensor,
+    seen: Tensor,
+    form: Form,
+    whole: Tensor,
+    keep: float = 0.5,
+    fill: Fill = "image",
+) -> Tensor:
     """Edited views ``(B, 3, S, S)``.
 
     Args:
@@ -180,6 +192,7 @@ def edit(views: Tensor, seen: Tensor, form: Form, whole: Tensor, keep: float = 0
         form: What is done.
         whole: The maps of the whole images, ``(B, h, w)``.
         keep: Fraction of each whole image that ``"background out"`` keeps.
+        fill: What it shows elsewhere.
     """
     size = (views.shape[-2], views.shape[-1])
     if form == "background out":
@@ -188,12 +201,22 @@ def edit(views: Tensor, seen: Tensor, form: Form, whole: Tensor, keep: float = 0
         least = ranked.kthvalue(rank, dim=1).values.view(-1, 1, 1, 1)
         fine = F.interpolate(seen, size=size, mode="bilinear", align_corners=False)
         kept = (fine >= least) & (fine > 0)  # most of a mask may be 0
-        return views.where(kept, views.roll(1, dims=0))
+        shown = views if fill == "image" else without(kept, views)
+        return views.where(kept, shown.roll(1, dims=0))
     row, column = salient_windows(seen[:, 0], CELLS // 2, CELLS).unbind(1)
     cells = torch.arange(CELLS, device=views.device)
     inside = [(cells >= at[:, None]) & (cells < at[:, None] + CELLS // 2) for at in (row, column)]
     window = (inside[0][:, None, :, None] & inside[1][:, None, None, :]).float()
     return views * (1 - F.interpolate(window, size=size))
+
+
+def without(mask: Tensor, views: Tensor) -> Tensor:
+    """Views ``(B, 3, S, S)`` with the mean colour of the rest where a mask ``(B, 1, S, S)`` is."""
+    rest = (~mask).float()
+    mean = (views * rest).sum(dim=(2, 3), keepdim=True) / rest.sum(dim=(2, 3), keepdim=True).clamp(
+        1
+    )
+    return views.where(~mask, mean)
 
 
 class Maps(TimmTeacher):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from experiments.attend import AttendBoth, Pool
 from experiments.shown import (
     CELLS,
@@ -69,6 +70,20 @@ def test_the_background_is_all_but_what_is_kept_of_the_map(keep: float) -> None:
     maps = torch.randperm(2 * CELLS * CELLS).view(2, CELLS, CELLS) + 1.0
     edited = edit(views, maps[:, None], "background out", maps, keep)
     assert (edited[0] == 0).float().mean().item() == pytest.approx(keep, abs=1 / CELLS**2)
+
+
+def test_a_clean_background_shows_nothing_of_the_others_foreground() -> None:
+    """Each image has its own foreground colour on a background of another."""
+    maps = torch.zeros(2, CELLS, CELLS)
+    maps[0, 2:5, 2:5], maps[1, 8:12, 8:12] = 1.0, 1.0
+    fore = F.interpolate(maps[:, None], (28, 28)) > 0
+    colour = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
+    views = torch.where(fore, 10 * colour, colour).expand(2, 3, 28, 28)
+    edited = edit(views, maps[:, None], "background out", maps, fill="background")
+    assert edited[0, :, 4:10, 4:10].eq(10).all()
+    assert edited[0, :, 14:].eq(2).all()
+    assert edited[1, :, :10].eq(1).all()
+    assert {10.0, 20.0}.isdisjoint(edited[0, :, 12:].unique().tolist())
 
 
 def test_the_obvious_is_grey() -> None:
