@@ -128,12 +128,13 @@ def _plain(path: Path, size: int) -> torch.Tensor:
     return (torch.from_numpy(np.array(square)).permute(2, 0, 1) / 255 - _MEAN) / _STD
 
 
-@pytest.mark.parametrize("size", [48, 24])
+@pytest.mark.parametrize(("size", "pooling"), [(48, "same"), (24, "same"), (48, "gem")])
 def test_of_the_original_it_is_what_the_start_says_of_the_whole_image(
-    image_folder: Path, tmp_path: Path, size: int
+    image_folder: Path, tmp_path: Path, size: int, pooling: Any
 ) -> None:
     """The embedding of a view against that of the plain file, however the encoder has moved since."""
-    model = _model(plugins={"anchor": Anchor(image_size=size, bank_dir=str(tmp_path / "banks"))})
+    anchor = Anchor(image_size=size, pooling=pooling, bank_dir=str(tmp_path / "banks"))
+    model = _model(plugins={"anchor": anchor})
     start = copy.deepcopy(model.encoder).eval()
     data = FolderDataModule(str(image_folder), image_size=32, batch_size=8, num_workers=0)
     _fit(model, image_folder, tmp_path)
@@ -146,6 +147,9 @@ def test_of_the_original_it_is_what_the_start_says_of_the_whole_image(
         now = model.encoder(batch["views"][0]).double()
         everything = torch.stack([_plain(Path(source.name(i)), size) for i in range(len(source))])
         stored = start(everything.float()).double()
+        if pooling == "gem":
+            seen = start.features(everything.float()).map.double()
+            stored = (seen.clamp(min=1e-6) ** 3).mean(dim=(2, 3)) ** (1 / 3)
     stored = stored / stored.norm(dim=1, keepdim=True)
     now, target = (
         now / now.norm(dim=1, keepdim=True) - stored.mean(0),
@@ -228,6 +232,13 @@ def test_auto_falls_back_to_the_size_of_the_views_for_an_encoder_built_for_it() 
     assert _tested_size(encoder, 64) == 64
 
 
+def test_an_encoder_that_does_not_pool_by_the_mean_has_no_gem() -> None:
+    small = {"depth": 1, "embed_dim": 12, "num_heads": 1}
+    encoder = Encoder("vit_tiny_patch16_224", image_size=64, kwargs=small)
+    with pytest.raises(UserError, match=r"does not pool .* `pooling: gem` could stand"):
+        Anchor(pooling="gem").teacher(encoder, 64)
+
+
 def test_own_loaders_have_no_numbered_images(tmp_path: Path) -> None:
     model = _model(plugins={"anchor": Anchor()})
     loader = torch.utils.data.DataLoader([_batch()], batch_size=None)  # type: ignore[var-annotated, arg-type]
@@ -243,5 +254,7 @@ def test_errors() -> None:
         Anchor(image_size=0)
     with pytest.raises(ValueError, match=r"`window=0.5` is of the original image"):
         Anchor(image_size=None, window=0.5)
+    with pytest.raises(ValueError, match=r"`pooling=gem` is of the original image.*`pooling=same`"):
+        Anchor(image_size=None, pooling="gem")
     with pytest.raises(UserError, match="`Anchor` needs the encoder itself"):
         Anchor().build(EncoderInfo(dim=4, channels=4, mean=(0.0,), std=(1.0,)))

@@ -16,8 +16,9 @@ from ppssl.text.image_bank import ImageBank, open_image_bank
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.timm_teacher import TimmTeacher
 from ppssl.text.teachers.zoom import ZoomTeacher
-from ppssl.utils.checks import check_pixels, check_range
+from ppssl.utils.checks import check_choice, check_pixels, check_range
 from ppssl.utils.errors import ArgumentError, UserError
+from ppssl.utils.gem import pool_by_gem
 
 if TYPE_CHECKING:
     from ppssl.encoder import Encoder, EncoderInfo
@@ -42,6 +43,9 @@ class Anchor(LossPlugin):
             itself, without m, which needs no numbered images, but one more forward pass in each step.
         window: It also looks closer at the most salient window of the original, whose side is this fraction of the
             image's, and p_0 is the mean of both (:class:`~ppssl.ZoomTeacher`); ``None``: at the whole image alone.
+        pooling: ``"same"``: p_0 is pooled as p is; ``"gem"``: by the generalised mean with exponent 3
+            (:class:`~ppssl.utils.gem.GeM`), for encoders of convolutions whose features are not negative. The trained
+            encoder keeps its pooling and learns to say the same.
         bank_dir: Folder of the bank; ``None``: ``$PPSSL_CACHE/banks`` or ``~/.cache/ppssl/banks``.
     """
 
@@ -52,6 +56,7 @@ class Anchor(LossPlugin):
         loss_weight: float = 10.0,
         image_size: int | Literal["auto"] | None = "auto",
         window: float | None = None,
+        pooling: Literal["same", "gem"] = "same",
         bank_dir: str | None = None,
     ) -> None:
         super().__init__()
@@ -59,14 +64,18 @@ class Anchor(LossPlugin):
         check_range("in (0, 1]", window=window)
         if image_size != "auto":
             check_pixels(image_size=image_size)
-        if image_size is None and window is not None:
-            raise ArgumentError(
-                f"`window={window}` is of the original image, and with `image_size=None` the starting encoder sees the "
-                "view: set `window=None`, or a size."
-            )
+        check_choice(("same", "gem"), pooling=pooling)
+        of_original = {"window": (window, None), "pooling": (pooling, "same")}
+        for name, (value, plain) in of_original.items():
+            if image_size is None and value != plain:
+                raise ArgumentError(
+                    f"`{name}={value}` is of the original image, and with `image_size=None` the starting encoder sees "
+                    f"the view: set `{name}={plain}`, or a size."
+                )
         self.loss_weight = loss_weight
         self.image_size = image_size
         self.window = window
+        self.pooling = pooling
         self.bank_dir = bank_dir
         self._bank: ImageBank | None = None
 
@@ -89,7 +98,7 @@ class Anchor(LossPlugin):
         """Find or make the bank of p_0, by the copy of the encoder.
 
         Raises:
-            UserError: The data module does not number its images; see also
+            UserError: The data module does not number its images, or the encoder cannot be pooled by GeM; see also
                 :func:`~ppssl.text.image_bank.open_image_bank`.
         """
         if self.image_size is None:
@@ -102,7 +111,14 @@ class Anchor(LossPlugin):
             self._bank = open_image_bank(teacher, data, folder=self.bank_dir, device=device)
 
     def teacher(self, encoder: Encoder, image_size: int) -> Teacher:
-        """The copy of the encoder as a teacher; its banks are known by its weights."""
+        """The copy of the encoder as a teacher; its banks are known by its weights.
+
+        Raises:
+            UserError: It is to pool by GeM and does not pool by the mean.
+        """
+        if self.pooling == "gem":
+            encoder = copy.deepcopy(encoder)
+            pool_by_gem(encoder.model, encoder.name, "pooling: gem")
         whole = _StartingEncoder(encoder, image_size)
         if self.window is None:
             return whole

@@ -48,8 +48,13 @@ def is_gem(kwargs: Any) -> bool:
     return kwargs.get("global_pool") == "gem"
 
 
-def pool_by_gem(model: nn.Module, backbone: str) -> None:
+def pool_by_gem(model: nn.Module, backbone: str, option: str = "global_pool: gem") -> None:
     """Replace the mean with which a timm model of convolutions pools its feature map.
+
+    Args:
+        model: The model.
+        backbone: Its name, for the error.
+        option: What asked for it, for the error.
 
     Raises:
         UserError: It pools otherwise.
@@ -57,8 +62,8 @@ def pool_by_gem(model: nn.Module, backbone: str) -> None:
     pools: list[Any] = [p for p in model.modules() if isinstance(p, SelectAdaptivePool2d)]
     if len(pools) != 1 or not isinstance(pools[0].pool, nn.AdaptiveAvgPool2d | FastAdaptiveAvgPool):
         raise UserError(
-            f"`{backbone}` does not pool a feature map by its mean, for which `global_pool: gem` could stand: leave it "
-            "out of `backbone_kwargs`, or choose a model of convolutions."
+            f"`{backbone}` does not pool a feature map by its mean, for which `{option}` could stand: leave that out, "
+            "or choose a model of convolutions."
         )
     mean = pools[0].pool
     pools[0].pool_type = "gem"
