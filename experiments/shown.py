@@ -35,7 +35,7 @@ WINDOW = 9 / CELLS
 
 
 class Shown(PPSSL):
-    """PPSSL whose query sees a changed view.
+    """PPSSL whose query, or both of whose views, are changed.
 
     Args:
         form: ``"zoom"``: the view is cut out of the window of 9/14 of each side with the most of the map, at the
@@ -48,6 +48,7 @@ class Shown(PPSSL):
         fill: What ``"background out"`` shows in the background's place: another ``"image"``, or its ``"background"``,
             with the mean colour of that where the other image's map is high.
         source: Whose maps: of the ``"start"``, of the image's ``"contrast"``, the ``"known"`` bird or its ``"parts"``.
+        both: Whether the key sees a changed view as well; not of ``"zoom"``.
         kwargs: Arguments of PPSSL.
     """
 
@@ -59,6 +60,7 @@ class Shown(PPSSL):
         source: Source = "start",
         keep: float = 0.5,
         fill: Fill = "image",
+        both: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -67,7 +69,7 @@ class Shown(PPSSL):
         check_choice(get_args(Fill), fill=fill)
         check_range("in [0, 1]", share=share, keep=keep)
         self.form, self.share, self.shuffled, self.source = form, share, shuffled, source
-        self.keep, self.fill = keep, fill
+        self.keep, self.fill, self.both = keep, fill, both
         self._maps: Tensor | None = None
 
     def on_fit_start(self) -> None:
@@ -97,15 +99,15 @@ class Shown(PPSSL):
             raise RuntimeError("There are no maps before `on_fit_start`.")
         if self.form == "zoom":
             return super().losses(batch, **where)
-        query, *others = batch["views"]
-        self._maps = self._maps.to(query.device)
+        views = list(batch["views"])
+        self._maps = self._maps.to(views[0].device)
         maps = self._maps[batch["index"]]  # the training images come first
-        seen = in_view(maps, batch["geometry"][:, 0])
-        edited = edit(query, seen, self.form, maps, self.keep, self.fill)
-        chosen = torch.rand(len(query), 1, 1, 1, device=query.device) < self.share
-        return super().losses(
-            dict(batch) | {"views": [edited.where(chosen, query), *others]}, **where
-        )
+        for i in range(2 if self.both else 1):
+            seen = in_view(maps, batch["geometry"][:, i])
+            edited = edit(views[i], seen, self.form, maps, self.keep, self.fill, other=1 + i)
+            chosen = torch.rand(len(edited), 1, 1, 1, device=edited.device) < self.share
+            views[i] = edited.where(chosen, views[i])
+        return super().losses(dict(batch) | {"views": views}, **where)
 
 
 class Closer(MoCoV2Augmentation):
@@ -183,6 +185,7 @@ def edit(
     whole: Tensor,
     keep: float = 0.5,
     fill: Fill = "image",
+    other: int = 1,
 ) -> Tensor:
     """Edited views ``(B, 3, S, S)``.
 
@@ -193,6 +196,7 @@ def edit(
         whole: The maps of the whole images, ``(B, h, w)``.
         keep: Fraction of each whole image that ``"background out"`` keeps.
         fill: What it shows elsewhere.
+        other: How many places before an image the one is whose background it gets.
     """
     size = (views.shape[-2], views.shape[-1])
     if form == "background out":
@@ -202,7 +206,7 @@ def edit(
         fine = F.interpolate(seen, size=size, mode="bilinear", align_corners=False)
         kept = (fine >= least) & (fine > 0)  # most of a mask may be 0
         shown = views if fill == "image" else without(kept, views)
-        return views.where(kept, shown.roll(1, dims=0))
+        return views.where(kept, shown.roll(other, dims=0))
     row, column = salient_windows(seen[:, 0], CELLS // 2, CELLS).unbind(1)
     cells = torch.arange(CELLS, device=views.device)
     inside = [(cells >= at[:, None]) & (cells < at[:, None] + CELLS // 2) for at in (row, column)]
