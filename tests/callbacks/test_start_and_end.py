@@ -117,6 +117,9 @@ def test_better_is_better_in_one_of_knn_and_map() -> None:
     assert is_better(start, start | {"knn_top1": 0.51, "retrieval_map": 0.1})
     assert is_better(start, start | {"retrieval_map": 0.21})
     assert not is_better(start, start | {"rankme": 20.0})
+    perfect = {"knn_top1": 1.0, "retrieval_map": 1.0}
+    assert is_better(perfect, perfect)  # no better is possible
+    assert not is_better(perfect, perfect | {"knn_top1": 0.9})
     assert is_better({"rankme": 1.0}, {"rankme": 0.5})  # without labels nothing is known
 
 

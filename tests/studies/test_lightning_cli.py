@@ -475,3 +475,30 @@ def test_the_last_class_counts() -> None:
     assert with_own_defaults(plugin) == [plugin[0], "--model.plugins.a=ppssl.LossPlugin", plugin[1]]
     for odd in (["fit", "--config"], ["--data.x={a: 2024-13-45}"], ["--data.x={", "--data.y"]):
         assert with_own_defaults(odd) == odd
+
+
+@pytest.mark.parametrize(
+    ("options", "kwargs"),
+    [
+        (["--model.backbone=resnet18"], None),
+        (["--model.backbone=resnet_small"], {"width": 16}),
+        (
+            ["--model.backbone=resnet18", "--model.backbone_kwargs.drop_rate=0.1"],
+            {"drop_rate": 0.1},
+        ),
+        (
+            ["--model.backbone_kwargs.drop_rate=0.1", "--model.backbone=resnet18"],
+            {"drop_rate": 0.1},
+        ),
+        (["--config", "other.yaml"], {"drop_rate": 0.2}),
+    ],
+)
+def test_another_backbone_does_not_get_the_arguments_of_the_recipes(
+    options: list[str], kwargs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("other.yaml").write_text(
+        "model: {init_args: {backbone: resnet18, backbone_kwargs: {drop_rate: 0.2}}}"
+    )
+    options = [*options, "--data.root=unused", "--trainer.logger=false"]
+    assert build_recipe("ppssl:folder/pretrain", options).model.backbone_kwargs == kwargs

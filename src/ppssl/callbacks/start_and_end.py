@@ -26,9 +26,11 @@ _JUDGED = ("knn_top1", "retrieval_map")
 
 
 def is_better(start: Mapping[str, float], end: Mapping[str, float]) -> bool:
-    """Whether kNN or mAP is higher at the end; True if neither is known."""
+    """Whether kNN or mAP is higher at the end; True if neither is known, or both are, and were, at their best."""
     known = [name for name in _JUDGED if name in start and name in end]
-    return not known or any(end[name] > start[name] for name in known)
+    if all(min(start[name], end[name]) >= 1 for name in known):
+        return True
+    return any(end[name] > start[name] for name in known)
 
 
 def training_line(checkpoint: Mapping[str, Any]) -> str:

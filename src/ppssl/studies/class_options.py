@@ -1,8 +1,9 @@
-"""A class that a command line or a second recipe chooses has its own defaults, not the values of the former class."""
+"""A class or backbone that a command line or a second recipe chooses does not get the former one's arguments."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -14,6 +15,8 @@ __all__ = ["with_own_defaults"]
 _OPTION = r"--model\.(init_args\.)?contrastive"
 _CHOICE = re.compile(rf"{_OPTION}(\.class_path)?(=|$)")
 _ANY = re.compile(rf"{_OPTION}[.=]|{_OPTION}$")
+
+_KWARGS = "--model.backbone_kwargs=null"
 
 _RESETS = (
     (re.compile(r"model\.contrastive|data\.augmentation"), "null"),
@@ -28,7 +31,7 @@ def with_own_defaults(args: Sequence[str]) -> list[str]:
 
     Otherwise jsonargparse keeps the values of all arguments that the new class has too, such as a temperature or a
     momentum that was right for another one. An objective (``--model.contrastive``) that an option chooses has its own
-    defaults also if it is of the recipe's class.
+    defaults also if it is of the recipe's class. Another backbone does not get the ``backbone_kwargs`` of the former.
     """
     args = list(args)
     if any(map(_CHOICE.match, args)):
@@ -47,7 +50,27 @@ def with_own_defaults(args: Sequence[str]) -> list[str]:
             extended.append(f"--{place}={_reset_value(place)}")
         classes = {p: c for p, c in classes.items() if not _is_below(p, reset)} | chosen
         extended += option
-    return extended
+    return _without_former_arguments(extended)
+
+
+def _without_former_arguments(args: Sequence[str]) -> list[str]:
+    """Reset ``backbone_kwargs`` after what chose a backbone, if a later option chooses another one."""
+    options = list(_options(args))
+    chosen = [(i, value) for i, option in enumerate(options) if (value := _backbone(option))]
+    former = [i for (i, old), (_, new) in pairwise(chosen) if old != new]
+    reset = [_KWARGS]
+    return [arg for i, o in enumerate(options) for arg in (*o, *(reset if i in former else []))]
+
+
+def _backbone(option: Sequence[str]) -> Any:
+    """The encoder that an option or a recipe chooses: a timm name, or the path of a class."""
+    name, value = _name_and_value(option)
+    for key in () if name else ("model", "init_args", "backbone"):
+        inner = value.get(key) if isinstance(value, Mapping) else None
+        value = value if key == "init_args" and inner is None else inner
+    if name in ("", "model.backbone", "model.backbone.class_path"):
+        return value.get("class_path") if isinstance(value, Mapping) else value
+    return None
 
 
 def _options(args: Sequence[str]) -> Iterator[list[str]]:
