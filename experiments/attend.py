@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.bench.pooling import POOLINGS
-from experiments.shown import in_view, known_maps
+from experiments.shown import known_maps
 from ppssl import PPSSL
 from ppssl.functional import attend, info_nce
+from ppssl.losses.background.plugin import maps_of_views
 from ppssl.losses.contrastive.keys import gather_keys
 from ppssl.losses.contrastive.momentum import automatic_momentum, update_keys
 from ppssl.losses.contrastive.queue import KeyQueue
@@ -90,6 +91,6 @@ class AttendBoth(PPSSL):
     def _pool(self, features: Tensor, batch: Any, view: int) -> Tensor:
         if self._maps is None:
             return POOLINGS[self.pool](features)
-        seen = in_view(self._maps[batch["index"]], batch["geometry"][:, view])
+        seen = maps_of_views(self._maps[batch["index"]], batch["geometry"][:, view])
         cells = F.adaptive_avg_pool2d(seen, (features.shape[-2], features.shape[-1]))[:, 0] + 1e-6
         return attend(features, cells / cells.sum(dim=(1, 2), keepdim=True))

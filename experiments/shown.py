@@ -18,6 +18,7 @@ from torch import Tensor
 from ppssl import PPSSL, MoCoV2Augmentation
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.transforms import ViewParameters
+from ppssl.losses.background.plugin import maps_of_views, on_other_backgrounds
 from ppssl.studies.bench_saliency.attributions import contrast_map
 from ppssl.text.image_bank import open_image_bank
 from ppssl.text.teachers.timm_teacher import TimmTeacher
@@ -103,7 +104,7 @@ class Shown(PPSSL):
         self._maps = self._maps.to(views[0].device)
         maps = self._maps[batch["index"]]  # the training images come first
         for i in range(2 if self.both else 1):
-            seen = in_view(maps, batch["geometry"][:, i])
+            seen = maps_of_views(maps, batch["geometry"][:, i])
             edited = edit(views[i], seen, self.form, maps, self.keep, self.fill, other=1 + i)
             chosen = torch.rand(len(edited), 1, 1, 1, device=edited.device) < self.share
             views[i] = edited.where(chosen, views[i])
@@ -159,25 +160,6 @@ def known_maps(data: FineGrainedDataModule, source: Literal["known", "parts"]) -
     return F.adaptive_avg_pool2d(masks[:, None].float(), CELLS)[:, 0]
 
 
-def in_view(maps: Tensor, geometry: Tensor) -> Tensor:
-    """The part of maps ``(B, h, w)`` of whole images that a view shows: ``(B, 1, 14, 14)``.
-
-    Args:
-        maps: The maps.
-        geometry: ``(B, 5)``, see :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
-    """
-    left, top, width, height, flip = geometry.to(maps).unbind(1)
-    line = (torch.arange(CELLS, device=maps.device) + 0.5) / CELLS
-    across = torch.where(flip[:, None] > 0, 1 - line, line) * width[:, None] + left[:, None]
-    down = line * height[:, None] + top[:, None]
-    grid = torch.stack(
-        [across[:, None].expand(-1, CELLS, -1), down[:, :, None].expand(-1, -1, CELLS)], dim=-1
-    )
-    return F.grid_sample(
-        maps[:, None], 2 * grid - 1, mode="bilinear", padding_mode="border", align_corners=False
-    )
-
-
 def edit(
     views: Tensor,
     seen: Tensor,
@@ -204,23 +186,15 @@ def edit(
         rank = int((1 - keep) * (ranked.shape[1] - 1)) + 1
         least = ranked.kthvalue(rank, dim=1).values.view(-1, 1, 1, 1)
         fine = F.interpolate(seen, size=size, mode="bilinear", align_corners=False)
-        kept = (fine >= least) & (fine > 0)  # most of a mask may be 0
-        shown = views if fill == "image" else without(kept, views)
-        return views.where(kept, shown.roll(other, dims=0))
+        least = least.clamp(min=torch.finfo(least.dtype).tiny)  # most of a mask may be 0
+        if fill == "background":
+            return on_other_backgrounds(views, seen, least, other)
+        return views.where(fine >= least, views.roll(other, dims=0))
     row, column = salient_windows(seen[:, 0], CELLS // 2, CELLS).unbind(1)
     cells = torch.arange(CELLS, device=views.device)
     inside = [(cells >= at[:, None]) & (cells < at[:, None] + CELLS // 2) for at in (row, column)]
     window = (inside[0][:, None, :, None] & inside[1][:, None, None, :]).float()
     return views * (1 - F.interpolate(window, size=size))
-
-
-def without(mask: Tensor, views: Tensor) -> Tensor:
-    """Views ``(B, 3, S, S)`` with the mean colour of the rest where a mask ``(B, 1, S, S)`` is."""
-    rest = (~mask).float()
-    mean = (views * rest).sum(dim=(2, 3), keepdim=True) / rest.sum(dim=(2, 3), keepdim=True).clamp(
-        1
-    )
-    return views.where(~mask, mean)
 
 
 class Maps(TimmTeacher):

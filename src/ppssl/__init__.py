@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the table below again
     from ppssl.inference.preprocessing import load_transform as load_transform
     from ppssl.losses.ais.plugin import AIS as AIS
     from ppssl.losses.anchor import Anchor as Anchor
+    from ppssl.losses.background.plugin import BackgroundSwap as BackgroundSwap
     from ppssl.losses.contrastive.byol import BYOL as BYOL
     from ppssl.losses.contrastive.moco import MoCo as MoCo
     from ppssl.losses.contrastive.moco_v3 import MoCoV3 as MoCoV3
@@ -70,6 +71,7 @@ PUBLIC = {
     "AIS": "ppssl.losses.ais.plugin",
     "IADM": "ppssl.losses.iadm.plugin",
     "Anchor": "ppssl.losses.anchor",
+    "BackgroundSwap": "ppssl.losses.background.plugin",
     "Distillation": "ppssl.losses.distillation",
     "FineTune": "ppssl.classify.finetune",
     "LinearProbe": "ppssl.classify.linear_probe",

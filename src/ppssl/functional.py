@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ppssl.utils.errors import ArgumentError
 from ppssl.utils.half_precision import input_gradient
+from ppssl.utils.local_mean import local_mean
 
 __all__ = [
     "Reference",
@@ -202,10 +203,7 @@ def image_gradcam(
     if reference == "gradient":
         return g.abs().sum(dim=1)
     if reference == "blur":
-        r, size = x, max(x.shape[-2:]) // 8 * 2 + 1  # a quarter of the image
-        for h, w in ((size, 1), (1, size)):  # one after the other: the same mean, in fewer steps
-            r = F.avg_pool2d(r, (h, w), 1, (h // 2, w // 2), count_include_pad=False)
-        x = x - r
+        x = x - local_mean(x)
     elif reference != "zero":
         raise ArgumentError(f"`reference` must be 'zero', 'blur' or 'gradient', got {reference!r}.")
     product = (x * g).sum(dim=1)

@@ -237,6 +237,7 @@ class PPSSL(TrainingModule):
         """
         check_batch(batch)
         self.train_at(self.evaluation_view._replace(size=batch["views"][0].shape[-1]))
+        batch = self._plugin_group.edited(batch)
         batch = self._plugin_group.differentiable(batch, progress, number)
         result, of_images = self.contrastive.over_views(self.encoder, batch, seed=seed)
         self._result = result

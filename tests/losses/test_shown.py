@@ -16,7 +16,6 @@ from experiments.shown import (
     Shown,
     contrast_maps,
     edit,
-    in_view,
     known_maps,
     windows,
 )
@@ -26,6 +25,7 @@ from torch import Tensor
 from ppssl import PPSSL, FolderDataModule, MoCo, MoCoV2Augmentation
 from ppssl.data import SyntheticDataModule
 from ppssl.functional import info_nce
+from ppssl.losses.background.plugin import maps_of_views
 
 
 @pytest.mark.parametrize("axis", [1, 2])
@@ -36,7 +36,7 @@ def test_a_map_is_seen_where_the_view_is(axis: int, flip: float) -> None:
     maps = line.view(1, -1, 1) if axis == 1 else line.view(1, 1, -1)
     left, top, width, height = 0.3, 0.2, 0.5, 0.6
     geometry = torch.tensor([[left, top, width, height, flip]])
-    seen = in_view(maps.expand(1, CELLS, CELLS), geometry)[0, 0]
+    seen = maps_of_views(maps.expand(1, CELLS, CELLS), geometry)[0, 0]
     if axis == 1:
         expected = (top + height * line).view(-1, 1).expand(CELLS, CELLS)
     else:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ppssl.callbacks.example_images import example_batch
 from ppssl.callbacks.figure_logging import FigureCallback, log_figure
 from ppssl.text.teachers.base import of_channels
-from ppssl.utils.plots.saliency import window_panel
+from ppssl.utils.plots.saliency import map_panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,4 +58,5 @@ def draw_windows(teacher: ZoomTeacher, data: FineGrainedDataModule, count: int) 
     corners = seen.windows.flip(1) / seen.side
     sides = torch.full_like(corners, seen.whole.shape[-1] / seen.side)
     boxes = torch.cat([corners, sides], dim=1)
-    return window_panel(shown(seen.whole), seen.saliency, boxes, shown(seen.closer))
+    titles = ("image, window", "where it is salient", "window")
+    return map_panel(shown(seen.whole), seen.saliency, shown(seen.closer), titles, boxes)

@@ -143,8 +143,12 @@ class LossPlugin(nn.Module, Configurable):
     def restore_sizes(self, sizes: Mapping[str, Any]) -> None:  # optional
         """Restore the values of :meth:`sizes` from a checkpoint; called before :meth:`build`."""
 
-    def forward(self, step: TrainingStep) -> LossTerm:
-        """The loss of one batch."""
+    def edit_batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the encoder is shown of a training batch, in place of it; plugins do so in their order."""
+        return batch
+
+    def forward(self, step: TrainingStep) -> LossTerm | None:
+        """The loss of one batch; ``None``: no term."""
         raise NotImplementedError(
             f"`{type(self).__name__}` must implement `forward(step) -> LossTerm`."
         )

@@ -81,9 +81,16 @@ class PluginGroup:
         query, *others = batch["views"]
         return dict(batch) | {"views": [query.detach().requires_grad_(), *others]}
 
+    def edited(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch after all plugins' edits (:meth:`LossPlugin.edit_batch`)."""
+        for plugin in self._plugins.values():
+            batch = plugin.edit_batch(batch)
+        return batch
+
     def terms(self, step: TrainingStep) -> dict[str, LossTerm]:
-        """The term of each plugin, by name."""
-        return {name: plugin(step) for name, plugin in self._plugins.items()}
+        """The term of each plugin that has one, by name."""
+        terms = {name: plugin(step) for name, plugin in self._plugins.items()}
+        return {name: term for name, term in terms.items() if term is not None}
 
     def weighted_sum(
         self, terms: Mapping[str, LossTerm], progress: float

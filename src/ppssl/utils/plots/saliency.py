@@ -1,4 +1,4 @@
-"""Figures of saliency maps: maps over their images, windows that they choose, and bar charts of map scores."""
+"""Figures of saliency maps: maps over their images, what is made with them, and bar charts of map scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-__all__ = ["saliency_bars", "saliency_panel", "window_panel"]
+__all__ = ["map_panel", "saliency_bars", "saliency_panel"]
 
 
 def saliency_panel(
@@ -49,30 +49,35 @@ def saliency_panel(
     return figure
 
 
-def window_panel(images: Tensor, maps: Tensor, windows: Tensor, closer: Tensor) -> Figure:
-    """Draw one row per image: the image with its window, its map, and the window enlarged.
+def map_panel(
+    images: Tensor,
+    maps: Tensor,
+    seen: Tensor,
+    titles: tuple[str, str, str],
+    windows: Tensor | None = None,
+) -> Figure:
+    """Draw one row per image: the image, its map from 0 to its largest value, and what is made with the map.
 
     Args:
         images: ``(n, 3, H, W)`` in [0, 1].
         maps: Where they are salient, ``(n, h, w)`` >= 0.
-        windows: Left, top, width and height, as fractions of the image's sides, ``(n, 4)``.
-        closer: The windows, ``(n, 3, H', W')`` in [0, 1].
+        seen: ``(n, 3, H', W')`` in [0, 1].
+        titles: Of the three columns.
+        windows: Windows to frame in the image: left, top, width and height, as fractions of its sides, ``(n, 4)``.
     """
     figure = Figure(figsize=(6.2, 1.9 * len(images) + 0.3), layout="constrained")
     axes = figure.subplots(len(images), 3, squeeze=False)
-    for row, whole, values, window, near in zip(axes, images, maps, windows, closer, strict=True):
-        height, width = whole.shape[-2:]
-        left, top, wide, high = window.tolist()
-        corner = (left * width - 0.5, top * height - 0.5)
-        row[0].imshow(whole.permute(1, 2, 0).cpu().numpy())
-        row[0].add_patch(
-            Rectangle(corner, wide * width, high * height, fill=False, edgecolor="cyan")
-        )
-        row[1].imshow(values.float().cpu().numpy(), cmap="inferno", vmin=0)
-        row[2].imshow(near.permute(1, 2, 0).cpu().numpy())
-    for axis, title in zip(
-        axes[0], ["image, window", "where it is salient", "window"], strict=True
-    ):
+    for i, row in enumerate(axes):
+        row[0].imshow(images[i].permute(1, 2, 0).cpu().numpy())
+        row[1].imshow(maps[i].float().cpu().numpy(), cmap="inferno", vmin=0)
+        row[2].imshow(seen[i].permute(1, 2, 0).cpu().numpy())
+        if windows is not None:
+            left, top, width, height = windows[i].tolist()
+            across, down = images.shape[-1], images.shape[-2]
+            corner = (left * across - 0.5, top * down - 0.5)
+            frame = Rectangle(corner, width * across, height * down, fill=False, edgecolor="cyan")
+            row[0].add_patch(frame)
+    for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     for axis in axes.flat:
         axis.axis("off")

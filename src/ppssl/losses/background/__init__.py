@@ -1,0 +1,1 @@
+"""Background swap: salient parts of images on the backgrounds of others (:ref:`D20 <d20>`)."""
