@@ -40,7 +40,7 @@ def main() -> None:
         list(images.byte()),
         {name: [[image.byte()] for image in row] for name, row in shown.items()},
     )
-    figure.savefig(arguments.png, dpi=110)
+    figure.savefig(arguments.png, dpi=75)
 
 
 def heat(maps: Tensor, size: int) -> Tensor:
