@@ -18,6 +18,7 @@ from ppssl import (
     PPSSL,
     Anchor,
     AtomicCheckpointIO,
+    BackgroundSwap,
     Distillation,
     FineTune,
     FolderDataModule,
@@ -208,6 +209,7 @@ def test_monitors_can_be_switched_off(
             "anchor": Anchor(image_size=24, window=0.5),
             "ais": AIS(str(texts), teacher=clip),
             "distillation": Distillation(clip),
+            "background": BackgroundSwap(),
         }
         return PPSSL(**TINY, plugins=plugins, monitors=monitors)
 
@@ -220,7 +222,7 @@ def test_monitors_can_be_switched_off(
     _assert_same(resumed, straight)
     monitored = model(True)
     trainer = _fit(monitored, image_folder, tmp_path, 4)
-    assert len([c for c in trainer.callbacks if type(c).__module__.startswith("ppssl.")]) == 6
+    assert len([c for c in trainer.callbacks if type(c).__module__.startswith("ppssl.")]) == 8
     _assert_same(monitored, straight)
     assert PPSSL.load_from_checkpoint(path).monitors is False
 
@@ -233,7 +235,14 @@ def test_a_plugin_needs_forward_alone() -> None:
         def forward(self, step: TrainingStep) -> LossTerm:
             return LossTerm(step.embedding.square().mean(dim=1))
 
-    optional = {"build", "callbacks", "config", "data_requests", "needs_image_gradient"}
+    optional = {
+        "build",
+        "callbacks",
+        "config",
+        "data_requests",
+        "edit_batch",
+        "needs_image_gradient",
+    }
     optional |= {"on_fit_start", "prepare", "restore_sizes", "sizes", "weight"}
     methods = inspect.getmembers(LossPlugin, inspect.isfunction)
     own = {name for name, _ in methods if name not in dir(nn.Module)}

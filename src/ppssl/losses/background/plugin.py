@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from ppssl.data.transforms import MoCoV2Augmentation
 from ppssl.losses.background.callback import BackgroundCallback
 from ppssl.losses.background.maps import CELLS, ContrastMaps
 from ppssl.losses.loss_plugin import LossPlugin, TrainingStep, numbered_images
@@ -61,7 +60,7 @@ class BackgroundSwap(LossPlugin):
             UserError: The data module does not number its images, or does not know where its views were cut out.
         """
         data = numbered_images(data, self)
-        if not isinstance(data.augmentation, MoCoV2Augmentation | None):
+        if callable(data.augmentation):
             raise UserError(
                 "`BackgroundSwap` must know where each view was cut out of its image, which an `augmentation` of your "
                 "own does not say: use `ppssl.MoCoV2Augmentation`, or leave the plugin out."
