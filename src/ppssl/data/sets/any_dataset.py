@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ppssl.data.images import read_image, to_rgb
 from ppssl.data.sets.rows import are_files, image_of_row, number_labels, open_rows
 from ppssl.data.sets.shards import ShardSource, are_shards, open_shards
 from ppssl.data.source import ImageSource
+from ppssl.utils.errors import UserError
 from ppssl.utils.paths import expand_text
 
 __all__ = ["DatasetDataModule", "RowSource", "as_image"]
@@ -79,10 +80,10 @@ class DatasetDataModule(FineGrainedDataModule):
         """Wrap each data set.
 
         Raises:
-            UserError: A data set is of another kind, or its images or labels are.
+            UserError: A data set is of another kind, or its images or labels are, or two number different classes.
         """
         given = {"train": self.train, "val": self.val, "test": self.test}
-        classes = self.class_names
+        classes, named = self.class_names, None
         sources: dict[str, ImageSource] = {}
         for split, dataset in given.items():
             if dataset is not None:
@@ -90,10 +91,31 @@ class DatasetDataModule(FineGrainedDataModule):
                     rows = open_shards(dataset, split, self.image_column, self.label_column)
                 else:
                     rows = open_rows(dataset, split, self.image_column, self.label_column)
+                named = _same_names(named, rows.names, split)
                 known = rows.names if classes is None else classes
                 labels, classes = number_labels(rows.labels, len(rows.images), known, split)
                 sources[split] = _source(rows.images, self.image_column, labels, classes)
         return sources
+
+
+def _same_names(
+    named: Sequence[str] | None, names: Sequence[str] | None, split: str
+) -> Sequence[str] | None:
+    """The class names of the first data set that has any.
+
+    Raises:
+        UserError: A second one has others, so that one number means two classes.
+    """
+    if named is None or names is None or list(names) == list(named):
+        return names if named is None else named
+    both = [
+        f"{len(own)} ({', '.join(map(str, own[:4]))}{' ...' if len(own) > 4 else ''})"
+        for own in (names, named)
+    ]
+    raise UserError(
+        f"`{split}` lists other classes than the data set before it, {both[0]} and not {both[1]}, so its labels number "
+        "other classes: use ppssl.FolderDataModule for folders, or lists of pairs (image, class name)."
+    )
 
 
 class RowSource(ImageSource):
