@@ -18,8 +18,8 @@ from torch import Tensor
 from ppssl import PPSSL, MoCoV2Augmentation
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.transforms import ViewParameters
-from ppssl.losses.background.plugin import maps_of_views, on_other_backgrounds
-from ppssl.studies.bench_saliency.attributions import contrast_map
+from ppssl.losses.background.maps import CELLS, ContrastMaps, whole_square
+from ppssl.losses.background.plugin import maps_of_views, on_other_backgrounds, threshold_of
 from ppssl.text.image_bank import open_image_bank
 from ppssl.text.teachers.timm_teacher import TimmTeacher
 from ppssl.text.teachers.zoom import salient_windows
@@ -29,8 +29,6 @@ from ppssl.utils.checks import check_choice, check_range
 Form = Literal["zoom", "background out", "drop the obvious"]
 Source = Literal["start", "contrast", "known", "parts"]
 Fill = Literal["image", "background"]
-CELLS = 14
-"""Cells along each side of a map."""
 WINDOW = 9 / CELLS
 """Side of the window of ``zoom``, as a fraction of the image's."""
 
@@ -143,11 +141,9 @@ def windows(maps: Tensor) -> Tensor:
 
 def contrast_maps(data: FineGrainedDataModule) -> Tensor:
     """Of the contrast of the training images with their local mean, ``(N, 14, 14)``."""
-    source, stretch = data.sources["train"], Stretch(16 * CELLS, (0.0,) * 3, (1.0,) * 3)
-    found = [
-        contrast_map(stretch(source.load(i))[None], "blur")[0].square() for i in range(len(source))
-    ]
-    return F.adaptive_avg_pool2d(torch.stack(found)[:, None].float(), CELLS)[:, 0]
+    source, maps = data.sources["train"], ContrastMaps()
+    found = [maps.embed_images(whole_square(source.load(i))[None]) for i in range(len(source))]
+    return torch.cat(found).unflatten(1, (CELLS, CELLS))
 
 
 def known_maps(data: FineGrainedDataModule, source: Literal["known", "parts"]) -> Tensor:
@@ -182,13 +178,11 @@ def edit(
     """
     size = (views.shape[-2], views.shape[-1])
     if form == "background out":
-        ranked = whole.flatten(1)
-        rank = int((1 - keep) * (ranked.shape[1] - 1)) + 1
-        least = ranked.kthvalue(rank, dim=1).values.view(-1, 1, 1, 1)
-        fine = F.interpolate(seen, size=size, mode="bilinear", align_corners=False)
+        least = threshold_of(whole, keep)
         least = least.clamp(min=torch.finfo(least.dtype).tiny)  # most of a mask may be 0
         if fill == "background":
             return on_other_backgrounds(views, seen, least, other)
+        fine = F.interpolate(seen, size=size, mode="bilinear", align_corners=False)
         return views.where(fine >= least, views.roll(other, dims=0))
     row, column = salient_windows(seen[:, 0], CELLS // 2, CELLS).unbind(1)
     cells = torch.arange(CELLS, device=views.device)

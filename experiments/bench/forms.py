@@ -18,11 +18,11 @@ from experiments.attend import AttendBoth
 from experiments.shown import CELLS, Shown
 
 from ppssl import PPSSL
+from ppssl.studies.step_variants import NUM_IMAGES, update
 from ppssl.studies.timing import median_ratios, spread, time_rounds
 from ppssl.utils.optim import make_optimizer, weight_decay_groups
 from ppssl.utils.results import provenance, show_table, write_json
 
-IMAGES = 4096
 FORMS: dict[str, Callable[..., PPSSL]] = {
     "plain": PPSSL,
     "background out": partial(Shown, form="background out"),
@@ -35,9 +35,9 @@ def make_step(form: str, backbone: str, batch_size: int, image_size: int) -> Cal
     """A function that takes a step and returns its seconds."""
     torch.manual_seed(0)
     model = FORMS[form](backbone=backbone, image_size=image_size)
-    model.build(IMAGES)
+    model.build(NUM_IMAGES)
     model.train()
-    model._maps = torch.rand(IMAGES, CELLS, CELLS) if isinstance(model, Shown) else None
+    model._maps = torch.rand(NUM_IMAGES, CELLS, CELLS) if isinstance(model, Shown) else None
     groups = weight_decay_groups(model, model.weight_decay)
     optimizer = make_optimizer(groups, model.optimizer, lr=1e-3, fused=True)
     shape = (batch_size, 3, image_size, image_size)
@@ -48,11 +48,7 @@ def make_step(form: str, backbone: str, batch_size: int, image_size: int) -> Cal
     def step() -> float:
         started = time.perf_counter()
         loss, _ = model.losses(batch, seed=0, progress=0.5, number=0)
-        optimizer.zero_grad()
-        loss.backward()
-        model.on_after_backward()
-        optimizer.step()
-        model.contrastive.after_step(model.encoder, progress=0.5, total_steps=5000)
+        update(model, optimizer, loss)
         return time.perf_counter() - started
 
     return step

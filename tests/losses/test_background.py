@@ -12,7 +12,7 @@ from PIL import Image
 
 from ppssl import PPSSL, BackgroundSwap, FolderDataModule, MoCo, UserError
 from ppssl.losses.background.maps import CELLS, ContrastMaps
-from ppssl.losses.background.plugin import on_other_backgrounds
+from ppssl.losses.background.plugin import on_other_backgrounds, threshold_of
 
 
 def _model(plugins: dict[str, Any]) -> PPSSL:
@@ -69,7 +69,7 @@ def test_a_view_keeps_what_is_salient_and_gets_the_others_background() -> None:
 @pytest.mark.parametrize("keep", [0.2, 0.5, 1.0])
 def test_it_keeps_the_fraction_that_is_asked_for(keep: float) -> None:
     maps = torch.rand(3, CELLS, CELLS)
-    threshold = BackgroundSwap(keep).threshold(maps)
+    threshold = threshold_of(maps, keep)
     share = (maps[:, None] >= threshold).float().mean(dim=(1, 2, 3))
     torch.testing.assert_close(share, torch.full((3,), keep), atol=1 / CELLS**2, rtol=0)
 
@@ -143,7 +143,7 @@ def test_a_resumed_run_is_the_straight_one(image_folder: Path, tmp_path: Path) -
 def test_images_without_contrast_stay_as_they_are(tmp_path: Path) -> None:
     maps = ContrastMaps().embed_images(torch.full((2, 3, 224, 224), 0.5)).view(2, CELLS, CELLS)
     views = torch.rand(2, 3, 28, 28)
-    threshold = BackgroundSwap().threshold(maps)
+    threshold = threshold_of(maps, BackgroundSwap().keep)
     assert on_other_backgrounds(views, maps[:, None], threshold).equal(views)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from matplotlib.figure import Figure
 
-__all__ = ["FigureCallback", "log_figure"]
+__all__ = ["FigureCallback", "SingleFigureCallback", "log_figure"]
 
 
 class FigureCallback(Callback):
@@ -77,6 +77,21 @@ class FigureCallback(Callback):
         """The plugins of a :class:`ppssl.PPSSL` that name this callback as their watcher, by name."""
         plugins = dict(getattr(module, "plugins", {})).items()
         return {name: p for name, p in plugins if p.watcher and isinstance(self, p.watcher)}
+
+
+class SingleFigureCallback(FigureCallback):
+    """Base of those that draw once, after the first epoch, because what they show does not change.
+
+    Args:
+        num_images: Number of images in the figure, evenly spaced among the training images; 0: no figure.
+    """
+
+    def __init__(self, num_images: int = 8) -> None:
+        super().__init__(int(num_images > 0), max(1, num_images))
+
+    def should_draw(self, epoch: int) -> bool:
+        """After the first epoch."""
+        return epoch == 0 and super().should_draw(epoch)
 
 
 @rank_zero_only

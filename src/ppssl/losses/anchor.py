@@ -106,18 +106,18 @@ class Anchor(LossPlugin):
         data = numbered_images(data, self, ", or set `image_size=None`")
         size = self._size(data)
         self.start.check_image_size(size)
-        teacher = self.teacher(copy.deepcopy(self.start), size)
+        teacher = self.teacher(self.start, size)
         with isolate_rng():
             self._bank = open_image_bank(teacher, data, folder=self.bank_dir, device=device)
 
     def teacher(self, encoder: Encoder, image_size: int) -> Teacher:
-        """The copy of the encoder as a teacher; its banks are known by its weights.
+        """A copy of an encoder as a teacher, whose banks are known by its weights.
 
         Raises:
             UserError: It is to pool by GeM and does not pool by the mean.
         """
+        encoder = copy.deepcopy(encoder)
         if self.pooling == "gem":
-            encoder = copy.deepcopy(encoder)
             pool_by_gem(encoder.model, encoder.name, "pooling: gem")
         whole = _StartingEncoder(encoder, image_size)
         if self.window is None:
@@ -127,7 +127,7 @@ class Anchor(LossPlugin):
         return closer
 
     def closer(self, data: Any) -> ZoomTeacher | None:
-        """The copy as a teacher that looks closer at the images of a data module; ``None``: it looks at them whole."""
+        """The start as a teacher that looks closer at the images of a data module; ``None``: it looks at them whole."""
         if self.window is None:
             return None
         return cast(ZoomTeacher, self.teacher(self.start, self._size(data)))

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from ppssl.callbacks.example_images import example_batch
-from ppssl.callbacks.figure_logging import FigureCallback, log_figure
+from ppssl.callbacks.figure_logging import SingleFigureCallback, log_figure
 from ppssl.text.teachers.base import of_channels
 from ppssl.utils.plots.saliency import map_panel
 
@@ -23,19 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["AnchorCallback", "draw_windows"]
 
 
-class AnchorCallback(FigureCallback):
-    """Show the windows of training images that the starting encoder looks at closer, once: they do not change.
-
-    Args:
-        num_images: Number of images in the figure, evenly spaced among the training images; 0: no figure.
-    """
-
-    def __init__(self, num_images: int = 8) -> None:
-        super().__init__(int(num_images > 0), max(1, num_images))
-
-    def should_draw(self, epoch: int) -> bool:
-        """After the first epoch."""
-        return epoch == 0 and super().should_draw(epoch)
+class AnchorCallback(SingleFigureCallback):
+    """Show the windows of training images that the starting encoder looks at closer."""
 
     def draw(self, trainer: Trainer, module: Any, name: str, plugin: Anchor) -> None:
         """Draw the windows, if there are any."""

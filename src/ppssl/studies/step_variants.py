@@ -35,6 +35,7 @@ __all__ = [
     "installed_peers",
     "make_step",
     "peer_variants",
+    "update",
 ]
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -197,14 +198,21 @@ def _our_step(variant: Variant, settings: StepSettings, device: torch.device) ->
             else:
                 seed = torch_seed(0, "shared step", number, number)
                 loss, _ = model.losses(batch, seed=seed, progress=0.5, number=number)
-        optimizer.zero_grad()
-        loss.backward()
-        model.on_after_backward()
-        optimizer.step()
-        if not variant.encoder_only:
-            model.contrastive.after_step(model.encoder, progress=0.5, total_steps=TOTAL_STEPS)
+        update(model, optimizer, loss, keys=not variant.encoder_only)
 
     return Step(run, variant.every or 1)
+
+
+def update(
+    model: PPSSL, optimizer: torch.optim.Optimizer, loss: Tensor, *, keys: bool = True
+) -> None:
+    """What follows the loss in a step as the Trainer takes it; without ``keys`` no momentum update."""
+    optimizer.zero_grad()
+    loss.backward()
+    model.on_after_backward()
+    optimizer.step()
+    if keys:
+        model.contrastive.after_step(model.encoder, progress=0.5, total_steps=TOTAL_STEPS)
 
 
 def _peer_step(

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from ppssl.callbacks.example_images import example_batch
-from ppssl.callbacks.figure_logging import FigureCallback, log_figure
+from ppssl.callbacks.figure_logging import SingleFigureCallback, log_figure
 from ppssl.losses.background.maps import whole_square
 from ppssl.utils.plots.saliency import map_panel
 
@@ -21,19 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["BackgroundCallback", "draw_swaps"]
 
 
-class BackgroundCallback(FigureCallback):
-    """Show training images, their maps, and the images on other backgrounds, once: the maps do not change.
-
-    Args:
-        num_images: Number of images in the figure, evenly spaced among the training images; 0: no figure.
-    """
-
-    def __init__(self, num_images: int = 8) -> None:
-        super().__init__(int(num_images > 0), max(1, num_images))
-
-    def should_draw(self, epoch: int) -> bool:
-        """After the first epoch."""
-        return epoch == 0 and super().should_draw(epoch)
+class BackgroundCallback(SingleFigureCallback):
+    """Show training images, their maps, and the images on other backgrounds."""
 
     def draw(self, trainer: Trainer, module: Any, name: str, plugin: BackgroundSwap) -> None:
         """Draw the images and what is made of them."""

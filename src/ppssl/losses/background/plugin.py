@@ -17,7 +17,7 @@ from ppssl.text.image_bank import ImageBank, open_image_bank
 from ppssl.utils.checks import check_range
 from ppssl.utils.errors import UserError
 
-__all__ = ["BackgroundSwap", "maps_of_views", "on_other_backgrounds"]
+__all__ = ["BackgroundSwap", "maps_of_views", "on_other_backgrounds", "threshold_of"]
 
 
 class BackgroundSwap(LossPlugin):
@@ -79,19 +79,21 @@ class BackgroundSwap(LossPlugin):
     def edit_batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch with other backgrounds in the views of query and key."""
         views, maps = list(batch["views"]), self.maps_of(batch["index"])
+        threshold = threshold_of(maps, self.keep)
         for i in range(2):  # the backgrounds of query and key are of different images
             seen = maps_of_views(maps, batch["geometry"][:, i])
-            views[i] = on_other_backgrounds(views[i], seen, self.threshold(maps), other=1 + i)
+            views[i] = on_other_backgrounds(views[i], seen, threshold, other=1 + i)
         return dict(batch) | {"views": views}
-
-    def threshold(self, maps: Tensor) -> Tensor:
-        """From which value on a place of maps ``(B, h, w)`` is salient: ``(B, 1, 1, 1)``."""
-        ranked = maps.flatten(1)
-        rank = int((1 - self.keep) * (ranked.shape[1] - 1)) + 1
-        return ranked.kthvalue(rank, dim=1).values.view(-1, 1, 1, 1)
 
     def forward(self, step: TrainingStep) -> None:
         """No term."""
+
+
+def threshold_of(maps: Tensor, keep: float) -> Tensor:
+    """From which value on a place of maps ``(B, h, w)`` is among the fraction to keep: ``(B, 1, 1, 1)``."""
+    ranked = maps.flatten(1)
+    rank = int((1 - keep) * (ranked.shape[1] - 1)) + 1
+    return ranked.kthvalue(rank, dim=1).values.view(-1, 1, 1, 1)
 
 
 def maps_of_views(maps: Tensor, geometry: Tensor) -> Tensor:
