@@ -12,6 +12,7 @@ from PIL import Image
 
 from command_line import TINY, error_line
 from output_options import FIT, IDS, OUTPUTS, PICKS, WHERE
+from ppssl import SyntheticDataModule, embed
 from ppssl.cli.main import COMMANDS, main
 from ppssl.text.bank_file import obtain
 from ppssl.utils.errors import UserError
@@ -196,6 +197,18 @@ def test_an_ending_that_is_no_figure(
 ) -> None:
     assert main([*command.split(), *arguments, str(tmp_path / name)]) == 2
     assert ".png" in error_line(capsys)
+    assert _tree(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["e.csv", "e", "e.parquet.gz", "e.PARQUET"])
+def test_an_ending_that_is_no_parquet(name: str, tmp_path: Path, capsys: Any) -> None:
+    place = str(tmp_path / name)
+    assert main(["embed", "nowhere.ckpt", "--out", place]) == 2
+    line = error_line(capsys)
+    assert line.startswith(f"ppssl: {place} is written as Parquet, and has another ending: name it")
+    assert line.endswith(".parquet.")
+    with pytest.raises(UserError, match="written as Parquet"):
+        embed("nowhere.ckpt", SyntheticDataModule(), place)
     assert _tree(tmp_path) == []
 
 

@@ -176,6 +176,27 @@ def test_further_views_have_a_size_of_their_own(image_folder: Path) -> None:
     assert not first[2].equal(first[3])
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_no_view_is_one_line_of_workers_too(workers: int, image_folder: Path) -> None:
+    def too_small(image: Image.Image) -> Tensor:
+        return torch.zeros(3, 16, 16)
+
+    with pytest.raises(UserError) as caught:
+        _batches(image_folder, too_small, num_workers=workers)
+    assert str(caught.value) == (
+        "`augmentation` must give views of (3, 32, 32) for `image_size` 32, got (3, 16, 16)."
+    )
+    assert ("Original Traceback" in str(caught.value.__cause__)) == (workers > 0)
+
+
+def test_other_errors_of_workers_keep_their_traceback(image_folder: Path) -> None:
+    def fails(image: Image.Image) -> Tensor:
+        raise TypeError("a fault of the transform")
+
+    with pytest.raises(TypeError, match=r"(?s)Original Traceback.*a fault of the transform"):
+        _batches(image_folder, fails, num_workers=1)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unequal_views_of_a_batch_are_one_line(workers: int, image_folder: Path) -> None:
     def grows(image: Image.Image) -> list[Tensor]:
@@ -185,7 +206,8 @@ def test_unequal_views_of_a_batch_are_one_line(workers: int, image_folder: Path)
         return [CHAIN(image)] * (2 + random.randrange(2))
 
     for own, got in ((grows, r"\(3, 32, 32\), \(3, 8, \d+\) of one image"), (more, "of one image")):
-        with pytest.raises(UserError, match=f"as many views, of the same sizes, got .*{got}"):
+        line = f"^`augmentation` must give .* as many views, of the same sizes, got .*{got}"
+        with pytest.raises(UserError, match=line):
             _batches(image_folder, own, num_workers=workers)
 
 

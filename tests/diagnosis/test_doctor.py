@@ -156,6 +156,10 @@ def too_small(root: Path) -> list[Finding]:
     return data_checks.check_sizes(look(root))
 
 
+def smaller_than_the_view(root: Path) -> list[Finding]:
+    return data_checks.check_sizes(look(root, image_size=64))
+
+
 def too_large(root: Path) -> list[Finding]:
     return data_checks.check_sizes(look(root, image_size=3))
 
@@ -234,7 +238,11 @@ IN_DATA: dict[Callable[[Path], list[Finding]], tuple[str, str]] = {
     one_class: ("warning", "classes: 1 of 40 to 40.* -> Labels of one class"),
     uneven: ("warning", "classes: very uneven: 3 of 2 to 160"),
     unseen_class: ("problem", "test classes: 1 classes .*: class2"),
-    too_small: ("warning", "image sizes: 19 % are smaller than a view"),
+    too_small: ("warning", "image sizes: 19 % are smaller than a view.* -> Use larger originals"),
+    smaller_than_the_view: (
+        "warning",
+        r"image sizes: 100 % are smaller .* -> Lower `data.image_size` \(to 40\), or use larger",
+    ),
     too_large: ("warning", "image sizes: much larger than a view: short sides of 40"),
     stripes: ("warning", "image sizes: 19 % are longer than 4 to 1"),
     unknown_format: ("warning", r"passed over: 1 \.heic \(class0/photo\.heic\)"),

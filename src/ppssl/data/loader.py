@@ -20,6 +20,7 @@ from ppssl.utils.errors import UserError
 __all__ = [
     "EpochLoader",
     "EpochSampler",
+    "ImageLoader",
     "check_batch_size",
     "collate",
     "default_workers",
@@ -80,15 +81,26 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         return self.size // (self.num_replicas * self.batch_size) * self.batch_size
 
 
-class EpochLoader(DataLoader[Any]):
-    """Data loader whose workers start only when the first batch is requested.
+class ImageLoader(DataLoader[Any]):
+    """Data loader whose workers start only when the first batch is requested, and raise user errors as one line.
 
     Lightning creates the iterator of a resumed run before it sets the sampler's epoch; workers that prefetch would
-    already have started with the order of another epoch.
+    already have started with the order of another epoch. A worker's error comes with the text of its traceback as
+    message, in which the line of a :class:`~ppssl.utils.errors.UserError` is the last.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator instead of torch's iterator
-        yield from super().__iter__()
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            _, of_worker, line = str(error).rpartition(f"\n{UserError.__module__}.UserError: ")
+            if not of_worker:
+                raise
+            raise UserError(line.strip()) from error
+
+
+class EpochLoader(ImageLoader):
+    """Data loader of training, which is resumed without a state."""
 
     def state_dict(self) -> dict[str, Any]:
         """Empty state: the position follows from the Trainer's counters; Lightning requires the method for resuming."""
@@ -115,7 +127,7 @@ def make_loader(
         prefetch_factor: Batches that each worker makes in advance; ``None``: 2.
         sampler: The order of the images.
     """
-    loader_class = DataLoader if sampler is None else EpochLoader
+    loader_class = ImageLoader if sampler is None else EpochLoader
     return loader_class(
         dataset,
         batch_size=batch_size,

@@ -174,7 +174,9 @@ def check_sizes(survey: Survey) -> list[Finding]:
     )
     small = (short < view).mean()
     if small > 0.1:
-        advice = f"Lower `data.image_size` (to {max(32, int(np.quantile(short, 0.1)))}), or use larger originals."
+        lower, advice = max(32, int(np.quantile(short, 0.1))), "Use larger originals."
+        if lower < view:
+            advice = f"Lower `data.image_size` (to {lower}), or use larger originals."
         return [warning(what, f"{100 * small:.0f} % are smaller than a view: {value}", advice)]
     if middle > _LARGE * view:
         advice = f"Save copies with a short side of {4 * view} pixels: decoding takes most of the time otherwise."

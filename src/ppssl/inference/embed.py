@@ -24,7 +24,7 @@ from ppssl.inference.embedding_file import (
 )
 from ppssl.inference.embeddings import Feature, embed_loader, feature_encoder
 from ppssl.utils.device import on_device
-from ppssl.utils.paths import AnyPath, writable_file, writing
+from ppssl.utils.paths import AnyPath, writable_parquet, writing
 
 __all__ = ["embed", "fingerprint", "image_columns", "images_fingerprint"]
 
@@ -58,11 +58,12 @@ def embed(
         The path of the file.
 
     Raises:
-        UserError: The checkpoint cannot be read or lacks the feature, or ``out`` cannot be written.
+        UserError: The checkpoint cannot be read or lacks the feature, or ``out`` cannot be written or has
+            another ending.
     """
     import pyarrow.parquet as pq
 
-    out = writable_file(out)
+    out = writable_parquet(out)
     encoder = feature_encoder(model, feature)
     data.setup()
     description = _description_of(encoder, data, feature)

@@ -24,6 +24,7 @@ __all__ = [
     "writable_figure",
     "writable_file",
     "writable_folder",
+    "writable_parquet",
     "write_whole",
     "writing",
 ]
@@ -134,6 +135,20 @@ def writable_figure(path: AnyPath) -> Path:
     if path.suffix.lower().removeprefix(".") not in formats:
         raise UserError(
             f"{path} is not a figure: give it one of the endings .{', .'.join(formats)}."
+        )
+    return path
+
+
+def writable_parquet(path: AnyPath) -> Path:
+    """Check like :func:`writable_file`, and that the file's ending is ``.parquet``.
+
+    Raises:
+        UserError: The file cannot be written, or it has another ending.
+    """
+    path = writable_file(path)
+    if path.suffix != ".parquet":
+        raise UserError(
+            f"{path} is written as Parquet, and has another ending: name it {path.with_suffix('.parquet').name}."
         )
     return path
 

@@ -271,7 +271,7 @@ class Stream(IterableDataset[Any]):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        (Stream(), r"`train` must be a data set with `len\(d\)`.* got a `Stream`"),
+        (Stream(), r"`train` must be a data set with `len\(d\)`.* got a `Stream`.*of a stream"),
         (DataLoader(TensorDataset(torch.zeros(2, 3, 4, 4))), "got a `DataLoader`.*give its data"),
         (b"path/to/images", "got a `bytes`. For a folder use FolderDataModule"),
         ([], "`train` is empty: a `list` of length 0"),
@@ -301,6 +301,77 @@ def test_what_is_no_image_is_one_line(images: Any, message: str) -> None:
     data.setup()
     with pytest.raises(UserError, match=message):
         next(iter(data.train_dataloader(0)))
+
+
+def test_a_stream_of_hugging_face_is_refused_as_torchs_is(rows: Any) -> None:
+    stream = _hugging_face(*rows[:2]).to_iterable_dataset()
+    line = r"with `len\(d\)`.* got a `\w*IterableDataset`.*of a stream"
+    for made in (stream, stream.with_format("torch")):
+        with pytest.raises(UserError, match=line):
+            DatasetDataModule(made, **SMALL).setup()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("images", "form"),
+    [
+        (np.zeros((8, 3, 4, 6), np.uint8), r"uint8 \(3, 4, 6\)"),
+        (np.zeros((8, 4, 6, 1), np.uint8), r"uint8 \(4, 6, 1\)"),
+        (np.zeros((8, 4, 6, 3), np.float32), r"float32 \(4, 6, 3\)"),
+    ],
+)
+def test_arrays_of_another_form_are_one_line(images: Any, form: str, workers: int) -> None:
+    data = DatasetDataModule(list(images), **SMALL | {"num_workers": workers})
+    data.setup()
+    with pytest.raises(UserError, match=rf"^None of 8 .*: `ndarray` {form} is no image: give "):
+        next(iter(data.train_dataloader(0)))
+
+
+class Nameless(Pairs):
+    def __getitem__(self, i: int) -> Any:
+        return {"picture": Image.open(self.files[i]), "label": self.of_file[i]}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_refuses_is_one_line(workers: int, rows: Any) -> None:
+    data = DatasetDataModule(Nameless(*rows[:2]), **SMALL | {"num_workers": workers})
+    data.setup()
+    for loader in (data.train_dataloader(0), data.eval_loader("train")):
+        with pytest.raises(UserError) as caught:
+            next(iter(loader))
+        line = "There is no image among ['picture', 'label']: set `image_column`."
+        assert str(caught.value) == line
+
+
+class TwoLabels(WithTargets):
+    """Dicts with another label than that of its attribute."""
+
+    def __getitem__(self, i: int) -> Any:
+        return {"image": Image.open(self.files[i]), "view": 2 - self.of_file[i]}
+
+
+def test_columns_are_for_what_has_columns(rows: Any) -> None:
+    files, labels, _, root = rows
+    for kind in (
+        ImageFolder(root / "train"),
+        Pairs(files, labels),
+        WithTargets(files, labels),
+        files,
+        list(zip(files, labels, strict=True)),
+    ):
+        for column in ("image_column", "label_column"):
+            line = f"`{column}` is 'x', and the data sets have no columns"
+            with pytest.raises(UserError, match=line):
+                DatasetDataModule(kind, **{column: "x"}, **SMALL).setup()
+    table = {"image": files, "label": labels}
+    data = DatasetDataModule(table, test=files, image_column="image", **SMALL)
+    data.setup()
+    assert len(data.sources["test"]) == len(files)
+    data = DatasetDataModule(TwoLabels(files, labels), label_column="view", **SMALL)
+    data.setup()
+    assert data.sources["train"].labels.tolist() == [2 - k for k in labels]
+    with pytest.raises(UserError, match=r"no column 'x' among \['image', 'view'\]"):
+        DatasetDataModule(TwoLabels(files, labels), label_column="x", **SMALL).setup()
 
 
 def test_a_column_that_does_not_exist() -> None:

@@ -187,6 +187,18 @@ def test_endings_and_fields_of_your_own(tmp_path: Path) -> None:
         _read(shard, label_column="genus")
 
 
+def test_a_label_that_no_sample_has(tmp_path: Path) -> None:
+    members = [("1.png", PIXEL), ("1.txt", b"wren"), ("2.png", PIXEL), ("2.txt", b"owl")]
+    shard = write_shard(tmp_path / "a.tar", members)
+    for label in ("txt", "nonexist"):
+        line = rf"has the label '{label}' \(passed over: \.txt\): `label_column` is a field"
+        with pytest.raises(UserError, match=line):
+            _read(shard, label_column=label)
+    assert _read(shard).classes == []
+    write_shard(shard, [*members, ("2.json", b'{"species": null}')])
+    assert _labels(_read(shard, label_column="species")) == [None, None]
+
+
 @pytest.mark.parametrize(
     "form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["ustar", "gnu", "pax"]
 )  # fmt: skip

@@ -16,7 +16,7 @@ from ppssl.cli.arguments import (
 )
 from ppssl.inference.embed import embed
 from ppssl.inference.embedding_file import read_description
-from ppssl.utils.paths import writable_file
+from ppssl.utils.paths import writable_file, writable_parquet
 from ppssl.utils.results import show_table
 
 __all__ = ["main"]
@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(expand_data_recipe(argv))
     writable_file(args.out)
     check_separate(args, ["out"], ["checkpoint"])
+    writable_parquet(args.out)
     seed_everything(args.seed, verbose=False)
     data = load_data(parser, args, args.checkpoint)
     out = embed(args.checkpoint, data, args.out, feature=args.feature, device=args.device)

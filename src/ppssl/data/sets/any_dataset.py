@@ -80,21 +80,30 @@ class DatasetDataModule(FineGrainedDataModule):
         """Wrap each data set.
 
         Raises:
-            UserError: A data set is of another kind, or its images or labels are, or two number different classes.
+            UserError: A data set is of another kind, or its images or labels are, or two number different classes; or
+                a column is named where there is none.
         """
         given = {"train": self.train, "val": self.val, "test": self.test}
         classes, named = self.class_names, None
         sources: dict[str, ImageSource] = {}
+        columns = False
         for split, dataset in given.items():
             if dataset is not None:
                 if are_shards(dataset):
                     rows = open_shards(dataset, split, self.image_column, self.label_column)
                 else:
                     rows = open_rows(dataset, split, self.image_column, self.label_column)
+                columns |= rows.has_columns
                 named = _same_names(named, rows.names, split)
                 known = rows.names if classes is None else classes
                 labels, classes = number_labels(rows.labels, len(rows.images), known, split)
                 sources[split] = _source(rows.images, self.image_column, labels, classes)
+        for name in ("image_column", "label_column"):
+            if not columns and getattr(self, name) is not None:
+                raise UserError(
+                    f"`{name}` is {getattr(self, name)!r}, and the data sets have no columns: it is for tables, dicts "
+                    "and shards. Leave it out."
+                )
         return sources
 
 
@@ -163,13 +172,18 @@ def as_image(value: Any) -> Image.Image:
         return to_rgb(value)
     if isinstance(value, Tensor) and value.ndim == 3 and len(value) in (1, 3):
         return to_rgb(Image.fromarray(_pixels(value)))
-    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and _is_shaped(value.shape):
         return to_rgb(Image.fromarray(value))
     form = f" {value.dtype} {tuple(value.shape)}" if hasattr(value, "dtype") else ""
     raise ValueError(
         f"`{type(value).__name__}`{form} is no image: give a PIL image, a file's path or bytes, an array (H, W, 3) of "
         "uint8, or a tensor (3, H, W) of uint8 or of floats in [0, 1], before augmentation and normalisation"
     )
+
+
+def _is_shaped(shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape is an image: grey, or with 2 to 4 channels that come last."""
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in (2, 3, 4))
 
 
 def _pixels(image: Tensor) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import default_loader
 
@@ -35,11 +35,13 @@ class Rows:
         images: Anything with ``images[i]``: images, or rows that hold one (:func:`image_of_row`).
         labels: Labels of all rows, as they are; ``None`` if there are none.
         names: Class names in label order; ``None`` if they are not known.
+        has_columns: Whether images and labels have names, so that one can be chosen.
     """
 
     images: Any
     labels: Iterable[Any] | None = None
     names: Sequence[str] | None = None
+    has_columns: bool = False
 
 
 def open_rows(dataset: Any, split: str, image: str | None, label: str | None) -> Rows:
@@ -65,28 +67,49 @@ def open_rows(dataset: Any, split: str, image: str | None, label: str | None) ->
         )
     columns = getattr(dataset, "column_names", getattr(dataset, "columns", None))
     columns = list(dataset) if isinstance(dataset, Mapping) else columns
-    if columns is not None:
+    if columns is not None and hasattr(dataset, "__len__"):
         return _open_table(dataset, list(columns), split, image, label)
     other = isinstance(dataset, str | bytes | Tensor | IterableDataset | DataLoader)
     if other or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise UserError(
             f"`{split}` must be a data set with `len(d)` and `d[i]`, a list of files or a table, got a "
-            f"`{type(dataset).__name__}`. For a folder use FolderDataModule; of a loader give its data set."
+            f"`{type(dataset).__name__}`. For a folder use FolderDataModule; of a loader give its data set; of a "
+            "stream, as Hugging Face's, load all rows."
         )
     if not len(dataset):
         raise UserError(f"`{split}` is empty: a `{type(dataset).__name__}` of length 0.")
-    if are_files(dataset):
-        return Rows(dataset)
-    names = getattr(dataset, "classes", None)
-    for attribute in _LABEL_ATTRIBUTES:
+    return Rows(dataset) if are_files(dataset) else _open_items(dataset, split, image, label)
+
+
+def _open_items(dataset: Any, split: str, image: str | None, label: str | None) -> Rows:
+    names = _class_names(dataset, split)
+    has_columns = (image is not None or label is not None) and _has_columns(dataset[0])
+    for attribute in () if has_columns and label is not None else _LABEL_ATTRIBUTES:
         labels = getattr(dataset, attribute, None)
         if isinstance(labels, Sequence | np.ndarray | Tensor) and len(labels) == len(dataset):
-            return Rows(dataset, labels, names)
+            return Rows(dataset, labels, names, has_columns)
     numbers = track(range(len(dataset)), f"Reading the labels of {split}", transient=True)
     found = [label_of_row(dataset[i], label) for i in numbers]
     if isinstance(dataset, list | tuple) and all(isinstance(x, list | tuple) for x in dataset):
         dataset = [x[0] for x in dataset]
-    return Rows(dataset, found, names)
+    return Rows(dataset, found, names, has_columns)
+
+
+def _class_names(dataset: Any, split: str) -> Sequence[str] | None:
+    """Class names that a data set knows, or those that it is a part or the sum of."""
+    if isinstance(dataset, Subset | ConcatDataset):
+        parts = [dataset.dataset] if isinstance(dataset, Subset) else dataset.datasets
+        changed = any(getattr(part, "target_transform", None) is not None for part in parts)
+        each = [None if changed else _class_names(part, split) for part in parts]
+        others = [names for names in each[1:] if names != each[0]]
+        if others and each[0] is not None and others[0] is not None:
+            raise UserError(
+                f"`{split}` joins data sets of different classes, {list(each[0])[:3]} and {list(others[0])[:3]}: a "
+                "label means another class in each. Make them one folder, or give images without labels."
+            )
+        return None if others else each[0]
+    names = getattr(dataset, "classes", None)
+    return list(names) if isinstance(names, Sequence) and not isinstance(names, str) else None
 
 
 def _is_plain(dataset: DatasetFolder) -> bool:
@@ -111,8 +134,8 @@ def _open_table(
     labels = None if label is None else _values(table[label])
     features = getattr(table, "features", None)
     if features is not None:  # Hugging Face decodes a row when it is asked for it
-        return Rows(table, labels, getattr(features.get(label), "names", None))
-    return Rows(_values(table[image]), labels)
+        return Rows(table, labels, getattr(features.get(label), "names", None), has_columns=True)
+    return Rows(_values(table[image]), labels, has_columns=True)
 
 
 def _column(columns: list[str], given: str | None, known: Sequence[str]) -> str | None:
@@ -129,12 +152,17 @@ def _values(column: Any) -> list[Any]:
 
 def image_of_row(row: Any, column: str | None) -> Any:
     """The image of a row: of a dict by its name, of a pair the first, else the row itself."""
-    if isinstance(row, Mapping) and not row.keys() <= {"bytes", "path"}:
+    if _has_columns(row):
         name = _column(list(row), column, _IMAGE_KEYS)
         if name is None:
             raise UserError(f"There is no image among {list(row)}: set `image_column`.")
         return row[name]
     return row[0] if isinstance(row, list | tuple) and row else row
+
+
+def _has_columns(row: Any) -> bool:
+    """Whether a row is a dict of columns, and no image as Hugging Face encodes it."""
+    return isinstance(row, Mapping) and not row.keys() <= {"bytes", "path"}
 
 
 def label_of_row(row: Any, column: str | None) -> Any:

@@ -32,6 +32,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 """First bytes of gzip, bzip2, xz, zstd and lz4."""
 _BLOCK = 512
+_ABSENT = object()
 _DAMAGED = (tarfile.TarError, ValueError, EOFError, ArithmeticError, LookupError, MemoryError)
 """Exceptions that ``tarfile`` raises for damaged files."""
 
@@ -101,7 +102,7 @@ def open_shards(
         label: Name of the label in ``.json``, or ``cls``; ``None``: the text of ``.cls``, else the first known name.
 
     Raises:
-        UserError: A file is missing, compressed or damaged, or there are no images.
+        UserError: A file is missing, compressed or damaged, there are no images, or none has the label that is named.
     """
     each = [given] if isinstance(given, str | os.PathLike) else given
     files = [file for pattern in each for file in _files(pattern, split)]
@@ -119,7 +120,14 @@ def open_shards(
             f"No images in the {len(files)} shards of `{split}`, {files[0]}{there}: a member's name is a key and the "
             "ending of an image that Pillow reads, as 000123.jpg."
         )
-    return Rows(ShardSource(members, passed_over), labels)
+    if label is not None and all(value is _ABSENT for value in labels):
+        rest = f" (passed over: {', '.join(list(passed_over)[:3])})" if passed_over else ""
+        raise UserError(
+            f"No sample of the {len(files)} shards of `{split}`, {files[0]}, has the label {label!r}{rest}: "
+            "`label_column` is a field of .json, or `cls`."
+        )
+    found = [None if value is _ABSENT else value for value in labels]
+    return Rows(ShardSource(members, passed_over), found, has_columns=True)
 
 
 def _files(pattern: AnyPath, split: str) -> Iterator[Path]:
@@ -238,7 +246,7 @@ def _key_and_kind(info: tarfile.TarInfo, image: str | None) -> tuple[str, str]:
 def _label(
     file: BinaryIO, shard: Path, part: dict[str, tarfile.TarInfo], column: str | None
 ) -> Any:
-    """Label of a sample; ``None`` if it has none."""
+    """Label of a sample; ``None`` if it is unknown, ``_ABSENT`` if there is no place for one."""
 
     def text(info: tarfile.TarInfo) -> str:
         file.seek(info.offset_data)
@@ -254,7 +262,7 @@ def _label(
             row["cls"] = _number_or_name(text(info := part["cls"]))
     except (ValueError, RecursionError) as error:
         raise_file_error(shard, f"{info.name} cannot be read: {error}")
-    return label_of_row(row, column) if row else None
+    return label_of_row(row, column) if row else _ABSENT
 
 
 def _number_or_name(text: str) -> int | str | None:
