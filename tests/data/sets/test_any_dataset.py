@@ -377,23 +377,3 @@ def test_columns_are_for_what_has_columns(rows: Any) -> None:
 def test_a_column_that_does_not_exist() -> None:
     with pytest.raises(UserError, match=r"There is no column 'photo' among \['image'\]"):
         DatasetDataModule({"image": ["a.png"]}, image_column="photo", **SMALL).setup()
-
-
-@pytest.mark.parametrize("folders", [("b", "c"), ("a", "b", "c", "d"), ("a", "b", "x")])
-def test_splits_of_other_classes_are_refused(folders: tuple[str, ...], tmp_path: Path) -> None:
-    """Their numbers would mean other classes, and scores be wrong without a word."""
-    for split, names in {
-        "train": ("a", "b", "c"),
-        "test": folders,
-        "same": ("a", "b", "c"),
-    }.items():
-        for name in names:
-            (tmp_path / split / name).mkdir(parents=True)
-            Image.new("RGB", (8, 8)).save(tmp_path / split / name / "1.png")
-    train, test, same = (ImageFolder(tmp_path / split) for split in ("train", "test", "same"))
-    data = DatasetDataModule(train, test=same, image_size=8)
-    data.setup()
-    assert data.sources["test"].labels.tolist() == [0, 1, 2]
-    for given in (None, ["one", "two", "three"]):
-        with pytest.raises(UserError, match="`test` lists other classes than the data set before"):
-            DatasetDataModule(train, test=test, class_names=given, image_size=8).setup()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.files import FileSource
 from ppssl.data.images import read_image, to_rgb
-from ppssl.data.sets.rows import are_files, image_of_row, number_labels, open_rows
+from ppssl.data.sets.class_list import ClassList
+from ppssl.data.sets.rows import are_files, image_of_row, open_rows
 from ppssl.data.sets.shards import ShardSource, are_shards, open_shards
 from ppssl.data.source import ImageSource
 from ppssl.utils.errors import UserError
@@ -54,7 +55,9 @@ class DatasetDataModule(FineGrainedDataModule):
             file, filename. Of shards the ending, such as ``left.jpg``.
         label_column: Name of the labels there, and in ``.json``; ``None``: the first of label, labels, fine_label,
             target, class, cls.
-        class_names: Class names in label order; ``None``: those that the data set knows, else the labels themselves.
+        class_names: Class names in label order; ``None``: those that the training images' data set knows, else the
+            labels themselves. Of a data set that names its classes, they are other names for all, or the same in
+            another order. ``val`` and ``test`` that name their classes are matched by name, not by number.
         kwargs: Arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
@@ -80,11 +83,11 @@ class DatasetDataModule(FineGrainedDataModule):
         """Wrap each data set.
 
         Raises:
-            UserError: A data set is of another kind, or its images or labels are, or two number different classes; or
-                a column is named where there is none.
+            UserError: A data set is of another kind, or its images or labels are; or a column is named where there is
+                none.
         """
         given = {"train": self.train, "val": self.val, "test": self.test}
-        classes, named = self.class_names, None
+        classes = ClassList(self.class_names)
         sources: dict[str, ImageSource] = {}
         columns = False
         for split, dataset in given.items():
@@ -94,10 +97,9 @@ class DatasetDataModule(FineGrainedDataModule):
                 else:
                     rows = open_rows(dataset, split, self.image_column, self.label_column)
                 columns |= rows.has_columns
-                named = _same_names(named, rows.names, split)
-                known = rows.names if classes is None else classes
-                labels, classes = number_labels(rows.labels, len(rows.images), known, split)
-                sources[split] = _source(rows.images, self.image_column, labels, classes)
+                labels = classes.number(rows, split)
+                names = classes.names or []
+                sources[split] = _source(rows.images, self.image_column, labels, names)
         for name in ("image_column", "label_column"):
             if not columns and getattr(self, name) is not None:
                 raise UserError(
@@ -105,26 +107,6 @@ class DatasetDataModule(FineGrainedDataModule):
                     "and shards. Leave it out."
                 )
         return sources
-
-
-def _same_names(
-    named: Sequence[str] | None, names: Sequence[str] | None, split: str
-) -> Sequence[str] | None:
-    """The class names of the first data set that has any.
-
-    Raises:
-        UserError: A second one has others, so that one number means two classes.
-    """
-    if named is None or names is None or list(names) == list(named):
-        return names if named is None else named
-    both = [
-        f"{len(own)} ({', '.join(map(str, own[:4]))}{' ...' if len(own) > 4 else ''})"
-        for own in (names, named)
-    ]
-    raise UserError(
-        f"`{split}` lists other classes than the data set before it, {both[0]} and not {both[1]}, so its labels number "
-        "other classes: use ppssl.FolderDataModule for folders, or lists of pairs (image, class name)."
-    )
 
 
 class RowSource(ImageSource):
