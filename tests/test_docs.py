@@ -24,6 +24,8 @@ from PIL import Image
 
 import layouts
 from ppssl.cli.main import main
+from ppssl.studies.option_checks import check_options
+from ppssl.studies.study import load_study
 from shard_files import write_shards
 from test_rooms import ROOMS
 
@@ -263,13 +265,23 @@ def test_commands_run(page: str, folder: Path) -> None:
                 assert main([*small(words[1:]), "--debug"]) == 0, words
 
 
+def check_study(code: str) -> None:
+    """A study is read, and the options of its variants are parsed."""
+    Path("study.yaml").write_text(code)
+    check_options([(run, ()) for run in load_study("study.yaml").runs()])
+
+
 @pytest.mark.parametrize("page", having("yaml"))
-def test_recipes_are_parsed(page: str, folder: Path, only_parse: None) -> None:
+def test_recipes_are_parsed(page: str, folder: Path, request: pytest.FixtureRequest) -> None:
     for block in blocks(page, "yaml"):
+        if "recipe" in yaml.safe_load(block.code):
+            check_study(block.code)
+            continue
         assert set(yaml.safe_load(block.code)) <= {"trainer", "model", "data", "checkpoint"}
         Path("recipe.yaml").write_text(block.code)
         if block.needs:
             continue
+        request.getfixturevalue("only_parse")
         with pytest.raises(Parsed):
             main(["fit", "--config", "recipe.yaml", "--debug"])
 

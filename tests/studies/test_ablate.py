@@ -386,6 +386,19 @@ def test_a_failing_run_is_named_with_the_reason_and_the_others_go_on(tmp_path):
     assert [path.parent.name for path in (tmp_path / "out").rglob("*.json")] == ["good"]
 
 
+@pytest.mark.slow
+def test_a_failing_run_says_what_ppssl_fit_says(tmp_path):
+    study = _open_study("ppssl:synthetic/finetune", seeds=[0], overrides=TINY)
+    study.variants.pop("random")
+    local = ["--model.pretrained=no/seed{seed}.ckpt"]
+    with pytest.raises(UserError) as error:
+        ablate(study, tmp_path / "out", work=tmp_path / "work", local=local)
+    assert str(error.value) == (
+        "pretrained, seed 0 failed: `pretrained`: no such file: no/seed0.ckpt "
+        f"(see {tmp_path / 'work' / 'pretrained' / 'seed0' / 'log.txt'}). 1 of 1 runs failed."
+    )
+
+
 def test_one_process_at_a_time_uses_a_work_folder(tmp_path):
     study = Study(str(RECIPE), seeds=[0], overrides=TINY)
     work = tmp_path / "work"
@@ -488,6 +501,45 @@ def test_a_problem_that_several_variants_have_is_told_once(tmp_path):
     local = ["--data.batchsize=8"]
     message = _refused(tmp_path, Study(str(RECIPE), variants={"a": {}}), local)
     assert message.endswith("(did you mean batch_size?) (variant `a`).")
+
+
+def test_a_setting_has_one_name_in_a_study(tmp_path):
+    """The key of a run is made of the names: another spelling would be another run, or hide what the recipe says."""
+    variants = {
+        "base": {},
+        "short": {"trainer.max_epoch": 2},
+        "short of a checkpoint": {"checkpoint.dirp": "x"},
+        "inner": {"model.plugins.ais.init_args.corpus": "birds"},
+        "section": {"model": {"lr": 0.1}},
+        "class": {
+            "data": {"class_path": "ppssl.data.SyntheticDataModule", "init_args": {"seed": 1}}
+        },
+        "seed": {"seed": 5},
+        "full seed": {"seed_everything": 5},
+        "recipe": {"config": str(RECIPE)},
+        "folder": {"trainer.default_root_dir": "x"},
+        "resumed": {"resume": "auto"},
+    }
+    message = _refused(tmp_path, Study(str(RECIPE), variants=variants, overrides=TINY))
+    assert "`base`" not in message
+    for problem in (
+        "No such option: --trainer.max_epoch=2 (did you mean --trainer.max_epochs?) (variant `short`)",
+        "--checkpoint.dirp=x (did you mean --checkpoint.dirpath?) (variant `short of a checkpoint`)",
+        "`model.plugins.ais.init_args.corpus`: write `model.plugins.ais.corpus` (variant `inner`)",
+        "dotted names, such as `model.lr` (variant `section`)",
+        "dotted names, such as `data.seed` (variant `class`)",
+        "`seed` cannot be overridden: `seeds` of the study lists the seeds (variant `seed`)",
+        "`seed_everything` cannot be overridden: `seeds` of the study lists the seeds (variant `full seed`)",
+        "`config` cannot be overridden: `recipe` of the study is the only recipe (variant `recipe`)",
+        "folder is that of `ppssl ablate --work` (variant `folder`)",
+        "`resume` cannot be overridden: runs without a result begin anew (variant `resumed`)",
+    ):
+        assert problem in message
+    local = ["--trainer.default_root_dir=x"]
+    message = _refused(tmp_path, Study(str(RECIPE), variants={"a": {}}), local)
+    assert "`trainer.default_root_dir` cannot be overridden" in message
+    message = _refused(tmp_path, Study(str(RECIPE), variants={"a": {}}), ["--trainer.max_epoch=2"])
+    assert "did you mean --trainer.max_epochs?" in message
 
 
 def test_what_the_command_line_gives_is_parsed_and_its_placeholder_is_not(tmp_path):

@@ -161,7 +161,8 @@ class _Runner:
         if code != 0 and not self.stopped.is_set():
             lines = log.read_text(errors="replace").strip().splitlines()
             reason = (lines or [f"no output, exit code {code}"])[-1]
-            raise UserError(f"{run['variant']}, seed {run['seed']} failed: {reason} (see {log}).")
+            name = f"{run['variant']}, seed {run['seed']}"
+            raise UserError(f"{name} failed: {reason.rstrip('.')} (see {log}).")
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from lightning.pytorch.cli import LightningArgumentParser
+
 from ppssl.studies.command_checks import refuse_nulls
 from ppssl.studies.lightning_cli import PPSSLCLI
 from ppssl.studies.parser_messages import parser_message
@@ -19,8 +21,24 @@ _NAMED = 3
 """Most variants that a message names."""
 
 
+_ELSEWHERE = {
+    "seed": "`seeds` of the study lists the seeds",
+    "seed_everything": "`seeds` of the study lists the seeds",
+    "config": "`recipe` of the study is the only recipe",
+    "resume": "runs without a result begin anew",
+    "trainer.default_root_dir": "the folder is that of `ppssl ablate --work`",
+}
+"""Options that an override of a run cannot change, with the reason."""
+_SECTIONS = ("trainer", "model", "data", "checkpoint")
+
+
 class _ParserOnly(PPSSLCLI):
     """Parses a command line, and creates nothing."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Refuse abbreviated options: the key of a run has the names as they are written."""
+        super().add_arguments_to_parser(parser)
+        parser.allow_abbrev = False
 
     def before_instantiate_classes(self) -> None:
         """Check what the parser lets pass; no folder is made."""
@@ -37,16 +55,17 @@ def check_options(runs: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -> No
         runs: Runs of a study, with the local overrides of each; of a variant the first one is parsed.
 
     Raises:
-        UserError: Some options are unknown or their values of the wrong type: all of them, and the variants that have
-            them.
+        UserError: Some options are unknown, abbreviated, not for an override, or their values of the wrong type: all
+            of them, and the variants that have them.
     """
-    variants: dict[str, list[str]] = {}
+    variants: dict[str, tuple[Mapping[str, Any], Sequence[str]]] = {}
     for run, local in runs:
-        variants.setdefault(run["variant"], ["--config", run["recipe"], *command_line(run, local)])
+        variants.setdefault(run["variant"], (run, local))
     problems: dict[str, list[str]] = {}
     with _working_folder_importable():
-        for name, args in variants.items():
-            if problem := _problem([*args, "--seed_everything=false"]):
+        for name, (run, local) in variants.items():
+            args = ["--config", run["recipe"], *command_line(run, local), "--seed_everything=false"]
+            if problem := _name_problem(run["overrides"], local) or _problem(args):
                 problems.setdefault(problem, []).append(name)
     if problems:
         lines = [
@@ -54,6 +73,23 @@ def check_options(runs: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -> No
             for text, names in problems.items()
         ]
         raise UserError(f"The study cannot be run: {'; '.join(lines)}.")
+
+
+def _name_problem(overrides: Mapping[str, Any], local: Sequence[str]) -> str | None:
+    """What is wrong with the names of options, in one line: a setting must have one name, of which the key is made."""
+    local_names = [override.removeprefix("--").partition("=")[0] for override in local]
+    for name in [*overrides, *local_names]:
+        if name in _ELSEWHERE:
+            return f"`{name}` cannot be overridden: {_ELSEWHERE[name]}"
+    for name, value in overrides.items():
+        parts = name.split(".")
+        if "init_args" in parts:
+            short = ".".join(part for part in parts if part != "init_args")
+            return f"`{name}`: write `{short}`"
+        if name in _SECTIONS and isinstance(value, Mapping):
+            inner = next(iter(value.get("init_args") or value), "option")
+            return f"`{name}` is a whole section: write its options by dotted names, such as `{name}.{inner}`"
+    return None
 
 
 def _problem(args: Sequence[str]) -> str | None:

@@ -8,7 +8,7 @@ import re
 from lightning.pytorch import Trainer
 
 from ppssl.checkpointing.run_checkpoint import RunCheckpoint
-from ppssl.utils.config import Configurable
+from ppssl.utils.config import Configurable, argument_names
 from ppssl.utils.errors import did_you_mean
 
 __all__ = ["one_line", "parser_message"]
@@ -133,9 +133,7 @@ def _nearest_option(option: str) -> str:
     name = option.lstrip("-").partition("=")[0]
     section, _, rest = name.partition(".")
     if section in _SECTION_CLASSES and rest:
-        options = [
-            f"--{section}.{p}" for p in inspect.signature(_SECTION_CLASSES[section]).parameters
-        ]
+        options = [f"--{section}.{p}" for p in argument_names(_SECTION_CLASSES[section])]
     else:
         sections = difflib.get_close_matches(section, _TOP_LEVEL_OPTIONS, n=1)
         options = [f"--{s}.{rest}" if rest else f"--{s}" for s in sections]

@@ -3,7 +3,7 @@
 import json
 import resource
 import sys
-from argparse import ArgumentError
+from argparse import ArgumentError as ParserError
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +20,7 @@ from ppssl.studies.compare import BRANCH
 from ppssl.studies.lightning_cli import PPSSLCLI, build_recipe
 from ppssl.studies.parser_messages import parser_message
 from ppssl.studies.study import command_line
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.results import Results, without_local, write_json
 
 __all__ = ["execute_run", "main"]
@@ -96,11 +97,22 @@ def main() -> None:
     """Run ``python -m ppssl.studies.single_run RUN_JSON PATH [LOCAL OVERRIDES]``."""
     try:
         execute_run(json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:])
-    except (ArgumentError, ValueError) as error:
-        text = str(error)
-        if isinstance(error, ArgumentError) or "Does not validate" in text:
-            raise SystemExit(parser_message(text)) from error
+    except Exception as error:
+        if message := _user_message(error):
+            raise SystemExit(message) from error
         raise
+
+
+def _user_message(error: BaseException) -> str | None:
+    """The message of an error of the user, which may be the cause of another one; else ``None``."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError | ArgumentError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = str(error)
+    is_of_parser = isinstance(error, ValueError) and "Does not validate" in text
+    return parser_message(text) if is_of_parser or isinstance(error, ParserError) else None
 
 
 if __name__ == "__main__":

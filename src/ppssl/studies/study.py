@@ -27,7 +27,7 @@ FROM_COMMAND_LINE = "given"
 
 @dataclass(frozen=True)
 class Study:
-    """Ablation study: variants of a recipe, and their seeds.
+    """Ablation study: variants of a recipe, and their seeds. Names of options are in full and without ``init_args``.
 
     Attributes:
         recipe: The recipe: a file, or ``ppssl:<folder>/<recipe>``.

@@ -22,6 +22,7 @@ def main(argv: list[str]) -> int:
         prog="ppssl ablate",
         description="Run all variants and seeds of a study; runs whose JSON file exists are not repeated. "
         "Overrides on the command line (--data.root=DIR) are local to this machine and do not identify a run. "
+        "docs/how-to/study.md describes the file. "
         "Example: ppssl ablate experiments/ablation/stable_synthetic.yaml --out experiments/results/synthetic",
         exit_on_error=False,
     )
