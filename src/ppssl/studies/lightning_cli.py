@@ -28,6 +28,7 @@ from ppssl.studies.command_checks import (
     trainer_options,
 )
 from ppssl.studies.command_parser import CommandParser, RecipeParser
+from ppssl.utils.allocator import keep_freed_memory
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand, expand_config, writable_folder
 from ppssl.utils.recipes import BASE_RECIPE, read_yaml, recipe_path
@@ -128,7 +129,10 @@ class PPSSLCLI(LightningCLI):
                 writable_folder(folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Create the Trainer, with :class:`AtomicCheckpointIO` in place of Lightning's ``TorchCheckpointIO``."""
+        """Create the Trainer, with :class:`AtomicCheckpointIO` in place of Lightning's ``TorchCheckpointIO``.
+
+        On a CPU the process keeps the memory that it frees (:func:`~ppssl.utils.allocator.keep_freed_memory`).
+        """
         config = self.config_init if self.subcommand is None else self.config_init[self.subcommand]
         saves = config["trainer"]["enable_checkpointing"] is not False
         options = kwargs if saves else kwargs | {"enable_checkpointing": True}
@@ -139,6 +143,8 @@ class PPSSLCLI(LightningCLI):
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, RunCheckpoint)]  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         return trainer
 
     def before_fit(self) -> None:
