@@ -52,8 +52,19 @@ def test_the_blur_reference_is_a_local_mean() -> None:
     torch.testing.assert_close(image_gradcam(model, images, "blur", rectify=False), expected)
     plain = image_gradcam(model, images, "gradient")
     torch.testing.assert_close(plain, gradient.abs().sum(dim=1))
-    flat = torch.ones(1, 3, 16, 16, dtype=torch.float64)
-    assert image_gradcam(model, flat, "blur", rectify=False).abs().max() < 1e-12
+
+
+def test_the_map_of_an_image_of_one_colour_is_exactly_0_and_its_target_uniform() -> None:
+    """Rounding would leave a pattern, which the target scales up; the other images are as they were alone."""
+    model, images = Small().float(), _images(3, 3, 64, 64).float()
+    images[1] = torch.tensor([0.1, -0.7, 1.3])[:, None, None]
+    signed = image_gradcam(model, images, "blur", rectify=False)
+    assert signed[1].eq(0).all()
+    assert saliency_target(signed, (4, 4))[1].eq(1 / 16).all()
+    for i in (0, 2):
+        alone = image_gradcam(model, images[i : i + 1], "blur", rectify=False)[0]
+        torch.testing.assert_close(signed[i], alone)
+        assert signed[i].abs().max() > 0
 
 
 def test_tensor_and_function_agree_and_the_graph_stays() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ppssl.utils.errors import ArgumentError
 from ppssl.utils.half_precision import input_gradient
-from ppssl.utils.local_mean import local_mean
+from ppssl.utils.local_mean import local_contrast
 
 __all__ = [
     "Reference",
@@ -180,8 +180,8 @@ def image_gradcam(
         objective: ell of each image, ``(B,)``, with its graph down to ``images``; or what makes it of images.
         images: x, ``(B, C, H, W)``, normalised; a tensor whose gradient can be asked for, unless ``objective`` is a
             function.
-        reference: r. ``"zero"``: the normalised mean; ``"blur"``: a local mean of the image; ``"gradient"``: no
-            product, the sum of ``|d ell / dx_c|`` alone.
+        reference: r. ``"zero"``: the normalised mean; ``"blur"``: a local mean of the image, so that the map of an
+            image of one colour is 0; ``"gradient"``: no product, the sum of ``|d ell / dx_c|`` alone.
         rectify: ReLU; otherwise the map is signed.
 
     Returns:
@@ -203,7 +203,7 @@ def image_gradcam(
     if reference == "gradient":
         return g.abs().sum(dim=1)
     if reference == "blur":
-        x = x - local_mean(x)
+        x = local_contrast(x)
     elif reference != "zero":
         raise ArgumentError(f"`reference` must be 'zero', 'blur' or 'gradient', got {reference!r}.")
     product = (x * g).sum(dim=1)

@@ -8,6 +8,8 @@ import timm
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -81,6 +83,31 @@ def test_maps_of_a_checkpoint(checkpoint: Path, image_folder: Path) -> None:
     torch.testing.assert_close(found.maps["iadm branch"], branch, atol=1e-5, rtol=1e-4)
     sums = found.maps["iadm branch"].sum(dim=(1, 2))
     torch.testing.assert_close(sums, torch.ones(8))
+
+
+def test_a_picture_of_one_image_is_not_cut_and_says_which_maps_are_flat(
+    checkpoint: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (40, 40), (200, 60, 60)).save(tmp_path / "flat.png")
+    explanation = explain(checkpoint, tmp_path / "flat.png", view=VIEW)
+    figure = explanation.figure()
+    FigureCanvasAgg(figure).draw()
+    shown = [t for axis in figure.axes for t in [axis.title, *axis.texts]]
+    shown += figure.axes[-1].findobj(Text)  # the colour bar
+    texts = [t for t in shown if t.get_text()]
+    assert "fraction of the maximum" in [t.get_text() for t in texts]
+    for text in texts:
+        box = text.get_window_extent()
+        inside = figure.bbox
+        assert inside.x0 <= box.x0 < box.x1 <= inside.x1, text
+        assert inside.y0 <= box.y0 < box.y1 <= inside.y1, text
+    panels = {axis.get_title(): [t.get_text() for t in axis.texts] for axis in figure.axes}
+    assert panels["image GradCAM"] == panels["output Grad-CAM"] == ["0 everywhere"]
+    assert panels["pooled"] == ["the same everywhere"]
+    assert panels["image"] == []
+    both = explain(checkpoint, [tmp_path / "flat.png", *image_folder.glob("train/class0/0.png")])
+    drawn = both.figure().axes
+    assert [len(axis.texts) for axis in drawn[5:10]] == [0] * 5  # an image that is not flat
 
 
 def test_a_classifier_and_a_users_own_score(image_folder: Path) -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
 __all__ = ["map_panel", "saliency_bars", "saliency_panel"]
+
+_SMALLEST = 1e-12
+"""Maximum below which a map is taken for 0."""
 
 
 def saliency_panel(
@@ -18,24 +25,23 @@ def saliency_panel(
 ) -> Figure:
     """Draw one row per image: the image, then each map over it, scaled from 0 to its maximum, with one colour bar.
 
+    A map that is the same everywhere, as of an image of one colour, is not drawn: its panel says so.
+
     Args:
         images: ``(n, 3, H, W)`` uint8.
         maps: Maps by title, ``(n, h, w)`` >= 0 of any resolution; drawn without interpolation.
         outlines: Masks to outline in every panel, ``(n, H, W)``, 0 or 1.
     """
     rows, columns = len(images), 1 + len(maps)
-    figure = Figure(figsize=(1.9 * columns + 0.8, 1.9 * rows), layout="constrained")
+    figure = Figure(figsize=(1.9 * columns + 0.8, 1.9 * rows + 0.2), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    height, width = images.shape[-2:]
     for row, image in enumerate(images):
         picture = image.permute(1, 2, 0).cpu().numpy()
         grey = image.float().mean(dim=0).cpu().numpy()
         axes[row, 0].imshow(picture)
         for axis, values in zip(axes[row, 1:], maps.values(), strict=True):
-            top = values[row].max().clamp(min=1e-12)
-            shown = F.interpolate((values[row] / top)[None, None].float().cpu(), (height, width))
             axis.imshow(grey, cmap="gray", vmin=0, vmax=255)
-            heatmap = axis.imshow(shown[0, 0].numpy(), cmap="inferno", alpha=0.65, vmin=0, vmax=1)
+            _draw_map(axis, values[row].float().cpu(), grey.shape)
         if outlines is not None and outlines[row].any():
             for axis in axes[row]:
                 axis.contour(outlines[row].cpu().numpy(), levels=[0.5], colors="cyan", linewidths=1)
@@ -44,9 +50,25 @@ def saliency_panel(
     for axis in axes.flat:
         axis.axis("off")
     if maps:
-        shrink = 0.8 if rows == 1 else 0.6
-        figure.colorbar(heatmap, ax=axes, shrink=shrink, label="fraction of the maximum")
+        shrink = 0.9 if rows == 1 else 0.6
+        scale = ScalarMappable(Normalize(0, 1), "inferno")
+        bar = figure.colorbar(scale, ax=axes, shrink=shrink, alpha=0.65)
+        bar.set_label("fraction of the maximum", fontsize=8)
+        bar.ax.tick_params(labelsize=8)
     return figure
+
+
+def _draw_map(axis: Axes, values: Tensor, size: tuple[int, ...]) -> None:
+    """Draw a map ``(h, w)`` >= 0 from 0 to its maximum over an image of ``size``, or write that it is flat."""
+    top, low = float(values.max()), float(values.min())
+    if top < _SMALLEST or top - low <= 1e-6 * top:
+        text = "0 everywhere" if top < _SMALLEST else "the same everywhere"
+        box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none"}
+        middle: dict[str, Any] = {"ha": "center", "va": "center", "transform": axis.transAxes}
+        axis.text(0.5, 0.5, text, fontsize=8, bbox=box, **middle)
+        return
+    shown = F.interpolate((values / top)[None, None], size)
+    axis.imshow(shown[0, 0].numpy(), cmap="inferno", alpha=0.65, vmin=0, vmax=1)
 
 
 def map_panel(
