@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
 from lightning.pytorch import Trainer
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from transformers import (
+    AutoImageProcessor,
     ConvNextConfig,
     ConvNextModel,
     Dinov2Config,
@@ -45,6 +48,7 @@ from ppssl import (
 from ppssl.cli.main import main
 from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.inference.embedding_file import read_embeddings
+from ppssl.inference.preprocessing import Preprocessing
 from save_at import SaveAt
 
 SIZE = 64
@@ -438,6 +442,56 @@ def test_classifiers_start_from_it(name: str, cls: Any, image_folder: Path, tmp_
     _fit(classifier, image_folder, tmp_path, 1).save_checkpoint(path)
     _assert_same(cls.load_from_checkpoint(path), classifier)
     _assert_same(load_encoder(path), classifier.encoder.model)
+
+
+def _photograph(width: int, height: int) -> Image.Image:
+    """Smooth noise, in which a shift by a pixel is seen."""
+    rng = np.random.default_rng(width)
+    small = rng.integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(("size", "crop"), [(32, 0.875), (48, 0.75), (64, 1.0)])
+@pytest.mark.parametrize("squash", [False, True])
+def test_the_image_processor_of_transformers_prepares_images_alike(
+    size: int, crop: float, squash: bool, tmp_path: Path
+) -> None:
+    """Within one of 255 levels, but for a crop that begins one pixel earlier; squashed images nearly so."""
+    ours = Preprocessing(size, crop, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), squash)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(ours.transformers()))
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    std, short, shifted = torch.tensor(ours.std).view(3, 1, 1), round(size / crop), 0
+    for width, height in ((200, 150), (150, 201), (97, 100), (40, 41), (333, 120)):
+        image = _photograph(width, height)
+        theirs = processor(image, return_tensors="pt")["pixel_values"][0]
+        expected = ours.transform()(image)
+        assert theirs.shape == expected.shape
+        levels = 255 * std * (theirs - expected).abs()
+        long = int(short * max(width, height) / min(width, height))
+        if squash:
+            assert levels.mean() < 3
+        elif 3 not in ((short - size) % 4, (long - size) % 4):
+            assert levels.max() < 1.01
+            assert levels.mean() < 0.1
+        else:
+            shifted += 1
+    assert shifted < 5
+
+
+@pytest.mark.slow
+def test_a_folder_of_transformers_has_its_image_processor(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    path = _checkpoint(_model("convnext"), image_folder, tmp_path)
+    export(path, "hf", tmp_path / "hf")
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "hf")
+    image = _photograph(60, 60)
+    pixels = processor(image, return_tensors="pt")["pixel_values"]
+    expected = load_transform(path)(image)[None]
+    torch.testing.assert_close(pixels, expected, atol=1.01 / 255 / 0.224, rtol=0)
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "AutoImageProcessor.from_pretrained" in card
+    assert "by one of 255 levels at most" in card
 
 
 @pytest.mark.slow

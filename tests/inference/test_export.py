@@ -10,6 +10,7 @@ import timm
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
+from transformers import AutoImageProcessor
 
 from ppssl import (
     PPSSL,
@@ -92,6 +93,12 @@ def test_others_read_the_same_features(
         torch.testing.assert_close(names["embed"](images), load_encoder(path)(images))
     with pytest.raises(UserError, match="exists and is not empty"):
         export(path, to, out)
+    if to == "hf":
+        image = Image.open(next(image_folder.glob("test/*/0.png")))
+        processor = AutoImageProcessor.from_pretrained(out)
+        pixels = processor(image, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(pixels, load_transform(path)(image)[None], atol=1e-5, rtol=0)
+        assert "Its pixels are those of the code above" in card
 
 
 @pytest.mark.slow

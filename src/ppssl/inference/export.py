@@ -60,7 +60,7 @@ def export(
         checkpoint: A checkpoint of ``ppssl fit``; of a classifier the encoder is exported.
         to: ``"timm"`` (weights and ``config.json``, for ``timm.create_model("local-dir:...")``), ``"torchvision"`` (the
             ``state_dict`` of a ResNet), ``"hf"`` (transformers' TimmWrapper, or the model of transformers that was
-            trained), or ``"onnx"``.
+            trained, with the configuration of an image processor), or ``"onnx"``.
         out: Output folder, which must be new or empty. After an error it is left as it was.
         backbone: As for :func:`~ppssl.encoder.load_encoder`.
 
@@ -132,11 +132,13 @@ def _write_hf(
     module = getattr(encoder, "module", None)
     if isinstance(module, PreTrainedModel):
         module.save_pretrained(folder)
+        config = json.dumps(preprocessing.transformers(), indent=1)
+        (folder / "preprocessor_config.json").write_text(config + "\n")
         return
     _write_timm(encoder, spec, preprocessing, folder)
     timm_config = json.loads((folder / "config.json").read_text())
-    config = TimmWrapperConfig.from_dict(timm_config, num_labels=0)
-    model = TimmWrapperModel(config)
+    wrapper_config = TimmWrapperConfig.from_dict(timm_config, num_labels=0)
+    model = TimmWrapperModel(wrapper_config)
     model.timm_model.load_state_dict(encoder.state_dict())
     model.save_pretrained(folder)
 

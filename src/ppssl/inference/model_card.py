@@ -36,6 +36,30 @@ embed = lambda images: session.run(None, {{"images": images.numpy()}})[0]""",
 """By format, code that defines ``embed``, ``(B, 3, H, W) -> (B, D)``, when run in the folder of the export."""
 
 
+_PROCESSOR = """
+The same by transformers:
+
+```python
+from transformers import AutoImageProcessor
+
+processor = AutoImageProcessor.from_pretrained(".")
+images = processor(image, return_tensors="pt")["pixel_values"]  # of an RGB image
+```
+
+{difference}
+"""
+"""How to prepare images with transformers alone."""
+_NO_DIFFERENCE = "Its pixels are those of the code above."
+_OWN_PROCESSOR = (
+    "Its pixels differ from those of the code above by one of 255 levels at most; where a side has 3, 7, 11, ... "
+    "pixels more than the crop, its crop begins one pixel earlier."
+)
+_SQUASHED = (
+    "It resizes images once to squares, the code above twice: pixels differ by about one of 255 levels on average, and "
+    "by more at edges."
+)
+
+
 _FRONT_MATTER = """\
 ---
 library_name: {tag}
@@ -85,7 +109,7 @@ An image encoder, `(B, 3, {size}, {size}) -> (B, D)`. To read it, run in this fo
 ```python
 {preprocessing.code()}
 ```
-
+{_processor(library, spec, preprocessing)}
 ## Verification
 
 Read back with {library} in a process without ppssl, the features of four fixed images (normal noise) differ from
@@ -99,3 +123,11 @@ Trained as `{model["class_path"]}`. This card states no accuracy; `ppssl evaluat
 {json.dumps({**trained, "exported": origin}, indent=1, sort_keys=True)}
 ```
 """
+
+
+def _processor(library: str, spec: dict[str, Any], preprocessing: Preprocessing) -> str:
+    """The part about transformers' image processor; empty for other libraries."""
+    if library != "hf":
+        return ""
+    plain = _NO_DIFFERENCE if isinstance(spec["backbone"], str) else _OWN_PROCESSOR
+    return _PROCESSOR.format(difference=_SQUASHED if preprocessing.squash else plain)

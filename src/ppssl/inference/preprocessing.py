@@ -76,6 +76,29 @@ class Preprocessing:
             "std": list(self.std),
         }
 
+    def transformers(self) -> dict[str, Any]:
+        """Return the content of transformers' ``preprocessor_config.json``.
+
+        Its pixels differ by one of 255 levels at most, except that transformers crops one pixel earlier where the rest
+        of a side is 3, 7, 11, ... pixels, and that squashed images are resized once, as by :meth:`timm`.
+        """
+        short_side = round(self.image_size / self.crop)
+        square = {"height": short_side, "width": short_side}
+        return {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": square if self.squash else {"shortest_edge": short_side},
+            "resample": int(Image.Resampling.BILINEAR),
+            "do_center_crop": True,
+            "crop_size": {"height": self.image_size, "width": self.image_size},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+
     def code(self) -> str:
         """Return torchvision code of the preprocessing."""
         define, call = (_SQUASH, "\n    squash,") if self.squash else ("", "")
