@@ -235,6 +235,61 @@ def test_an_image_that_is_skipped_is_on_no_page(run: Path, images: Path, tmp_pat
     assert "35 of 36 images" in section(page, "embedding_map")
 
 
+def _with_a_damaged_image(images: Path, folder: Path, on_error: Any) -> FolderDataModule:
+    """The images, one of which cannot be read."""
+    shutil.copytree(images, folder)
+    (folder / "test" / NAMES[1] / "0.png").write_bytes(b"none")
+    return FolderDataModule(
+        str(folder), image_size=32, batch_size=8, num_workers=0, on_error=on_error
+    )
+
+
+def test_of_two_runs_a_warning_and_a_line_name_theirs(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
+    """Runs of folders of the same name are named by the folders around them."""
+    for folder in ("first", "second"):
+        shutil.copytree(run, tmp_path / folder / run.name)
+    runs = [tmp_path / "first" / run.name, tmp_path / "second" / run.name]
+    whole = FolderDataModule(_root(run), image_size=32, batch_size=8, num_workers=0)
+    data = [whole, _with_a_damaged_image(images, tmp_path / "images", "skip")]
+    with pytest.warns(UserWarning, match=r"0\.png") as warned:
+        page = report(runs, data, out=tmp_path / "page.html").read_text()
+    assert all(
+        str(warning.message).startswith("second/small: ")
+        for warning in warned
+        if "0.png" in str(warning.message)
+    )
+    assert "first/small: Before: resnet_small with random" in section(page, "metrics")
+    assert "second/small: Before: resnet_small with random" in section(page, "metrics")
+    assert "second/small less first/small" in section(page, "metrics") or "not comparable" in page
+
+
+def test_of_two_runs_an_error_names_its_own(
+    run: Path, other: Path, images: Path, tmp_path: Path
+) -> None:
+    whole = FolderDataModule(_root(run), image_size=32, batch_size=8, num_workers=0)
+    data = [whole, _with_a_damaged_image(images, tmp_path / "images", "raise")]
+    with pytest.raises(UserError, match=r"^other: Cannot read .*0\.png"):
+        report([run, other], data, out=tmp_path / "page.html")
+    content = torch.load(_last(other), weights_only=True)
+    content["ppssl"]["data"]["class_path"] = "no_such.Module"
+    torch.save(content, tmp_path / "mine.ckpt")
+    with pytest.raises(UserError, match=r"^mine: .*no_such"):
+        report([run, tmp_path / "mine.ckpt"], out=tmp_path / "page.html")
+
+
+def test_on_the_command_line_too(run: Path, tmp_path: Path, capsys: Any) -> None:
+    content = torch.load(_last(run), weights_only=True)
+    content["ppssl"]["data"]["class_path"] = "no_such.Module"
+    torch.save(content, tmp_path / "mine.ckpt")
+    out = str(tmp_path / "page.html")
+    assert main(["report", str(run), str(tmp_path / "mine.ckpt"), "--out", out]) == 2
+    line = error_line(capsys)
+    assert "mine.ckpt" in line
+    assert "no_such" in line
+
+
 @pytest.mark.parametrize(
     ("runs", "message"),
     [

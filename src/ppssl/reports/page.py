@@ -1,7 +1,9 @@
 """``report``: make one page, which needs no network, of a run or of two runs side by side."""
 
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from lightning.pytorch.utilities import rank_zero_info
 from markupsafe import Markup
 
 from ppssl.checkpointing.data_set import data_of_checkpoint
@@ -70,27 +73,52 @@ def report(
         raise UserError(f"A page shows one run or two, got {len(paths)}.")
     found = _told_apart([find_run(path) for path in paths])
     sets = list(data) if isinstance(data, Sequence) else [data] * len(found)
-    measured = [
-        measure(
-            run,
-            data_of_checkpoint(run.content["ppssl"], run.checkpoint) if one is None else one,
-            device=device,
-        )
-        for run, one in zip(found, sets, strict=True)
-    ]
+    measured = []
+    for run, one in zip(found, sets, strict=True):
+        with _named(run) if len(found) > 1 else nullcontext():
+            if one is None:
+                one = data_of_checkpoint(run.content["ppssl"], run.checkpoint)
+            measured.append(measure(run, one, device=device))
     title = " and ".join(m.run.name for m in measured)
     results = [_results(m) for m in measured if m.results is not None]
     write_whole(out, render(title, _sections(measured), results, command="report"))
     return out
 
 
+@contextmanager
+def _named(run: Run) -> Iterator[None]:
+    """Say which run is read; its warnings, which come when all are known, and user errors begin with its name."""
+    rank_zero_info(f"{run.name}: {run.checkpoint}")
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            yield
+    except UserError as error:
+        raise UserError(f"{run.name}: {error}") from error
+    finally:
+        for one in caught:
+            text = f"{run.name}: {one.message}"
+            warnings.warn_explicit(text, one.category, one.filename, one.lineno)
+
+
 def _told_apart(runs: list[Run]) -> list[Run]:
-    """Runs with names of their own."""
-    if len(runs) == 2 and runs[0].name == runs[1].name:
-        return [
-            replace(run, name=f"{run.name} {mark}") for run, mark in zip(runs, "AB", strict=True)
-        ]
-    return runs
+    """Runs with names of their own: of the folders around them too if they have the same, else A and B."""
+    if len({run.name for run in runs}) == len(runs):
+        return runs
+    folders = [_folder(run) for run in runs]
+    for count in range(2, min(len(folder.parts) for folder in folders)):
+        names = ["/".join(folder.parts[-count:]) for folder in folders]
+        if names[0] != names[1]:
+            break
+    else:
+        names = [f"{run.name} {mark}" for run, mark in zip(runs, "AB", strict=True)]
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+
+
+def _folder(run: Run) -> Path:
+    """The folder that a run is named by, or else that of its checkpoint."""
+    parents = run.checkpoint.resolve().parents
+    return next((folder for folder in parents if folder.name == run.name), parents[0])
 
 
 def _sections(runs: Sequence[Measured]) -> list[Section]:

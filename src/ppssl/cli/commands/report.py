@@ -1,6 +1,8 @@
 """``ppssl report RUN``: one page that shows a run, or two runs side by side, and needs no network."""
 
-from jsonargparse import ArgumentParser
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import seed_everything
 from rich.console import Console
 
@@ -30,11 +32,21 @@ def main(argv: list[str]) -> int:
         raise UserError(f"A page shows one run or two, got {len(args.runs)}.")
     seed_everything(args.seed, verbose=False)
     checkpoints = [str(find_checkpoint(run)) for run in args.runs]
-    data = [load_data(parser, args, checkpoint) for checkpoint in checkpoints]
+    data = [_data_of(parser, args, checkpoint) for checkpoint in checkpoints]
     path = report(args.runs, data, out=args.out, device=args.device)
     size = path.stat().st_size / 1e6
     Console().print(f"Report: {path} ({size:.1f} MB, needs no network)", soft_wrap=True)
     return 0
+
+
+def _data_of(parser: ArgumentParser, args: Namespace, checkpoint: str) -> Any:
+    """The data set of a run; of two runs an error names the checkpoint."""
+    try:
+        return load_data(parser, args, checkpoint)
+    except UserError as error:
+        if len(args.runs) == 1 or checkpoint in str(error):
+            raise
+        raise UserError(f"{checkpoint}: {error}") from error
 
 
 def _parser() -> ArgumentParser:

@@ -52,7 +52,8 @@ def section(runs: Sequence[Measured]) -> Section:
     columns = _columns(runs)
     monitored = [entry for m in runs if (entry := _monitored(m, several=len(runs) > 1))]
     if not columns and not monitored:
-        return Section("metrics", title, {"": f"Nothing was evaluated: {runs[0].no_labels}"})
+        reasons = dict.fromkeys(_of(m, runs) + m.no_labels for m in runs)
+        return Section("metrics", title, {"": f"Nothing was evaluated: {' '.join(reasons)}"})
     names = list(dict.fromkeys(name for results in columns.values() for name in results.metrics))
     rows = [_row(name, columns, runs) for name in names if not name.startswith("nuisance")]
     content = {
@@ -161,9 +162,14 @@ def _plain(name: str, value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def _of(measured: Measured, runs: Sequence[Measured]) -> str:
+    """What a line about a run begins with if there are several."""
+    return f"{measured.run.name}: " if len(runs) > 1 else ""
+
+
 def _notes(runs: Sequence[Measured]) -> list[str]:
     notes = [f"{m.run.name}: {m.start_line}" for m in runs if m.start is None and m.start_line]
-    notes += [f"Before: {m.start_line}." for m in runs if m.start is not None]
+    notes += [f"{_of(m, runs)}Before: {m.start_line}." for m in runs if m.start is not None]
     if len(runs) == 2 and not comparable(runs):
         notes.append(
             "The two runs were not evaluated on the same images: their values are not comparable."
