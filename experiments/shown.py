@@ -195,7 +195,7 @@ class Maps(TimmTeacher):
     """Maps of whole images in place of embeddings: ``(B, 196)``, of sum 1."""
 
     def __init__(self, backbone: str, pretrained: bool | str = True) -> None:
-        super().__init__(backbone, pretrained)
+        super().__init__(backbone, pretrained=pretrained)
         self.name += ", maps of whole images"
 
     @property

@@ -38,7 +38,7 @@ class ZoomElsewhere(ZoomTeacher):
         window: float = 0.64,
         place: Place = "random",
     ) -> None:
-        super().__init__(teacher, backbone, pretrained, window)
+        super().__init__(teacher, backbone, pretrained=pretrained, window=window)
         self.place = place
         self.name += f", {place}"
 
@@ -83,7 +83,7 @@ class AnchorElsewhere(Anchor):
         window: float = 0.64,
         place: Place = "random",
     ) -> None:
-        super().__init__(loss_weight, image_size, window)
+        super().__init__(loss_weight, image_size=image_size, window=window)
         self.place: Place = place
 
     def teacher(self, encoder: Encoder, image_size: int) -> Teacher:

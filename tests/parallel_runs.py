@@ -162,7 +162,9 @@ def main(images: str, out: str, devices: int, teacher: str, names: list[str]) ->
                 banks = f"{out}/banks-{devices}"
                 plugins["ais"] = AIS("class-names", teacher=teacher, bank_dir=banks)
             if name in ("iadm", "full"):
-                plugins["iadm"] = IADM(1.0, 0.2, 0.5, debias=True, use="both", upscale=2, every=2)
+                plugins["iadm"] = IADM(
+                    start=0.2, full=0.5, debias=True, use="both", upscale=2, every=2
+                )
             moco = MoCo(dim=8, queue_size=QUEUE)
             model = PPSSL(**ENCODERS[norm], contrastive=moco, lr=0.1, plugins=plugins)
             watch = Watch()

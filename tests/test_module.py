@@ -377,7 +377,9 @@ def test_random_weights_are_reported_where_there_are_others(
     weights = tmp_path / "weights.safetensors"
     state = PPSSL(backbone).encoder.model.state_dict()
     save_file({name: value.contiguous() for name, value in state.items()}, weights)
-    model = PPSSL(backbone, str(weights) if pretrained else False, contrastive=MoCo(dim=8))
+    model = PPSSL(
+        backbone, pretrained=str(weights) if pretrained else False, contrastive=MoCo(dim=8)
+    )
     with caplog.at_level("INFO"):
         _fit(tmp_path, image_folder, model, max_epochs=1, limit_val_batches=0)
     assert ("timm has pretrained ones of `test_resnet`" in caplog.text) == said

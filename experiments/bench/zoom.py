@@ -10,6 +10,7 @@ Labels are used for this measurement alone.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from experiments.bench.corpus import leave_one_out
@@ -46,10 +47,13 @@ def main() -> None:
     of_class = [sorted(folder.iterdir()) for folder in classes[:: arguments.every]]
     files = [path for group in of_class for path in group]
     labels = torch.tensor([label for label, group in enumerate(of_class) for _ in group])
-    looker = TimmTeacher(backbone, weights, arguments.image_size)
-    zoom = (looker, backbone, weights, arguments.window)
-    teachers: dict[str, Teacher] = {"whole": looker, "feature map": ZoomTeacher(*zoom)}
-    teachers |= {place: ZoomElsewhere(*zoom, place=place) for place in PLACES}
+    looker = TimmTeacher(backbone, pretrained=weights, image_size=arguments.image_size)
+    zoom: dict[str, Any] = {"pretrained": weights, "window": arguments.window}
+    teachers: dict[str, Teacher] = {
+        "whole": looker,
+        "feature map": ZoomTeacher(looker, backbone, **zoom),
+    }
+    teachers |= {p: ZoomElsewhere(looker, backbone, **zoom, place=p) for p in PLACES}
     found = {}
     for name, teacher in teachers.items():
         v = embed(teacher, files)

@@ -76,7 +76,7 @@ class Photographs(Teacher):
     def __init__(self, head: str, image_weights: str, sentences: str) -> None:
         self.head, self.image_weights, self.sentences = head, image_weights, sentences
         self.name = f"photographs {Path(head).stem}"
-        self.images = TimmTeacher(BACKBONE, image_weights, SIZE)
+        self.images = TimmTeacher(BACKBONE, pretrained=image_weights, image_size=SIZE)
         self.input_size = SIZE
         self.map = load_file(head)
         self.dim = len(self.map["text_mean"])
@@ -133,7 +133,7 @@ def apply_map(weights: dict[str, Tensor], features: Tensor) -> Tensor:
 
 def embed_folder(folder: Path, weights: str) -> tuple[Tensor, Tensor, list[str]]:
     """Features ``(N, D)`` of length 1 of a class folder, labels, and class names."""
-    teacher = TimmTeacher(BACKBONE, weights, SIZE)
+    teacher = TimmTeacher(BACKBONE, pretrained=weights, image_size=SIZE)
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     files = [
         (path, label)

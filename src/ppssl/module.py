@@ -71,13 +71,13 @@ class PPSSL(TrainingModule):
         encoder_start: Fraction of the steps in which only the heads are trained, which are random at first
             (:ref:`R2 <r2>`); ``"auto"``: 0.1 for pretrained weights, else 0.
         seed: Seed of the random numbers of each step; ``None``: that of ``seed_everything``, or 0.
-        monitors: Whether kNN, retrieval, throughput and what the plugins have to show are monitored. Without monitors
-            a run is resumed as exactly.
+        monitors: Whether kNN, retrieval, throughput and what plugins show are monitored; resuming is as exact without.
     """
 
     def __init__(
         self,
         backbone: str | nn.Module = "resnet50",
+        *,
         pretrained: bool | str = False,
         image_size: int | None = None,
         backbone_kwargs: dict[str, Any] | None = None,

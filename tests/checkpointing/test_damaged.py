@@ -120,7 +120,7 @@ def test_weights_that_are_not_finite(good: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"weights in .*nan.ckpt are not finite"):
         load_encoder(tmp_path / "nan.ckpt")
     with pytest.raises(UserError, match="not finite"):
-        PPSSL("resnet_small", str(tmp_path / "nan.ckpt"), backbone_kwargs={"width": 2})
+        PPSSL("resnet_small", pretrained=str(tmp_path / "nan.ckpt"), backbone_kwargs={"width": 2})
 
 
 def test_arguments_that_no_model_takes(good: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def _save(path: Path, levels: np.ndarray, dtype: type) -> None:
 
 
 def _source(root: Path, bit_depth: int | None = None) -> ImageSource:
-    data = FolderDataModule(str(root), bit_depth, num_workers=0)
+    data = FolderDataModule(str(root), bit_depth=bit_depth, num_workers=0)
     data.setup()
     return data.sources["train"]
 
@@ -113,4 +113,4 @@ def test_every_value_is_scaled_or_clipped(bits: int, value: int, dtype: type) ->
 @pytest.mark.parametrize("bit_depth", [0, 7, 17])
 def test_a_range_that_is_none(bit_depth: int) -> None:
     with pytest.raises(ValueError, match=f"`bit_depth` must be 8 to 16 or None, got {bit_depth}"):
-        FolderDataModule("x", bit_depth)
+        FolderDataModule("x", bit_depth=bit_depth)

@@ -474,7 +474,11 @@ def test_squashed_everybody_sees_the_whole_of_a_long_image(tmp_path):
     seen = {}
     for squash in (False, True):
         whole = MoCoV2Augmentation(
-            (1, 1), (1, 1), jitter_probability=0, grey_probability=0, blur_probability=0
+            (1, 1),
+            crop_ratio=(1, 1),
+            jitter_probability=0,
+            grey_probability=0,
+            blur_probability=0,
         )
         data = FolderDataModule(
             tmp_path,

@@ -108,8 +108,8 @@ def test_the_encoder_is_shown_the_edited_views(image_folder: Path, tmp_path: Pat
     first = {}
     for name, plugins in {
         "none": {},
-        "all": {"b": BackgroundSwap(1.0, str(tmp_path))},
-        "half": {"b": BackgroundSwap(0.5, str(tmp_path))},
+        "all": {"b": BackgroundSwap(1.0, bank_dir=str(tmp_path))},
+        "half": {"b": BackgroundSwap(0.5, bank_dir=str(tmp_path))},
     }.items():
         model = _model(plugins)
         trainer = _fit(model, image_folder, tmp_path / name, max_steps=1)

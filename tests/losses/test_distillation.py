@@ -25,7 +25,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _teacher(weights: str) -> TimmTeacher:
-    return TimmTeacher("test_resnet", weights, image_size=32)
+    return TimmTeacher("test_resnet", pretrained=weights, image_size=32)
 
 
 def _data(images: Path) -> FolderDataModule:

@@ -107,3 +107,9 @@ def test_too_many() -> None:
     with pytest.raises(UserError, match="has 50,001: use a part"):
         TextCorpus(texts)
     assert len(TextCorpus(texts[1:])) == MAX_DESCRIPTIONS
+
+
+@pytest.mark.parametrize("name", ["birds", "class-names", "cub-attributes"])
+def test_a_corpus_without_columns_refuses_one(name: str) -> None:
+    with pytest.raises(UserError, match=f"`{name}` has no columns: leave out `corpus_column`"):
+        TextCorpus.load(name, "foo", classes=["a", "b"])

@@ -66,6 +66,7 @@ class Classifier(TrainingModule):
     def __init__(
         self,
         backbone: str | nn.Module | None = None,
+        *,
         pretrained: bool | str = False,
         image_size: int | None = None,
         backbone_kwargs: dict[str, Any] | None = None,

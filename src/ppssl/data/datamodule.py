@@ -52,9 +52,8 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         val_fraction: Fraction of each class whose labels are held out for the online monitors, if the data set has no
             validation split.
         label_fraction: Fraction of each class whose labels may be used; smaller fractions are subsets of larger ones.
-        augmentation: Augmentation that draws the views; ``None``: MoCo v2's, of two. Or a transform of your
-            own, ``image -> view`` or ``(image, generator) -> view``, called for each
-            (:data:`~ppssl.data.own_views.OwnView`).
+        augmentation: Augmentation that draws the views; ``None``: MoCo v2's, of two. Or a transform of your own,
+            ``image -> view`` or ``(image, generator) -> view``, for each (:data:`~ppssl.data.own_views.OwnView`).
         augment_on: Where views are flipped, recoloured and blurred: in the ``"workers"``, or batched on the
             ``"device"``, for machines with few cores per GPU; the views are equal to 2 of 255 levels.
         eval_crop: The centre crop for evaluation, as a fraction of the short side.
@@ -68,6 +67,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
     def __init__(
         self,
         image_size: int = 224,
+        *,
         batch_size: int = 128,
         num_workers: int | None = None,
         prefetch_factor: int | None = None,

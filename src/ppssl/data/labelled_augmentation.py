@@ -28,6 +28,7 @@ class LabelledAugmentation(Configurable):
     def __init__(
         self,
         crop_scale: tuple[float, float] = (0.3, 1.0),
+        *,
         crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip_probability: float = 0.5,
         rand_augment_ops: int = 2,

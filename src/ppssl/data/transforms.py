@@ -93,6 +93,7 @@ class MoCoV2Augmentation(Configurable):
     def __init__(
         self,
         crop_scale: tuple[float, float] = (0.2, 1.0),
+        *,
         crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
         jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
         jitter_probability: float = 0.8,

@@ -54,6 +54,7 @@ class Anchor(LossPlugin):
     def __init__(
         self,
         loss_weight: float = 10.0,
+        *,
         image_size: int | Literal["auto"] | None = "auto",
         window: float | None = None,
         pooling: Literal["same", "gem"] = "same",

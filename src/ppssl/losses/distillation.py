@@ -42,6 +42,7 @@ class Distillation(LossPlugin):
     def __init__(
         self,
         teacher: str | Teacher,
+        *,
         loss_weight: float = 10.0,
         teacher_views: int = 1,
         memory_map: bool = True,

@@ -99,6 +99,9 @@ class TextCorpus:
                 not allowed.
         """
         name = expand_text(name)
+        named = ("class-names", *METADATA_CORPORA, *packaged_corpora())
+        if column is not None and name in named:
+            raise UserError(f"The corpus `{name}` has no columns: leave out `corpus_column`.")
         if name == "class-names":
             return cls.from_classes(classes)
         if name in METADATA_CORPORA:
@@ -109,8 +112,7 @@ class TextCorpus:
             return cls(packaged.read_text("utf-8").splitlines(), f"the packaged corpus `{name}`")
         path = Path(name)
         if not path.is_file():
-            names = ", ".join(["class-names", *METADATA_CORPORA, *packaged_corpora()])
-            raise UserError(f"No corpus `{name}`: it must be a file or one of {names}.")
+            raise UserError(f"No corpus `{name}`: it must be a file or one of {', '.join(named)}.")
         readers = {
             ".txt": _read_txt,
             ".csv": _read_table,

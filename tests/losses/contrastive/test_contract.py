@@ -255,7 +255,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> TimmTeacher:
     torch.manual_seed(1)
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     save_file(create_model("test_resnet", num_classes=0).state_dict(), path)
-    return TimmTeacher("test_resnet", str(path), image_size=32)
+    return TimmTeacher("test_resnet", pretrained=str(path), image_size=32)
 
 
 @over_bases

@@ -177,7 +177,7 @@ def test_the_terms_of_all_plugins_are_those_without_further_views(
     torch.manual_seed(1)
     weights = tmp_path / "model.safetensors"
     save_file(create_model("test_resnet", num_classes=0).state_dict(), weights)
-    teacher = TimmTeacher("test_resnet", str(weights), image_size=32)
+    teacher = TimmTeacher("test_resnet", pretrained=str(weights), image_size=32)
     runs = []
     for local in (None, LOCAL):
         plugins = {

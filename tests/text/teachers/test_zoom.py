@@ -28,8 +28,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _zoom(weights: str, window: float = 0.5) -> ZoomTeacher:
-    looker = TimmTeacher("test_resnet", weights, image_size=32)
-    return ZoomTeacher(looker, "test_resnet", weights, window)
+    looker = TimmTeacher("test_resnet", pretrained=weights, image_size=32)
+    return ZoomTeacher(looker, "test_resnet", pretrained=weights, window=window)
 
 
 @given(
@@ -57,7 +57,7 @@ def test_it_is_the_window_of_the_largest_sum_by_trying_all() -> None:
 
 @pytest.mark.parametrize("window", [1.0, 0.999])
 def test_a_window_as_large_as_the_image_is_the_image(weights: str, window: float) -> None:
-    whole = TimmTeacher("test_resnet", weights, image_size=32)
+    whole = TimmTeacher("test_resnet", pretrained=weights, image_size=32)
     image = _noise(40)
     expected = whole.embed_images(whole.transform(image)[None])
     zoom = _zoom(weights, window)
@@ -96,8 +96,8 @@ def test_the_embedding_is_the_mean_of_image_and_window(weights: str) -> None:
     with torch.no_grad():
         first, second = (model(x).double() for x in (whole, pixels[..., 32:, 32:]))
     expected = first / first.norm() + second / second.norm()
-    looker = TimmTeacher("test_resnet", weights, image_size=32)
-    teacher = _Corner(looker, "test_resnet", weights, 0.5)
+    looker = TimmTeacher("test_resnet", pretrained=weights, image_size=32)
+    teacher = _Corner(looker, "test_resnet", pretrained=weights, window=0.5)
     v = teacher.embed_images(teacher.transform(image)[None]).double()
     assert torch.allclose(v, expected / expected.norm(), atol=1e-5)
     assert teacher.embed_views(torch.rand(2, 3, 16, 16)).shape == (2, teacher.dim)
@@ -114,8 +114,10 @@ def test_the_map_is_the_energy_of_the_last_feature_map(weights: str) -> None:
 def test_other_weights_are_another_bank(weights: str, tmp_path: Path) -> None:
     other = timm.create_model("test_resnet", num_classes=0).state_dict()
     save_file(other, tmp_path / "other.safetensors")
-    looker = TimmTeacher("test_resnet", weights, image_size=32)
-    moved = ZoomTeacher(looker, "test_resnet", str(tmp_path / "other.safetensors"), 0.5)
+    looker = TimmTeacher("test_resnet", pretrained=weights, image_size=32)
+    moved = ZoomTeacher(
+        looker, "test_resnet", pretrained=str(tmp_path / "other.safetensors"), window=0.5
+    )
     assert moved.fingerprint() != _zoom(weights).fingerprint()
     assert moved.name == _zoom(weights).name
     assert _zoom(weights, 0.6).name != moved.name
@@ -157,8 +159,10 @@ def test_a_window_is_a_fraction(weights: str) -> None:
 def test_a_figure_shows_the_window_and_what_is_in_it(weights: str, image_folder: Path) -> None:
     data = FolderDataModule(str(image_folder), image_size=32, batch_size=8, num_workers=0)
     data.setup()
-    looker = TimmTeacher("test_resnet", weights, image_size=32)
-    rows = draw_windows(_Corner(looker, "test_resnet", weights, 0.5), data, 3).axes
+    looker = TimmTeacher("test_resnet", pretrained=weights, image_size=32)
+    rows = draw_windows(
+        _Corner(looker, "test_resnet", pretrained=weights, window=0.5), data, 3
+    ).axes
     assert len(rows) == 9
     file = data.sources["train"].load(0)
     side = min(file.size)

@@ -64,7 +64,7 @@ class AircraftDataModule(PublishedDataModule):
     )
 
     def __init__(
-        self, root: str, level: Level = "variant", banner: int = 20, **kwargs: Any
+        self, root: str, *, level: Level = "variant", banner: int = 20, **kwargs: Any
     ) -> None:
         super().__init__(root, **kwargs)
         if level not in _LISTS:

@@ -64,6 +64,7 @@ class DatasetDataModule(FineGrainedDataModule):
     def __init__(
         self,
         train: Any,
+        *,
         val: Any = None,
         test: Any = None,
         image_column: str | None = None,

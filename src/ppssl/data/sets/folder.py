@@ -80,7 +80,7 @@ class FolderDataModule(FineGrainedDataModule):
         kwargs: Arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
-    def __init__(self, root: str, bit_depth: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, root: str, *, bit_depth: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if bit_depth is not None and not 8 <= bit_depth <= 16:
             raise ArgumentError(f"`bit_depth` must be 8 to 16 or None, got {bit_depth}.")

@@ -49,7 +49,7 @@ class PublishedDataModule(FineGrainedDataModule):
     archive: ClassVar[Archive | None] = None
 
     def __init__(
-        self, root: str, download: bool = False, check_counts: bool = True, **kwargs: Any
+        self, root: str, *, download: bool = False, check_counts: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.root = root

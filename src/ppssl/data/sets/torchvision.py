@@ -71,11 +71,12 @@ class TorchvisionDataModule(PublishedDataModule):
         self,
         name: Literal["Flowers102", "OxfordIIITPet", "Food101"],
         root: str,
+        *,
         download: bool = False,
         check_counts: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, download, check_counts, **kwargs)
+        super().__init__(root, download=download, check_counts=check_counts, **kwargs)
         if name not in _SIZES:
             raise ArgumentError(f"`name` must be one of {', '.join(_SIZES)}, got {name!r}.")
         self.name = name

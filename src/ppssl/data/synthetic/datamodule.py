@@ -31,6 +31,7 @@ class SyntheticDataModule(FineGrainedDataModule):
     def __init__(
         self,
         train_size: int = 4000,
+        *,
         test_size: int = 2000,
         num_classes: int = 40,
         render_size: int = 96,

@@ -44,7 +44,7 @@ class AIS(LossPlugin):
     Args:
         corpus: The descriptions: a ``.txt``, ``.csv``, ``.tsv`` or ``.jsonl`` file, a packaged corpus (``birds``), or
             another name that :meth:`~ppssl.text.corpus.TextCorpus.load` accepts (``class-names``, ``cub-attributes``).
-        corpus_column: Column of a ``.csv``, ``.tsv`` or ``.jsonl``.
+        corpus_column: Column of a ``.csv``, ``.tsv`` or ``.jsonl``; other corpora have none.
         teacher: A CLIP or SigLIP as hub id or local folder, ``synthetic-clip`` for the packaged teacher, a file of the
             same kind, or a :class:`~ppssl.text.teachers.base.Teacher` of your own.
         loss_weight: lambda_A. With a strong teacher larger values did better on synthetic birds
@@ -72,6 +72,7 @@ class AIS(LossPlugin):
     def __init__(
         self,
         corpus: str,
+        *,
         corpus_column: str | None = None,
         teacher: str | Teacher = "openai/clip-vit-base-patch16",
         loss_weight: float = 3.0,

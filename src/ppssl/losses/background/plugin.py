@@ -41,7 +41,7 @@ class BackgroundSwap(LossPlugin):
 
     watcher = BackgroundCallback
 
-    def __init__(self, keep: float = 0.5, bank_dir: str | None = None) -> None:
+    def __init__(self, keep: float = 0.5, *, bank_dir: str | None = None) -> None:
         super().__init__()
         check_range("in (0, 1]", keep=keep)
         self.keep = keep

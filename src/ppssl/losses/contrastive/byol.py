@@ -33,6 +33,7 @@ class BYOL(SymmetricObjective):
     def __init__(
         self,
         dim: int = 256,
+        *,
         hidden_dim: int = 4096,
         momentum: float | Literal["auto"] = "auto",
         head_norm: HeadNorm = "batch",

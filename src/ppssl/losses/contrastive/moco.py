@@ -49,6 +49,7 @@ class MoCo(ContrastiveObjective):
     def __init__(
         self,
         dim: int = 256,
+        *,
         hidden_dim: int | None = None,
         temperature: float = 0.2,
         queue_size: int | Literal["auto"] = "auto",

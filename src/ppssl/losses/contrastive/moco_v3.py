@@ -41,6 +41,7 @@ class MoCoV3(SymmetricObjective):
     def __init__(
         self,
         dim: int = 256,
+        *,
         hidden_dim: int = 4096,
         temperature: float = 0.2,
         momentum: float | Literal["auto"] = "auto",

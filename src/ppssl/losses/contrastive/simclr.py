@@ -39,6 +39,7 @@ class SimCLR(ContrastiveObjective):
     def __init__(
         self,
         dim: int = 128,
+        *,
         hidden_dim: int | None = None,
         temperature: float = 0.1,
         head_norm: HeadNorm = "batch",

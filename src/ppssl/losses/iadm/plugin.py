@@ -59,6 +59,7 @@ class IADM(LossPlugin):
     def __init__(
         self,
         loss_weight: float = 1.0,
+        *,
         start: float = 0.1,
         full: float = 0.3,
         source: Literal["image", "output"] = "image",

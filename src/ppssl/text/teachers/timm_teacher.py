@@ -34,7 +34,7 @@ class TimmTeacher(Teacher):
     """
 
     def __init__(
-        self, backbone: str, pretrained: bool | str = True, image_size: int | None = None
+        self, backbone: str, *, pretrained: bool | str = True, image_size: int | None = None
     ) -> None:
         check_pixels(image_size=image_size)
         self.backbone = backbone

@@ -59,6 +59,7 @@ class ZoomTeacher(Teacher):
         self,
         teacher: str | Teacher,
         backbone: str,
+        *,
         pretrained: bool | str = True,
         window: float = 0.64,
     ) -> None:
@@ -76,7 +77,7 @@ class ZoomTeacher(Teacher):
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder that says where."""
-        where = TimmTeacher(self.backbone, self.pretrained).to(self._device)
+        where = TimmTeacher(self.backbone, pretrained=self.pretrained).to(self._device)
         return where.encoder
 
     @cached_property
@@ -116,7 +117,7 @@ class ZoomTeacher(Teacher):
 
     def fingerprint(self) -> str | None:
         """Of the teacher, and of the file of weights that says where to look."""
-        where = TimmTeacher(self.backbone, self.pretrained).fingerprint()
+        where = TimmTeacher(self.backbone, pretrained=self.pretrained).fingerprint()
         return f"{teacher_fingerprint(self.teacher)} {where}"
 
     @torch.no_grad()
