@@ -256,7 +256,7 @@ def test_other_errors_are_one_line() -> None:
     with pytest.raises(ValueError, match=r"`backbone_kwargs` {'width': 4} are arguments of a timm"):
         PPSSL(Hand(), backbone_kwargs={"width": 4})
     with pytest.raises(
-        ValueError, match=r"name of a timm model or a torch.nn.Module, got a `type`"
+        ValueError, match=r"`backbone` must be .* got the class `Hand`: give an object"
     ):
         PPSSL(Hand)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"`Sequential` does not take images of 224 pixels .*set"):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from ppssl.encoder import Encoder
 from ppssl.losses.anchor_callback import AnchorCallback
 from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep, numbered_images
 from ppssl.text.image_bank import ImageBank, open_image_bank
@@ -21,7 +22,7 @@ from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.gem import pool_by_gem
 
 if TYPE_CHECKING:
-    from ppssl.encoder import Encoder, EncoderInfo
+    from ppssl.encoder import EncoderInfo
 
 __all__ = ["Anchor"]
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Self
 
+from ppssl.utils.argument_types import check_types
+
 __all__ = [
     "Configurable",
     "NotSaved",
@@ -44,14 +46,15 @@ class NotSaved:
 
 
 class Configurable:
-    """Base class of objects that can be rebuilt from their configuration.
+    """Base class of objects that can be rebuilt from their configuration; arguments of another type are refused.
 
     Of classes outside ppssl the arguments are also recorded as they are given, for those that keep one under another
     name or in another form.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Create an object; of a class outside ppssl with a record of its arguments."""
+        """Create an object after checking its arguments; of a class outside ppssl with a record of them."""
+        check_types(cls, args, kwargs)
         self = super().__new__(cls)
         if not cls.__module__.startswith("ppssl."):
             self.__dict__[_GIVEN] = _record(cls, args, kwargs)

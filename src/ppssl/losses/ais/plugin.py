@@ -24,7 +24,7 @@ from ppssl.text.metadata import METADATA_CORPORA
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.load import load_teacher, teacher_name
 from ppssl.utils.checks import check_choice, check_range
-from ppssl.utils.errors import ArgumentError, UserError
+from ppssl.utils.errors import UserError
 
 if TYPE_CHECKING:
     from ppssl.data.datamodule import FineGrainedDataModule
@@ -121,11 +121,8 @@ class AIS(LossPlugin):
         check_range(">= 1", teacher_views=self.teacher_views, top_k=self.top_k)
         check_choice(get_args(Control), control=self.control)
         check_choice(("linear", "mlp"), head=self.head)
-        tau = self.teacher_temperature
-        if not (tau in ("auto", "teacher") if isinstance(tau, str) else tau > 0):
-            raise ArgumentError(
-                f"`teacher_temperature` must be > 0, 'auto' or 'teacher', got {tau!r}."
-            )
+        if not isinstance(self.teacher_temperature, str):
+            check_range("> 0", teacher_temperature=self.teacher_temperature)
 
     # -- building -------------------------------------------------------------------------------------------------
 
