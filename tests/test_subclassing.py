@@ -31,6 +31,7 @@ from ppssl import (
 from ppssl.callbacks.equal_batches import EqualBatches
 from ppssl.checkpointing.resume import ResumeState
 from ppssl.losses.loss_plugin import weighted_sum
+from ppssl.utils.errors import UserError
 from save_at import SaveAt
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
@@ -254,3 +255,16 @@ def test_a_plugin_needs_forward_alone() -> None:
     assert loss.item() == pytest.approx(
         (logs["loss_contrastive"] + logs["loss_short"]).item(), rel=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        (torch.ones(()), "must return a dict of terms by name, got a `Tensor`"),
+        ({"mine": torch.ones(())}, "The loss `mine` must be a `LossTerm` .* got a `Tensor`"),
+        ({"mine": LossTerm(0.5)}, "The loss `mine` must be a `LossTerm` .* got one of a `float`"),  # type: ignore[arg-type]
+    ],
+)
+def test_loss_terms_that_are_none_are_refused(terms: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        weighted_sum(terms, {})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ppssl.utils.argument_types import kind_of
 from ppssl.utils.config import Configurable
 from ppssl.utils.errors import UserError
 
@@ -183,7 +184,11 @@ def weighted_sum(
     Args:
         terms: Terms by name.
         weights: Weights by name; 1 for terms without one.
+
+    Raises:
+        UserError: They are no terms by name, of ``loss_terms`` or a plugin of the user's own.
     """
+    _check_terms(terms)
     total: Tensor | float = 0.0
     logs: dict[str, Tensor] = {}
     for name, term in terms.items():
@@ -192,6 +197,24 @@ def weighted_sum(
         if term.logged:
             logs[f"loss_{name}"] = term.value.detach().mean()
     return total, logs
+
+
+def _check_terms(terms: Any) -> None:
+    if not isinstance(terms, Mapping):
+        raise UserError(
+            f"`loss_terms` must return a dict of terms by name, got {kind_of(terms)}: "
+            '`return super().loss_terms(step) | {"name": LossTerm(value)}`.'
+        )
+    for name, term in terms.items():
+        if not isinstance(term, LossTerm):
+            given = kind_of(term)
+        elif not isinstance(term.value, Tensor):
+            given = f"one of {kind_of(term.value)}"
+        else:
+            continue
+        raise UserError(
+            f"The loss `{name}` must be a `LossTerm` of a tensor, got {given}: return `LossTerm(value)`."
+        )
 
 
 def numbered_images(data: Any, plugin: LossPlugin, otherwise: str = "") -> Any:
