@@ -28,5 +28,5 @@ def test_a_data_set_that_no_file_holds_is_asked_for() -> None:
     content = {"data": DatasetDataModule(images, image_size=32, batch_size=4).config()}
     with pytest.raises(UserError, match=r"`train` .* was a `list`, which run.ckpt .*--data RECIPE"):
         data_of_checkpoint(content, "run.ckpt")
-    with pytest.raises(UserError, match=r"run.ckpt has no data set: give `--data RECIPE`"):
+    with pytest.raises(UserError, match=r"run.ckpt has no data set: give one, in Python `data`"):
         data_of_checkpoint({"data": None}, "run.ckpt")

@@ -330,7 +330,7 @@ def test_a_run_without_its_data_set(run: Path, tmp_path: Path) -> None:
     content = torch.load(_last(run), weights_only=True)
     content["ppssl"]["data"] = None
     torch.save(content, tmp_path / "mine.ckpt")
-    with pytest.raises(UserError, match="has no data set: give `--data RECIPE`"):
+    with pytest.raises(UserError, match="has no data set: give one, in Python `data`"):
         report(tmp_path / "mine.ckpt", out=tmp_path / "page.html")
     data = FolderDataModule(_root(run), image_size=32, batch_size=8, num_workers=0)
     report(tmp_path / "mine.ckpt", data, out=tmp_path / "page.html")

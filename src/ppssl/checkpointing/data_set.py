@@ -24,7 +24,9 @@ def data_of_checkpoint(content: Mapping[str, Any], path: AnyPath) -> Any:
     """
     saved = content["data"]
     if saved is None:
-        raise UserError(f"{path} has no data set: give `--data RECIPE`.")
+        raise UserError(
+            f"{path} has no data set: give one, in Python `data`, on the command line `--data RECIPE`."
+        )
     for name, kind in saved.get("not_saved", {}).items():
         if name != "augmentation":
             raise UserError(

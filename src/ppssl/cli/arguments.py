@@ -9,9 +9,9 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import extend_base_type
 
-from ppssl.checkpointing.data_set import data_of_checkpoint
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
+from ppssl.inference.data_set import data_for
 from ppssl.inference.embeddings import Feature
 from ppssl.studies.lightning_cli import replace_values
 from ppssl.utils.errors import UserError
@@ -122,9 +122,10 @@ def load_data(parser: ArgumentParser, args: Namespace, checkpoint: str) -> Any:
     Raises:
         UserError: The checkpoint cannot be read or has no data set, or overrides are given without a recipe.
     """
-    content = read_checkpoint(checkpoint)["ppssl"]
-    given = args.get("data")
-    data = parser.instantiate(args).data if given else data_of_checkpoint(content, checkpoint)
+    if not args.get("data"):
+        return data_for(checkpoint)
+    read_checkpoint(checkpoint)  # its errors come before those of the data set
+    data = parser.instantiate(args).data
     if type(data) is FineGrainedDataModule:
         raise UserError("`--data.x=y` overrides a recipe: give `--data RECIPE` too.")
     return data

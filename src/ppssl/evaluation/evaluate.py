@@ -17,6 +17,7 @@ from ppssl.evaluation.bootstrap import image_intervals
 from ppssl.evaluation.logistic_regression_probe import linear_probe_predictions
 from ppssl.evaluation.nuisance_probe import nuisance_probe
 from ppssl.evaluation.splits import Splits, embed_splits, read_splits, source_config
+from ppssl.inference.data_set import data_or_embeddings
 from ppssl.inference.embeddings import Embeddings, Feature, feature_encoder
 from ppssl.metrics.knn import knn_neighbours, knn_vote
 from ppssl.metrics.rankme import rankme
@@ -68,9 +69,10 @@ def evaluate(
     """Evaluate an encoder on a data set.
 
     Args:
-        model: A timm model or :class:`ppssl.PPSSL`, ``(B, 3, H, W) -> (B, D)``, or the path of a checkpoint; without
-            ``data`` the path of a file of :func:`~ppssl.inference.embed.embed`.
-        data: The data set; its ``label_fraction`` limits the labels in use.
+        model: A timm model or :class:`ppssl.PPSSL`, ``(B, 3, H, W) -> (B, D)``, or the path of a checkpoint, or of a
+            file of :func:`~ppssl.inference.embed.embed`, which has its own labels.
+        data: The data set; its ``label_fraction`` limits the labels in use. ``None``: the one that the checkpoint was
+            trained on.
         feature: The feature, see :func:`~ppssl.inference.embeddings.feature_encoder`.
         device: Device of the encoder; ``"auto"``: a GPU if there is one.
 
@@ -82,8 +84,10 @@ def evaluate(
         (:mod:`~ppssl.evaluation.nuisance_probe`).
 
     Raises:
-        UserError: There are no labels, the checkpoint cannot be read, or it lacks the feature.
+        UserError: There are no labels, the checkpoint cannot be read, names no data set or lacks the feature, or
+            ``data`` is no data module of ppssl.
     """
+    data = data_or_embeddings(model, data)
     if data is None:
         seed = resolve_seed(None)
         splits = read_splits(model, feature, seed=seed)

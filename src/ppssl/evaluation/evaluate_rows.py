@@ -13,6 +13,7 @@ from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.encoder import Encoder
 from ppssl.evaluation.evaluate import evaluate_splits
 from ppssl.evaluation.splits import Splits, embed_splits, read_splits, source_config
+from ppssl.inference.data_set import data_or_embeddings
 from ppssl.inference.embeddings import Feature, feature_encoder
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import PATH_TYPES, AnyPath
@@ -74,6 +75,7 @@ def evaluate_rows(
         UserError: As for ``evaluate``; a fraction exceeds the data set's ``label_fraction``; weights are unavailable or
             do not fit.
     """
+    data = data_or_embeddings(model, data)
     largest = 1.0 if data is None else data.label_fraction
     for fraction in label_fractions:
         if not 0 < fraction <= largest:

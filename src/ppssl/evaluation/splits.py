@@ -104,10 +104,6 @@ def read_splits(path: Any, feature: Feature = "gap", *, seed: int) -> Splits:
     Raises:
         UserError: The file does not exist, holds another feature, or has no labelled training image.
     """
-    if not isinstance(path, PATH_TYPES):
-        raise UserError(
-            "`data` is missing: give a data set, or the path of a file of embeddings in place of the model."
-        )
     stored = read_description(path).feature
     if stored != feature:
         raise UserError(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.normalisation import normalised
 from ppssl.data.source import digest
+from ppssl.inference.data_set import data_for
 from ppssl.inference.embedding_file import (
     Description,
     list_column,
@@ -24,6 +25,7 @@ from ppssl.inference.embedding_file import (
 )
 from ppssl.inference.embeddings import Feature, embed_loader, feature_encoder
 from ppssl.utils.device import on_device
+from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, writable_parquet, writing
 
 __all__ = ["embed", "fingerprint", "image_columns", "images_fingerprint"]
@@ -34,8 +36,8 @@ PART = 4096
 
 def embed(
     model: nn.Module | AnyPath,
-    data: FineGrainedDataModule,
-    out: AnyPath,
+    data: FineGrainedDataModule | None = None,
+    out: AnyPath | None = None,
     *,
     feature: Feature = "gap",
     device: str = "auto",
@@ -48,8 +50,8 @@ def embed(
 
     Args:
         model: A timm model or a model of ppssl, or the path of a checkpoint.
-        data: The data set.
-        out: The ``.parquet`` to write.
+        data: The data set; ``None``: the one that the checkpoint was trained on.
+        out: The ``.parquet`` to write; it must be given.
         feature: The feature, see :func:`~ppssl.inference.embeddings.feature_encoder`.
         device: Device of the encoder; ``"auto"``: a GPU if there is one.
         part_size: Images per part.
@@ -58,11 +60,14 @@ def embed(
         The path of the file.
 
     Raises:
-        UserError: The checkpoint cannot be read or lacks the feature, or ``out`` cannot be written or has
-            another ending.
+        UserError: The checkpoint cannot be read, names no data set or lacks the feature, ``data`` is no data module of
+            ppssl, or ``out`` is missing, cannot be written or has another ending.
     """
     import pyarrow.parquet as pq
 
+    data = data_for(model, data)
+    if out is None:
+        raise UserError("`out` is missing: name the file to write, `out=...`.")
     out = writable_parquet(out)
     encoder = feature_encoder(model, feature)
     data.setup()

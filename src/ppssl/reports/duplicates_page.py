@@ -9,6 +9,7 @@ from torch import nn
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.normalisation import normalised
 from ppssl.data.survey import equal_files
+from ppssl.inference.data_set import data_for
 from ppssl.inference.duplicates import LocatedPair, find_duplicates, located, with_equal_files
 from ppssl.inference.embeddings import Embeddings, embed_loader, feature_encoder
 from ppssl.reports.page import render
@@ -26,7 +27,7 @@ SHOWN = 200
 
 def duplicates(
     model: nn.Module | AnyPath,
-    data: FineGrainedDataModule,
+    data: FineGrainedDataModule | None = None,
     *,
     out: AnyPath | None = None,
     device: str = "auto",
@@ -38,7 +39,7 @@ def duplicates(
 
     Args:
         model: A timm model or a model of ppssl, or the path of a checkpoint.
-        data: The data set.
+        data: The data set; ``None``: the one that the checkpoint was trained on.
         out: Draw at most :data:`SHOWN` pairs to this ``.html`` file, which needs no network; ``None``: do not.
         device: Device of the encoder; ``"auto"``: a GPU if there is one.
 
@@ -48,6 +49,7 @@ def duplicates(
     Raises:
         UserError: The checkpoint or an image cannot be read, or the page cannot be written.
     """
+    data = data_for(model, data)
     page = None if out is None else writable_file(out)
     images = _embed_all(feature_encoder(model), data, device)
     found = with_equal_files(find_duplicates(images, data), equal_files(data), images)

@@ -14,8 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lightning.pytorch.utilities import rank_zero_info
 from markupsafe import Markup
 
-from ppssl.checkpointing.data_set import data_of_checkpoint
 from ppssl.data.datamodule import FineGrainedDataModule
+from ppssl.inference.data_set import data_for
 from ppssl.reports.measured import Measured, measure
 from ppssl.reports.pictures import Pictures
 from ppssl.reports.run import Run, find_run
@@ -76,9 +76,7 @@ def report(
     measured = []
     for run, one in zip(found, sets, strict=True):
         with _named(run) if len(found) > 1 else nullcontext():
-            if one is None:
-                one = data_of_checkpoint(run.content["ppssl"], run.checkpoint)
-            measured.append(measure(run, one, device=device))
+            measured.append(measure(run, data_for(run.checkpoint, one), device=device))
     title = " and ".join(m.run.name for m in measured)
     results = [_results(m) for m in measured if m.results is not None]
     write_whole(out, render(title, _sections(measured), results, command="report"))

@@ -22,6 +22,7 @@ from ppssl.cli.arguments import (
 from ppssl.evaluation import lcr_protocol
 from ppssl.evaluation.evaluate import PROTOCOL, evaluate
 from ppssl.evaluation.evaluate_rows import Row, evaluate_rows
+from ppssl.inference.data_set import is_embedding_file
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import writable_file
 from ppssl.utils.results import Results, show_table, write_json
@@ -113,7 +114,7 @@ def _parser() -> ArgumentParser:
 
 def _data(parser: ArgumentParser, args: Namespace) -> Any:
     """Data module of the evaluation; ``None`` for an embedding file."""
-    if Path(args.checkpoint).suffix != ".parquet":
+    if not is_embedding_file(args.checkpoint):
         return load_data(parser, args, args.checkpoint)
     if args.get("data"):
         raise UserError("An embedding file has its own labels: remove `--data`.")
