@@ -5,6 +5,7 @@ import copy
 import importlib
 import json
 import pickle
+import re
 import sys
 from types import ModuleType
 from typing import Any, ClassVar
@@ -315,11 +316,45 @@ def test_a_class_that_is_gone_is_said_so(monkeypatch):
     with pytest.raises(UserError, match=r"`ppssl.data` has no class `NoSuch`: was it renamed"):
         resolve_class("ppssl.data.NoSuch")
     with pytest.raises(UserError, match=r"main file of another .*import NoSuch`.*backbone=\.\.\."):
-        resolve_class("__main__.NoSuch")
+        resolve_class("__main__.NoSuch", "backbone")
     monkeypatch.setattr(
         sys.modules["__main__"], "NoSuch", Leaf, raising=False
     )  # `from m import it`
     assert resolve_class("__main__.NoSuch") is Leaf
+
+
+@pytest.mark.parametrize("path", ["__main__.NoSuch", "nowhere.NoSuch"])
+@pytest.mark.parametrize(
+    ("argument", "call"),
+    [
+        ("backbone", "load_encoder(path, backbone=...)"),
+        ("plugins", "PPSSL.load_from_checkpoint(path, plugins={...})"),
+        ("contrastive", "PPSSL.load_from_checkpoint(path, contrastive=...)"),
+        ("data", "evaluate(path, data)"),
+    ],
+)
+def test_the_call_that_takes_the_object_of_a_missing_class_is_named(path, argument, call):
+    missing = {"class_path": path, "init_args": {}}
+    for value in (
+        missing,
+        {"some": [missing]},
+        {"class_path": "ppssl.MoCo", "init_args": {"x": missing}},
+    ):
+        with pytest.raises(UserError, match=re.escape(f", or pass the object itself (`{call}`")):
+            instantiate({argument: value})
+        with pytest.raises(UserError, match=re.escape(f"`{call}`")):
+            instantiate(value, argument)
+
+
+def test_no_call_is_named_for_an_argument_that_none_takes():
+    with pytest.raises(UserError) as error:
+        instantiate(
+            {
+                "class_path": "ppssl.AIS",
+                "init_args": {"teacher": {"class_path": "nowhere.NoSuch", "init_args": {}}},
+            }
+        )
+    assert str(error.value).endswith("(`ppssl --import nowhere ...`).")
 
 
 def test_classes_of_the_main_file_are_named(monkeypatch):

@@ -95,7 +95,7 @@ def backbone_of_checkpoint(spec: Mapping[str, Any], call: str) -> str | nn.Modul
             f"The encoder was made of a `{spec['module']['kind']}`, whose arguments no checkpoint holds: give it, "
             f"`{call}`, or derive its class from `ppssl.Configurable` too before it is trained."
         )
-    module: Any = instantiate(told)
+    module: Any = instantiate(told, "backbone")
     module.pretrained_cfg = {name: spec["module"][name] for name in ("mean", "std")}
     return module
 

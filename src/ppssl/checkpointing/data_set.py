@@ -33,4 +33,4 @@ def data_of_checkpoint(content: Mapping[str, Any], path: AnyPath) -> Any:
                 f"`{name}` of the data set was a `{kind}`, which {path} does not hold: in Python give the data module, "
                 "on the command line a recipe of images in folders, `--data RECIPE`."
             )
-    return instantiate({name: saved[name] for name in ("class_path", "init_args")})
+    return instantiate({name: saved[name] for name in ("class_path", "init_args")}, "data")

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ppssl.utils.config import Configurable, is_object
@@ -13,16 +13,17 @@ from ppssl.utils.errors import UserError
 __all__ = ["construct", "instantiate", "resolve_class"]
 
 
-def instantiate(config: Any) -> Any:
+def instantiate(config: Any, argument: str = "") -> Any:
     """Create the object of a configuration; all classes in it are checked before the first one is called.
 
     Args:
         config: A configuration of :meth:`Configurable.config`; other plain data are returned unchanged.
+        argument: What it is of, for messages (:func:`resolve_class`).
 
     Raises:
         UserError: A class is foreign, or an argument of an object was no plain data.
     """
-    _check_classes(config)
+    _check_classes(config, argument)
     return _build(config)
 
 
@@ -38,11 +39,15 @@ def construct(cls: type, arguments: Mapping[str, Any]) -> Any:
             arguments = {name: value for name, value in arguments.items() if name != clash[1]}
 
 
-def resolve_class(class_path: str) -> type:
+def resolve_class(class_path: str, argument: str = "") -> type:
     """Return the class of an import path, if it belongs to ppssl or its module is already imported.
 
     No other module is imported but transformers: a class path in a file is untrusted, and importing a module runs its
     code.
+
+    Args:
+        class_path: The import path.
+        argument: What the object is of, for messages: ``backbone``, ``plugins``, ``contrastive`` or ``data``.
 
     Raises:
         UserError: The module is not part of ppssl and not imported, or it has no such class: a :class:`Configurable`,
@@ -61,12 +66,11 @@ def resolve_class(class_path: str) -> type:
     if module is None:
         raise UserError(
             f"`{class_path}` is not part of ppssl and its module is not imported: import `{module_name}` first if you "
-            f"trust it (`ppssl --import {module_name} ...`), or pass the object itself "
-            "(`PPSSL.load_from_checkpoint(path, plugins={...})`)."
+            f"trust it (`ppssl --import {module_name} ...`){_pass(argument)}."
         )
     cls = getattr(module, name, None)
     if cls is None:
-        raise UserError(_no_such_class(module_name, name))
+        raise UserError(_no_such_class(module_name, name, argument))
     if not (isinstance(cls, type) and issubclass(cls, _callable_classes())):
         raise UserError(
             f"`{class_path}` cannot be rebuilt from a checkpoint: it is not a `Configurable` class."
@@ -74,13 +78,23 @@ def resolve_class(class_path: str) -> type:
     return cls
 
 
-def _no_such_class(module_name: str, name: str) -> str:
+def _pass(argument: str) -> str:
+    """The end of a message: how to give the object of an argument in Python, where that is possible."""
+    calls = {
+        "backbone": "`load_encoder(path, backbone=...)`, `PPSSL.load_from_checkpoint(path, backbone=...)`",
+        "plugins": "`PPSSL.load_from_checkpoint(path, plugins={...})`",
+        "contrastive": "`PPSSL.load_from_checkpoint(path, contrastive=...)`",
+        "data": "`evaluate(path, data)`, `embed(path, data, out)`",
+    }
+    return f", or pass the object itself ({calls[argument]})" if argument in calls else ""
+
+
+def _no_such_class(module_name: str, name: str, argument: str) -> str:
     if module_name != "__main__":
         return f"`{module_name}` has no class `{name}`: was it renamed or moved?"
     return (
         f"`{name}` was defined in the main file of another program: import it in the main file of this one (`from "
-        f"MODULE import {name}`), or pass the object itself (`load_encoder(path, backbone=...)`, "
-        "`PPSSL.load_from_checkpoint(path, plugins={...})`)."
+        f"MODULE import {name}`){_pass(argument)}."
     )
 
 
@@ -92,16 +106,17 @@ def _callable_classes() -> tuple[type, ...]:
     return (Configurable, models)
 
 
-def _check_classes(value: Any) -> None:
+def _check_classes(value: Any, argument: str = "") -> None:
+    """Check the classes of a value; ``argument`` is the outermost one that it belongs to."""
     if is_object(value):
-        resolve_class(value["class_path"])
-    items: Iterable[Any] = ()
+        resolve_class(value["class_path"], argument)
+        value = value["init_args"]
     if isinstance(value, Mapping):
-        items = value.values()
+        for name, item in value.items():
+            _check_classes(item, argument or name)
     elif isinstance(value, (list, tuple)):
-        items = value
-    for item in items:
-        _check_classes(item)
+        for item in value:
+            _check_classes(item, argument)
 
 
 def _build(value: Any) -> Any:

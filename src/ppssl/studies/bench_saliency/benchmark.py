@@ -146,7 +146,7 @@ def _score(
 
 def _data_of(content: dict[str, Any], path: str | Path) -> FineGrainedDataModule:
     """The data set of a checkpoint."""
-    data = instantiate(content["ppssl"]["data"])
+    data = instantiate(content["ppssl"]["data"], "data")
     if data is None:
         raise UserError(f"The checkpoint {path} names no data set: give one with `--data RECIPE`.")
     return data
