@@ -22,8 +22,11 @@ __all__ = [
     "restore_input",
 ]
 
-LOAD = "load_encoder(path, backbone=...)"
-"""The call that takes a module that cannot be told."""
+LOAD = (
+    "`load_encoder(path, backbone=...)`, whose encoder `evaluate`, `embed` and `duplicates` take in place of the path, "
+    "or `ppssl.export(path, to, out, backbone=...)`"
+)
+"""The calls that take a module that cannot be told."""
 
 
 def make_backbone(
@@ -82,7 +85,7 @@ def backbone_of_checkpoint(spec: Mapping[str, Any], call: str) -> str | nn.Modul
 
     Args:
         spec: A description (:func:`describe`).
-        call: The call that takes the module where it cannot be told, for the message.
+        call: The call that takes the module where it cannot be told, for the message, in backquotes.
 
     Raises:
         UserError: The module has to be given, or its class is foreign.
@@ -93,7 +96,7 @@ def backbone_of_checkpoint(spec: Mapping[str, Any], call: str) -> str | nn.Modul
     if told is None:
         raise UserError(
             f"The encoder was made of a `{spec['module']['kind']}`, whose arguments no checkpoint holds: give it, "
-            f"`{call}`, or derive its class from `ppssl.Configurable` too before it is trained."
+            f"{call}, or derive its class from `ppssl.Configurable` too before it is trained."
         )
     module: Any = instantiate(told, "backbone")
     module.pretrained_cfg = {name: spec["module"][name] for name in ("mean", "std")}

@@ -279,5 +279,5 @@ def _of_checkpoint(
             f"`backbone` is missing: {pretrained} holds weights only. Give the timm model that they are of."
         )
     spec = read_checkpoint(pretrained)["ppssl"]["encoder"]
-    backbone = backbone_of_checkpoint(spec, "backbone=...")
+    backbone = backbone_of_checkpoint(spec, "`backbone=...`")
     return backbone, image_size or spec["image_size"], dict(spec["kwargs"])

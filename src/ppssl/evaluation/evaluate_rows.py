@@ -131,7 +131,7 @@ def _baseline(model: Any, pretrained: bool | str, seed: int) -> tuple[Encoder, d
     """An encoder of the model's architecture with other weights, and its configuration."""
     spec = _architecture(model)
     with initial_weights(seed, "encoder"):
-        backbone = backbone_of_checkpoint(spec, "evaluate(Encoder(...).model, data)")
+        backbone = backbone_of_checkpoint(spec, "`evaluate(Encoder(...).model, data)`")
         encoder = Encoder(backbone, pretrained, spec["image_size"], spec["kwargs"])
     arguments = {name: encoder.spec[name] for name in ("backbone", "image_size", "kwargs")}
     init_args = arguments | {"pretrained": pretrained}
