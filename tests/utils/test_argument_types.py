@@ -49,6 +49,7 @@ CASES: list[tuple[type[Any], str, Any, str]] = [
         "simclr",
         "a `MoCoV2Augmentation` or a function or None, got",
     ),
+    (MoCo, "momentum", np.ones(2), "a number or 'auto', got a `ndarray`."),
     (AIS, "corpus_column", nn.Identity(), "a text or None, got a `Identity`."),
     (AIS, "teacher_temperature", (1,), "a number or 'auto' or 'teacher', got (1,)."),
     (Anchor, "window", "auto", "a number or None, got 'auto'."),

@@ -23,7 +23,7 @@ from ppssl.encoder import BatchNormPolicy, Encoder, evaluation_mode
 from ppssl.inference.preprocessing import preprocess
 from ppssl.metrics.classification import check_same_classes
 from ppssl.utils.checks import check_range
-from ppssl.utils.errors import ArgumentError, UserError
+from ppssl.utils.errors import UserError
 from ppssl.utils.paths import PATH_TYPES
 from ppssl.utils.randomness import initial_weights, resolve_seed, seed_step
 from ppssl.utils.strategy import check_trainer, prepare
@@ -81,10 +81,6 @@ class Classifier(TrainingModule):
         super().__init__()
         check_range("in [0, 1)", label_smoothing=label_smoothing)
         check_range(">= 2", num_classes=num_classes)
-        if isinstance(class_weights, str) and class_weights != "balanced":
-            raise ArgumentError(
-                f"`class_weights` must be 'balanced', numbers or null, got {class_weights!r}."
-            )
         if backbone is None:
             backbone, image_size, backbone_kwargs = _of_checkpoint(pretrained, image_size)
         self.pretrained = pretrained

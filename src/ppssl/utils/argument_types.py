@@ -93,7 +93,7 @@ def _fits_option(value: Any, hint: Any) -> bool:
     if hint in _PLAIN:
         return isinstance(value, _PLAIN[hint][0]) and (hint is bool or not isinstance(value, bool))
     if origin is Literal:
-        return value in inner
+        return isinstance(value, tuple(map(type, inner))) and value in inner
     if origin is Callable:
         return callable(value) and not isinstance(value, type)
     if origin is dict:  # or an `nn.ModuleDict`
