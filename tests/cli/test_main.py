@@ -351,7 +351,7 @@ def test_what_is_no_checkpoint_or_no_image_is_said(
     where = ["--embeddings", file, "--checkpoint", own]
     for args, message in (
         (["evaluate", image], "cannot be read as a checkpoint"),
-        (["embed", image, "--out", out], "cannot be read as a checkpoint"),
+        (["embed", image, "--out", f"{out}.parquet"], "cannot be read as a checkpoint"),
         (["export", image, "--to", "timm", "--out", out], "cannot be read as a checkpoint"),
         (["evaluate", own, "--device", "graphics"], "`device` graphics cannot be used"),
         (["neighbours", file, *where], "Give an image file"),
