@@ -23,11 +23,7 @@ def keep_freed_memory() -> bool:
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (
-        AttributeError,
-        OSError,
-        TypeError,
-    ):  # musl and macOS lack it, Windows has no such library
+    except (AttributeError, OSError, TypeError):  # not musl, macOS, Windows
         return False
     settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**26}
     return all(mallopt(parameter, value) == 1 for parameter, value in settings.items())
