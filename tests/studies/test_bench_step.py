@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,56 @@ def test_json_has_ratios_and_times(tmp_path: Path) -> None:
     }
     assert content["ratios"]["encoder/plain"] < content["ratios"]["full, every 1/plain"]
     assert "max_rss_mib" not in content
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["encoder,ais"], ["encoder", "plain", "ais"]),
+        (["encoder", "ais"], ["encoder", "plain", "ais"]),
+        (["[encoder, ais]"], ["encoder", "plain", "ais"]),
+        (["encoder, full, every 1"], ["encoder", "plain", "full, every 1"]),
+        (
+            ["full, every 1", "full,every 2,full"],
+            ["plain", "full", "full, every 1", "full, every 2"],
+        ),
+        (["plain,frozen"], ["plain", "plain, frozen"]),
+        ([], ["plain"]),
+    ],
+)
+def test_variants_are_named_with_commas_or_without(
+    words: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[str] = []
+    monkeypatch.setattr("ppssl.studies.bench_step.make_step", lambda name, _: timed.append(name))
+    monkeypatch.setattr("ppssl.studies.bench_step._timed_steps", _stop_after(expected, timed))
+    with pytest.raises(_StopError):
+        main(["bench", "step", *SMALL_ARGS, "--peer", "--variants", *words, "--debug"])
+    assert timed == expected
+
+
+class _StopError(Exception):
+    """All variants were asked for."""
+
+
+def _stop_after(expected: list[str], timed: list[str]) -> Any:
+    def stop(*_: Any) -> None:
+        if len(timed) >= len(expected):
+            raise _StopError
+
+    return stop
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("ais,fulll", "must be one or more of encoder; plain; ais; .*, got 'fulll'"),
+        ("[ais", r"must be names such as `ais full`, or a list .*, got '\[ais'"),
+    ],
+)
+def test_what_is_no_variant_is_one_line(word: str, message: str, capsys: Any) -> None:
+    assert main(["bench", "step", *SMALL_ARGS, "--variants", word]) == 2
+    assert re.search(message, error_line(capsys))
 
 
 @pytest.mark.slow
@@ -102,7 +153,7 @@ def test_errors(capsys: Any) -> None:
     with pytest.raises(ValueError, match="`queue_size` must be >= 1, got 0"):
         bench_step(queue_size=0)
     with pytest.raises(
-        ValueError, match=r"`variants` must be one or more of encoder, plain, .*, got 'quick'"
+        ValueError, match=r"`variants` must be one or more of encoder; plain; .*, got 'quick'"
     ):
         bench_step(variants=["quick"])
     with pytest.raises(ValueError, match="`peer` must be one or more of lightly, torch, got 'x'"):

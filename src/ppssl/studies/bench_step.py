@@ -128,7 +128,7 @@ def _our_variants(variants: Sequence[str] | None) -> list[str]:
     """Names of the variants of ours, in the order of the table; the baseline is always included."""
     for name in variants or ():
         if name not in VARIANTS:
-            choices = ", ".join(VARIANTS)
+            choices = "; ".join(VARIANTS)  # some names have commas
             raise ArgumentError(f"`variants` must be one or more of {choices}, got {name!r}.")
     wanted = (*(DEFAULT_VARIANTS if variants is None else variants), BASELINE)
     return [name for name in VARIANTS if name in wanted]

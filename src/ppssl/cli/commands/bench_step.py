@@ -1,12 +1,15 @@
 """``ppssl bench step``: time a training step."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from ppssl.studies.bench_step import bench_step
 from ppssl.studies.peers import PEERS
 from ppssl.studies.step_variants import DEFAULT_VARIANTS, VARIANTS, Precision
+from ppssl.utils.errors import ArgumentError
 from ppssl.utils.results import show_table, write_json
 
 __all__ = ["parser", "run"]
@@ -27,9 +30,10 @@ def parser() -> ArgumentParser:
     step.add_argument("--repeats", type=int, default=10, help="Number of timed rounds.")
     step.add_argument(
         "--variants",
-        type=list[str] | None,
+        type=str,
+        nargs="*",
         default=None,
-        help=f"Variants of {', '.join(VARIANTS)}, such as '[ais, full]'; plain is always among them; "
+        help=f"Variants, such as `ais full` or `ais,full`, of: {'; '.join(VARIANTS)}. plain is always among them; "
         f"default: {', '.join(DEFAULT_VARIANTS)}.",
     )
     step.add_argument(
@@ -74,7 +78,7 @@ def run(args: Namespace) -> int:
         args.batch_size,
         args.image_size,
         args.repeats,
-        args.variants,
+        None if args.variants is None else _variant_names(args.variants),
         peers=args.peer,
         channels_last_peers=args.channels_last_peers,
         precision=args.precision,
@@ -90,6 +94,34 @@ def run(args: Namespace) -> int:
     if args.json is not None:
         write_json(args.json, results)
     return 0
+
+
+def _variant_names(words: Sequence[str]) -> list[str]:
+    """Names of variants that are given as words, with commas between them, or as a list of YAML.
+
+    Some names have a comma themselves: ``full, every 1``.
+    """
+    names: list[str] = []
+    for word in words:
+        if word.startswith("["):
+            names += _listed(word)
+            continue
+        for part in filter(None, (part.strip() for part in word.split(","))):
+            whole = f"{names[-1]}, {part}" if names else part
+            if part not in VARIANTS and whole in VARIANTS:
+                names[-1] = whole
+            else:
+                names.append(part)
+    return names
+
+
+def _listed(text: str) -> list[str]:
+    try:
+        return [str(name) for name in yaml.safe_load(text)]
+    except yaml.YAMLError as error:
+        raise ArgumentError(
+            f"`variants` must be names such as `ais full`, or a list such as '[ais, full]', got {text!r}."
+        ) from error
 
 
 def _row(results: dict[str, Any], name: str) -> list[str]:
