@@ -46,6 +46,41 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     assert all(f"  {name} " in done.stdout for name in TRAINER_COMMANDS | COMMANDS)
 
 
+@pytest.mark.parametrize("command", ["fit", "embed", "ablate", "corpus"])
+def test_interrupted_while_it_is_imported_nothing_is_to_be_continued(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def interrupt(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ppssl.cli.main.import_module", interrupt)
+    assert main([command, "--help"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_interrupted_before_the_training_nothing_is_to_be_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "stopping.py").write_text("raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["fit", "--config", "ppssl:folder/pretrain", "--data=stopping.Data"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "Interrupted."
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_interrupted_later_it_says_how_to_continue(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def interrupt(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("ppssl.cli.commands.ablate.load_study", interrupt)
+    assert main(["ablate", "study.yaml", "--out", "runs"]) == code
+    event = "Interrupted" if code == 130 else "Terminated"
+    expected = f"{event}; the same command continues: finished runs are kept.\n"
+    assert capsys.readouterr().err == expected
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -5,7 +5,9 @@ Exit codes: 0 success, 1 internal error or lost process, 2 user error or full di
 
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 
 from ppssl.utils.errors import UserError, did_you_mean
@@ -61,17 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"ppssl {ppssl.__version__}")
         return 0
+    begun = False
     try:
-        args = _import_modules(args)
-        return _dispatch(args or ["--help"])
-    except KeyboardInterrupt:
-        return _report_interruption(args[0], 130)
-    except SystemExit as error:  # Lightning raises it after an interruption or SIGTERM
-        if isinstance(error.__context__, KeyboardInterrupt):
-            return _report_interruption(args[0], 130)
-        if type(error).__name__ == "SIGTERMException":
-            return _report_interruption(args[0], 143)
-        raise
+        args = _import_modules(args) or ["--help"]
+        command = _load_command(args)
+        begun = True
+        return command()
+    except (KeyboardInterrupt, SystemExit) as error:
+        code = _interruption_code(error)
+        if code is None:
+            raise
+        return _report_interruption(
+            args[0] if begun and _can_continue(args[0], error) else "", code
+        )
     except Exception as error:
         if debug:
             raise
@@ -103,8 +107,25 @@ def _import_modules(args: Sequence[str]) -> list[str]:
     return others
 
 
+def _interruption_code(error: BaseException) -> int | None:
+    """Exit code of an interruption, by Ctrl-C or SIGTERM; ``None`` for another exit."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits after an interruption
+        return 130
+    if type(error).__name__ == "SIGTERMException" or getattr(error, "code", None) == 143:
+        return 143
+    return None
+
+
+def _can_continue(command: str, error: BaseException) -> bool:
+    """Whether a command had something to continue when it was interrupted: of ``fit``, if the training had begun."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return command != "fit" or any(frame.f_code.co_name == "fit" for frame, _ in frames)
+
+
 def _report_interruption(command: str, code: int) -> int:
-    """Print that a command was interrupted and how to continue it; returns the exit code."""
+    """Print that a command was interrupted and how to continue it, if it is named; returns the exit code."""
     continuation = {
         "fit": "; `ppssl fit ... --resume auto` continues from the last checkpoint",
         "embed": "; the same command continues: finished embeddings are kept",
@@ -116,8 +137,8 @@ def _report_interruption(command: str, code: int) -> int:
     return code
 
 
-def _dispatch(args: list[str]) -> int:
-    """Run the command that the first argument names."""
+def _load_command(args: list[str]) -> Callable[[], int]:
+    """Import the command that the first argument names; returns what runs it."""
     command, rest = args[0], args[1:]
     if command in TRAINER_COMMANDS:
         module = import_module("ppssl.cli.commands.trainer")
@@ -126,9 +147,7 @@ def _dispatch(args: list[str]) -> int:
     else:
         hint = did_you_mean(command, TRAINER_COMMANDS | COMMANDS, "; see `ppssl --help`")
         raise UserError(f"No such command: {command}{hint}.")
-    if command in TRAINER_COMMANDS:
-        return module.main([command, *rest])
-    return module.main(rest)
+    return partial(module.main, [command, *rest] if command in TRAINER_COMMANDS else rest)
 
 
 def run() -> None:
