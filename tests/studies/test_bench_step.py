@@ -85,7 +85,7 @@ def _stop_after(expected: list[str], timed: list[str]) -> Any:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("ais,fulll", "must be one or more of encoder; plain; ais; .*, got 'fulll'"),
+        ("ais,quick", "must be one or more of encoder; plain; ais; .*, got 'quick'"),
         ("[ais", r"must be names such as `ais full`, or a list .*, got '\[ais'"),
     ],
 )
