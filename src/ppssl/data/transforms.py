@@ -203,17 +203,9 @@ class MoCoV2Augmentation(Configurable):
 
 
 def by_view(probability: float | Sequence[float]) -> tuple[float, float]:
-    """A probability for each of the two views, of one for both or of two.
-
-    Raises:
-        ArgumentError: There are more or fewer.
-    """
+    """A probability for each of the two views, of one for both or of two."""
     if isinstance(probability, int | float):
         return probability, probability
-    if len(probability) != 2:
-        raise ArgumentError(
-            f"A probability is one number, or two for the views, got {probability}."
-        )
     return probability[0], probability[1]
 
 
