@@ -494,7 +494,10 @@ def test_the_view_for_evaluation_shows_the_middle(crop):
         ({"flip_probability": -1}, r"`flip_probability`"),
         ({"blur_probability": (0.5, 2)}, r"`blur_probability` must be in \[0, 1\], got 2"),
         ({"solarize_probability": (-1, 0)}, r"`solarize_probability`"),
-        ({"solarize_probability": (0, 0, 1)}, r"a number or 2 values, each a number, got \(0, 0, 1\)"),
+        (
+            {"solarize_probability": (0, 0, 1)},
+            r"a number or 2 values, each a number, got \(0, 0, 1\)",
+        ),
     ],
 )
 def test_bad_ranges_are_refused(arguments, message):

@@ -169,15 +169,14 @@ def check_sizes(survey: Survey) -> list[Finding]:
         return []
     view, short, long = survey.data.image_size, sizes.min(axis=1), sizes.max(axis=1)
     what, middle = "image sizes", int(np.median(short))
-    value = (
-        f"short sides of {short.min()} to {short.max()} pixels (median {middle}), views of {view}"
-    )
+    between = f"{short.min()} to {short.max()} pixels (median {middle})"
+    value = f"short sides of {between}, views of {view}"
     small = (short < view).mean()
     if small > 0.1:
-        lower, advice = max(32, int(np.quantile(short, 0.1))), "Use larger originals."
-        if lower < view:
-            advice = f"Lower `data.image_size` (to {lower}), or use larger originals."
-        return [warning(what, f"{100 * small:.0f} % are smaller than a view: {value}", advice)]
+        lower = max(32, int(np.quantile(short, 0.1)))
+        advice = f"Lower `data.image_size` (to {lower}), or use" if lower < view else "Use"
+        found = f"{100 * small:.0f} % are smaller than a view: {value}"
+        return [warning(what, found, f"{advice} larger originals.")]
     if middle > _LARGE * view:
         advice = f"Save copies with a short side of {4 * view} pixels: decoding takes most of the time otherwise."
         return [warning(what, f"much larger than a view: {value}", advice)]
