@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ppssl.text.teachers.base import Teacher
-from ppssl.utils.local_mean import local_mean
+from ppssl.utils.local_mean import local_contrast
 
 __all__ = ["CELLS", "ContrastMaps", "whole_square"]
 
@@ -43,7 +43,7 @@ class ContrastMaps(Teacher):
     @torch.no_grad()
     def embed_images(self, pixels: Tensor) -> Tensor:
         """The maps of images from ``transform``."""
-        contrast = (pixels - local_mean(pixels)).abs().sum(dim=1, keepdim=True).square()
+        contrast = local_contrast(pixels).abs().sum(dim=1, keepdim=True).square()
         maps = F.adaptive_avg_pool2d(contrast, CELLS).flatten(1)
         return maps / maps.mean(dim=1, keepdim=True).clamp(min=1e-12)
 
