@@ -5,7 +5,7 @@ What is in the file: :mod:`ppssl.inference.embedding_file`.
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,6 @@ def embed(
         UserError: The checkpoint cannot be read, names no data set or lacks the feature, ``data`` is no data module of
             ppssl, or ``out`` is missing, cannot be written or has another ending.
     """
-    import pyarrow.parquet as pq
-
     data = data_for(model, data)
     if out is None:
         raise UserError("`out` is missing: name the file to write, `out=...`.")
@@ -83,14 +81,20 @@ def embed(
                 _embed_part(parts, encoder, data, split, items, description)
                 for split, items in _split_into_parts(data, part_size)
             ]
-        complete = parts / "complete"
-        schema = pq.read_schema(files[0])
-        with pq.ParquetWriter(complete, schema, write_page_checksum=True) as writer:
-            for file in files:
-                writer.write_table(pq.read_table(file, page_checksum_verification=True))
-        complete.replace(out)
+        _join(files, parts / "complete").replace(out)
     shutil.rmtree(parts)
     return out
+
+
+def _join(files: Sequence[Path], whole: Path) -> Path:
+    """Write the rows of several files as one; returns its path."""
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(files[0])
+    with pq.ParquetWriter(whole, schema, write_page_checksum=True) as writer:
+        for file in files:
+            writer.write_table(pq.read_table(file, page_checksum_verification=True))
+    return whole
 
 
 def image_columns(data: FineGrainedDataModule, index: Tensor, labels: Tensor) -> dict[str, Any]:
