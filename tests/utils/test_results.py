@@ -153,6 +153,34 @@ def test_a_table_shows_every_cell(capsys):
         assert text in out
 
 
+@pytest.mark.parametrize("width", [30, 80, 300])
+def test_a_table_wider_than_the_terminal_goes_on_below(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = ["variant", *(f"metric-{i}" for i in range(12))]
+    rows = [[name, *(f"{name[0]}{i}.5 ± 0.1" for i in range(12))] for name in ("base", "other")]
+    show_table("Title", columns, rows, caption="file")
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= width
+    words = out.replace("│", " ").replace("┃", " ").split()
+    for row in (columns, *rows):
+        for cell in row[1:]:
+            assert words.count(cell.split()[0]) == 1
+    assert words.count("base") == words.count("variant") == len(out.split("variant")) - 1
+    assert out.count("Title") == 1
+    assert (words.count("base") == 1) == (width == 300)
+
+
+def test_long_cells_of_a_table_are_wrapped_and_lose_nothing(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    path = "images/" + "0123456789" * 9 + ".png"
+    show_table("[red]Title", ["image", "text"], [[path, "a bird with [blue] eyes [/]"]])
+    lines = capsys.readouterr().out.splitlines()
+    cells = [line.split("│") for line in lines if line.startswith("│")]
+    assert "".join(cell[1].strip() for cell in cells) == path
+    assert " ".join(" ".join(cell[2] for cell in cells).split()) == "a bird with [blue] eyes [/]"
+    assert lines[0].strip() == "[red]Title"
+
+
 def test_what_this_machine_alone_has_set_is_not_written_down():
     data = {
         "class_path": "FolderDataModule",

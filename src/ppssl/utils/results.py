@@ -12,8 +12,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ppssl.utils.paths import AnyPath, write_whole
 
@@ -177,14 +180,42 @@ def _with_none(config: Mapping[str, Any], drop: Callable[[str, Any], bool]) -> d
     return walk(config, "")
 
 
-def show_table(title: str, columns: list[str], rows: list[list[str]], *, caption: str = "") -> None:
-    """Print a table, with a caption below it that is not wrapped."""
-    table = Table(title=title)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
+LONGEST_LINE = 30
+"""Longer lines of a cell are wrapped where the terminal has no room, in characters."""
+NARROWEST = 20
+"""Least width of a column of such lines, in characters."""
+
+
+def show_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = ""
+) -> None:
+    """Print a table, with a caption below it that is not wrapped.
+
+    Columns that do not fit the terminal beside the first one follow in a further table below: no value is cut.
+    """
     console = Console()
-    console.print(table)
+    widths = [
+        max(cell_len(line) for row in (columns, *rows) for line in row[i].split("\n"))
+        for i in range(len(columns))
+    ]
+
+    def fits(part: Sequence[int]) -> bool:
+        needed = [widths[i] if widths[i] <= LONGEST_LINE else NARROWEST for i in part]
+        return sum(needed) + 3 * len(part) + 1 <= console.width  # a border and two spaces each
+
+    parts = [[0]]
+    for i in range(1, len(columns)):
+        if len(parts[-1]) > 1 and not fits([*parts[-1], i]):
+            parts.append([0])
+        parts[-1].append(i)
+    for part in parts:
+        table = Table(title=escape(title) if part is parts[0] else None)
+        for i in part:
+            justify: JustifyMethod = "left" if i == 0 else "right"
+            whole = fits(part) and widths[i] <= LONGEST_LINE
+            table.add_column(Text(columns[i]), justify=justify, no_wrap=whole, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(row[i]) for i in part))
+        console.print(table)
     if caption:
         console.print(caption, soft_wrap=True, highlight=False, markup=False)

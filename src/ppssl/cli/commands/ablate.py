@@ -50,7 +50,10 @@ def main(argv: list[str]) -> int:
     metrics = [name for name in candidates if any(name in r["metrics"] for r in results)]
     summary = summarise(results, baseline=study.baseline, metrics=metrics)
     table = markdown_table(summary, metrics)
-    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
+    rows = [
+        [cell.strip().replace(" (", "\n(") for cell in line.strip("|\n").split("|")]
+        for line in table.splitlines()
+    ]
     show_table(f"{args.study}, percent", rows[0], rows[2:], caption=str(table_file))
     with writing(table_file):
         table_file.write_text(table)

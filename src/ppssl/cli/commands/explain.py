@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     batches = -(-len(source) // BATCH)
     for explanation in track(explanations, "Explaining", total=batches, transient=True):
         written += explanation.save(out)
-    Console().print(f"{len(written)} images explained in {out}", soft_wrap=True)
+    Console().print(f"{len(written)} images explained in {out}", soft_wrap=True, markup=False)
     return 0
 
 

@@ -35,7 +35,9 @@ def main(argv: list[str]) -> int:
     data = [_data_of(parser, args, checkpoint) for checkpoint in checkpoints]
     path = report(args.runs, data, out=args.out, device=args.device)
     size = path.stat().st_size / 1e6
-    Console().print(f"Report: {path} ({size:.1f} MB, needs no network)", soft_wrap=True)
+    Console().print(
+        f"Report: {path} ({size:.1f} MB, needs no network)", soft_wrap=True, markup=False
+    )
     return 0
 
 
