@@ -10,7 +10,15 @@ from ppssl.evaluation.bootstrap import LEVELS, resamples
 from ppssl.utils.errors import UserError
 from ppssl.utils.results import unpack_bits
 
-__all__ = ["BRANCH", "Difference", "group", "markdown_table", "paired_difference", "summarise"]
+__all__ = [
+    "BRANCH",
+    "Difference",
+    "group",
+    "markdown_table",
+    "paired_difference",
+    "summarise",
+    "table_rows",
+]
 
 BRANCH = "branch-"
 """Prefix of the metrics of the feature ``branch``; a baseline without that feature is compared by its plain metrics."""
@@ -131,17 +139,24 @@ def summarise(
     return summary
 
 
-def markdown_table(summary: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> str:
-    """Write a Markdown table in percent: ``mean ± standard deviation (difference to the baseline [interval])``."""
-    lines = [
-        "| variant | seeds | " + " | ".join(metrics) + " |",
-        "|---|" + "---:|" * (len(metrics) + 1),
-    ]
+def table_rows(summary: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> list[list[str]]:
+    """Names of columns, then a row of each variant, in percent.
+
+    A cell is ``mean ± standard deviation (difference to the baseline [interval])``.
+    """
+    rows = [["variant", "seeds", *metrics]]
     for name, row in summary.items():
-        seeds = next(iter(row.values()))["seeds"]
+        seeds = max((entry["seeds"] for entry in row.values()), default=0)
         cells = [_text(row[metric]) if metric in row else "-" for metric in metrics]
-        lines.append(f"| {' | '.join([name, str(seeds), *cells])} |")
-    return "\n".join(lines) + "\n"
+        rows.append([name, str(seeds), *cells])
+    return rows
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Write names of columns and rows as a Markdown table, with numbers from the second column on."""
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+    rule = "---|" + "---:|" * (len(rows[0]) - 1)
+    return "\n".join([f"| {lines[0]} |", f"|{rule}", *(f"| {line} |" for line in lines[1:])]) + "\n"
 
 
 def _text(entry: Mapping[str, Any]) -> str:

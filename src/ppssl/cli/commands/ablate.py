@@ -8,7 +8,7 @@ from ppssl.cli.arguments import split_overrides
 from ppssl.evaluation.classifier import ACCURACIES
 from ppssl.evaluation.evaluate import HEADLINES
 from ppssl.studies.ablate import ablate
-from ppssl.studies.compare import BRANCH, markdown_table, summarise
+from ppssl.studies.compare import BRANCH, markdown_table, summarise, table_rows
 from ppssl.studies.study import load_study
 from ppssl.utils.paths import writable_file, writing
 from ppssl.utils.results import show_table
@@ -49,12 +49,9 @@ def main(argv: list[str]) -> int:
     candidates = [*HEADLINES, "nuisance", *branch_metrics, *ACCURACIES]
     metrics = [name for name in candidates if any(name in r["metrics"] for r in results)]
     summary = summarise(results, baseline=study.baseline, metrics=metrics)
-    table = markdown_table(summary, metrics)
-    rows = [
-        [cell.strip().replace(" (", "\n(") for cell in line.strip("|\n").split("|")]
-        for line in table.splitlines()
-    ]
-    show_table(f"{args.study}, percent", rows[0], rows[2:], caption=str(table_file))
+    rows = table_rows(summary, metrics)
+    in_two_lines = [[cell.replace(" (", "\n(") for cell in row] for row in rows]
+    show_table(f"{args.study}, percent", in_two_lines[0], in_two_lines[1:], caption=str(table_file))
     with writing(table_file):
-        table_file.write_text(table)
+        table_file.write_text(markdown_table(rows))
     return 0
