@@ -27,6 +27,30 @@ def _write(folder: Path, values: dict[int, float], *, table: bool) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("fault", ["none", "cut", "content", "length"])
+def test_a_damaged_event_file_is_read_up_to_the_damage_with_a_warning(
+    fault: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder = _write(tmp_path / "version_0", {i: float(i) for i in range(10)}, table=False)
+    (path,) = folder.iterdir()
+    content = bytearray(path.read_bytes())
+    last = content.rindex(b"train/loss")
+    if fault == "cut":
+        del content[last + 4 :]
+    elif fault == "content":
+        content[last] ^= 1
+    elif fault == "length":
+        first = content.index(b"train/loss")
+        content[content.index(b"train/loss", first + 1) - 29] ^= 1
+    path.write_bytes(content)
+    scalars, _ = read_logs([folder])
+    told = [str(w.message) for w in recwarn if path.name in str(w.message)]
+    whole = {"none": 10, "cut": 9, "content": 9, "length": 1}[fault]
+    assert scalars["train/loss"][0].tolist() == list(range(whole))
+    assert len(told) == (fault != "none")
+    assert all(f"of {len(content)}" in message for message in told)
+
+
 @pytest.mark.parametrize("table", [True, False])
 def test_starts_of_a_resumed_run_are_joined(table: bool, tmp_path: Path) -> None:
     other = _write(tmp_path / "version_0", {9: 8.0, 19: 8.0}, table=table)

@@ -1,6 +1,7 @@
 """Values that a run logged, from TensorBoard's event files or from the CSV logger's table."""
 
 import csv
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,10 +65,29 @@ def _read_events(folder: Path) -> Scalars:
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
     events.Reload()
+    for path in sorted(folder.glob(EVENTS)):
+        read, size = _readable(path), path.stat().st_size
+        if read < size:
+            rank_zero_warn(
+                f"{path} is damaged, or was cut off while it was written: its values are read up to byte {read} of {size}."
+            )
     return {
         name: _in_order([(event.step, event.value) for event in events.Scalars(name)])
         for name in events.Tags()["scalars"]
     }
+
+
+def _readable(path: Path) -> int:
+    """Bytes of an event file up to the first record that is not whole, where TensorBoard ends without a word."""
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+
+    end = 0
+    with path.open("rb") as file:
+        for _ in RawEventFileLoader(str(path)).Load():
+            file.seek(end)
+            (length,) = struct.unpack("<Q", file.read(8))
+            end += 8 + 4 + length + 4  # length, its checksum, content, its checksum
+    return end
 
 
 def _read_csv(path: Path) -> Scalars:
