@@ -69,7 +69,7 @@ def _read_events(folder: Path) -> Scalars:
         read, size = _readable(path), path.stat().st_size
         if read < size:
             rank_zero_warn(
-                f"{path} is damaged, or was cut off while it was written: its values are read up to byte {read} of {size}."
+                f"{path} is damaged or was cut off in writing: its values are read up to byte {read} of {size}."
             )
     return {
         name: _in_order([(event.step, event.value) for event in events.Scalars(name)])
