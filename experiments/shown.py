@@ -2,10 +2,11 @@
 
 The maps are made once and kept by image: those of :class:`ppssl.ZoomTeacher`, the energy of the starting encoder's last
 feature map over the whole original image; or, from random weights, the image's contrast with its local mean; or, as
-upper bounds, where a synthetic bird, or the parts by which birds differ, are known to be. Each form changes the query's
-view of some of the images.
+upper bounds, where a synthetic bird, the parts by which birds differ, or an object is known to be. Each form changes
+the query's view of some of the images.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -27,7 +28,7 @@ from ppssl.utils import randomness
 from ppssl.utils.checks import check_choice, check_range
 
 Form = Literal["zoom", "background out", "drop the obvious"]
-Source = Literal["start", "contrast", "known", "parts"]
+Source = Literal["start", "contrast", "known", "parts", "masks"]
 Fill = Literal["image", "background"]
 WINDOW = 9 / CELLS
 """Side of the window of ``zoom``, as a fraction of the image's."""
@@ -46,7 +47,9 @@ class Shown(PPSSL):
         keep: Fraction of the image that ``"background out"`` keeps, less where the map is 0.
         fill: What ``"background out"`` shows in the background's place: another ``"image"``, or its ``"background"``,
             with the mean colour of that where the other image's map is high.
-        source: Whose maps: of the ``"start"``, of the image's ``"contrast"``, the ``"known"`` bird or its ``"parts"``.
+        source: Whose maps: of the ``"start"``, of the image's ``"contrast"``, the ``"known"`` bird or its ``"parts"``,
+            or ``"masks"`` of photographs.
+        masks: File of those masks (experiments/masks.py).
         both: Whether the key sees a changed view as well; not of ``"zoom"``.
         kwargs: Arguments of PPSSL.
     """
@@ -60,6 +63,7 @@ class Shown(PPSSL):
         keep: float = 0.5,
         fill: Fill = "image",
         both: bool = False,
+        masks: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -68,7 +72,7 @@ class Shown(PPSSL):
         check_choice(get_args(Fill), fill=fill)
         check_range("in [0, 1]", share=share, keep=keep)
         self.form, self.share, self.shuffled, self.source = form, share, shuffled, source
-        self.keep, self.fill, self.both = keep, fill, both
+        self.keep, self.fill, self.both, self.masks = keep, fill, both, masks
         self._maps: Tensor | None = None
 
     def on_fit_start(self) -> None:
@@ -90,6 +94,10 @@ class Shown(PPSSL):
             teacher = Maps(self.backbone, self.pretrained)
             images = open_image_bank(teacher, data, device=self.device).images
             return images[:, 0].float().view(-1, CELLS, CELLS)
+        if self.source == "masks":
+            paths = data.sources["train"].paths
+            names = [path.relative_to(path.parents[1]).as_posix() for path in paths]
+            return read_masks(str(self.masks), names)
         return contrast_maps(data) if self.source == "contrast" else known_maps(data, self.source)
 
     def losses(self, batch: Any, **where: Any) -> Any:
@@ -154,6 +162,14 @@ def known_maps(data: FineGrainedDataModule, source: Literal["known", "parts"]) -
         [one["object"] if source == "known" else one["parts"].any(dim=0) for one in known]
     )
     return F.adaptive_avg_pool2d(masks[:, None].float(), CELLS)[:, 0]
+
+
+def read_masks(path: str, names: Sequence[str]) -> Tensor:
+    """How much of each cell is object in images with these paths below the folder of the masks: ``(N, 14, 14)``."""
+    content = torch.load(path)
+    place = {name: i for i, name in enumerate(content["names"])}
+    masks = content["masks"][[place[name] for name in names]].float()
+    return F.adaptive_avg_pool2d(masks[:, None], CELLS)[:, 0]
 
 
 def edit(

@@ -17,6 +17,7 @@ from experiments.shown import (
     contrast_maps,
     edit,
     known_maps,
+    read_masks,
     windows,
 )
 from lightning.pytorch import Trainer
@@ -43,6 +44,17 @@ def test_a_map_is_seen_where_the_view_is(axis: int, flip: float) -> None:
         expected = left + width * (line.flip(0) if flip else line)
         expected = expected.expand(CELLS, CELLS)
     torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)
+
+
+def test_masks_of_a_file_are_found_by_name(tmp_path: Path) -> None:
+    masks = torch.zeros(2, 28, 28, dtype=torch.bool)
+    masks[0, :2, :1] = True
+    torch.save({"names": ["a/1.png", "b/1.png"], "masks": masks}, tmp_path / "masks.pt")
+    found = read_masks(str(tmp_path / "masks.pt"), ["b/1.png", "a/1.png"])
+    assert found.shape == (2, CELLS, CELLS)
+    assert found[0].sum() == 0
+    assert found[1, 0, 0] == 0.5
+    assert found[1].sum() == 0.5
 
 
 def test_the_background_is_another_image() -> None:
