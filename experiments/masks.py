@@ -7,16 +7,19 @@ It stands for known objects in the upper bounds of IADM's forms (experiments/sho
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
+from ppssl import Teacher, ZoomTeacher
 from ppssl.data.sets.folder import FolderSource
 
 SIDE = 224
@@ -31,18 +34,46 @@ def network(path: str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def masks_of(session: onnxruntime.InferenceSession, images: Sequence[Image.Image]) -> Tensor:
-    """Whether each place of the images belongs to the object: ``(B, 224, 224)`` bool, over the whole image.
+def masks_of(session: onnxruntime.InferenceSession, images: Tensor) -> Tensor:
+    """Whether each place of images ``(B, 3, 224, 224)`` in [0, 1] belongs to the object: bool, the same size.
 
     A place does where the network gives more than half of the image's largest value.
     """
-    small = [
-        image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC) for image in images
-    ]
-    pixels = (np.stack([np.asarray(one) for one in small]) / 255 - MEAN) / STD
-    values = session.run(None, {"input_image": pixels.transpose(0, 3, 1, 2).astype(np.float32)})
+    pixels = (images.cpu() - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    values = session.run(None, {"input_image": pixels.float().numpy()})
     salient = torch.from_numpy(np.asarray(values[0]))[:, 0]
     return salient > salient.amax(dim=(1, 2), keepdim=True) / 2
+
+
+class ZoomOnObject(ZoomTeacher):
+    """A :class:`ppssl.ZoomTeacher` that looks where the object is: the window with the most of its mask.
+
+    Args:
+        teacher: The teacher, of 224 pixels.
+        backbone: An encoder; it says nothing.
+        session: The network.
+        kwargs: Arguments of ZoomTeacher.
+    """
+
+    def __init__(
+        self,
+        teacher: str | Teacher,
+        backbone: str,
+        session: onnxruntime.InferenceSession,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(teacher, backbone, **kwargs)
+        self.session = session
+        self.name += ", on the object"
+
+    def saliency(self, images: Tensor) -> Tensor:
+        """The mask of images ``(B, 3, 224, 224)`` in [0, 1], in 28 x 28 cells."""
+        return F.avg_pool2d(masks_of(self.session, images)[:, None].float(), 8)[:, 0]
+
+
+def _squashed(image: Image.Image) -> Tensor:
+    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return pil_to_tensor(small) / 255
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
 """Where a second look of an encoder is worth it, without training (D18).
 
     python -m experiments.bench.zoom --data HALF --backbone tf_efficientnet_lite0 --weights lite0.safetensors \
-        --json experiments/results/photos/zoom.json
+        --masks vit_s_focus.onnx --json experiments/results/photos/zoom.json
 
 Each training image against all others, kNN with k = 5 and mean average precision, centred: by what the encoder says of
-the whole image, and by the mean of that and of the window that each kind of map chooses (experiments/zoom_controls.py).
+the whole image, and by the mean of that and of the window that each kind of map chooses (experiments/zoom_controls.py),
+or that shows most of the object (experiments/masks.py).
 Labels are used for this measurement alone.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from experiments.bench.corpus import leave_one_out
+from experiments.masks import ZoomOnObject, network
 from experiments.zoom_controls import PLACES, ZoomElsewhere
 from PIL import Image
 from rich.progress import track
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--window", type=float, default=0.64)
+    parser.add_argument("--masks", help="Network that finds objects, for the upper bound.")
     parser.add_argument("--every", type=int, default=1, help="Take each n-th class alone.")
     arguments = parser.parse_args()
     backbone, weights = arguments.backbone, str(arguments.weights)
@@ -54,6 +57,8 @@ def main() -> None:
         "feature map": ZoomTeacher(looker, backbone, **zoom),
     }
     teachers |= {p: ZoomElsewhere(looker, backbone, **zoom, place=p) for p in PLACES}
+    if arguments.masks:
+        teachers["object"] = ZoomOnObject(looker, backbone, network(arguments.masks), **zoom)
     found = {}
     for name, teacher in teachers.items():
         v = embed(teacher, files)
