@@ -59,10 +59,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("checkpoints", type=Path, nargs="+", help="Of `ppssl fit`; several: seeds.")
     parser.add_argument("--recipe", default="ppssl:synthetic/pretrain", help="The data set's.")
+    parser.add_argument("--poolings", nargs="+", choices=POOLINGS, default=list(POOLINGS))
     parser.add_argument("--json", type=Path, default=None, help="Write the results to this file.")
     args, options = parser.parse_known_args()  # the rest is the recipe's, such as --data.root=DIR
     data = build_recipe(args.recipe, ["--data.num_workers=0", *options]).datamodule
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in POOLINGS}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in args.poolings}
     for path in args.checkpoints:
         model: Any = restore(nn.Module, path, {})
         for name, rows in found.items():
