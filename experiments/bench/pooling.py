@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import experiments.attend
+import experiments.shown  # noqa: F401  # the classes that checkpoints of studies name
 import torch
 from torch import Tensor, nn
 
