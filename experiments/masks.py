@@ -20,11 +20,12 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from ppssl import Teacher, ZoomTeacher
+from ppssl.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from ppssl.data.sets.folder import FolderSource
+from ppssl.text.teachers.base import of_channels
 
 SIDE = 224
 """Height and width of the network's input, into which the whole image is squashed."""
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def network(path: str) -> onnxruntime.InferenceSession:
@@ -39,8 +40,8 @@ def masks_of(session: onnxruntime.InferenceSession, images: Tensor) -> Tensor:
 
     A place does where the network gives more than half of the image's largest value.
     """
-    pixels = (images.cpu() - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    values = session.run(None, {"input_image": pixels.float().numpy()})
+    pixels = (images - of_channels(IMAGENET_MEAN, images)) / of_channels(IMAGENET_STD, images)
+    values = session.run(None, {"input_image": pixels.float().cpu().numpy()})
     salient = torch.from_numpy(np.asarray(values[0]))[:, 0]
     return salient > salient.amax(dim=(1, 2), keepdim=True) / 2
 
@@ -72,7 +73,7 @@ class ZoomOnObject(ZoomTeacher):
 
 
 def _squashed(image: Image.Image) -> Tensor:
-    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    small = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return pil_to_tensor(small) / 255
 
 
@@ -86,7 +87,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     session, source = network(arguments.network), FolderSource(arguments.images)
-    found = [masks_of(session, [source.load(i)]) for i in track(range(len(source)), "Making masks")]
+    images = (_squashed(source.load(i))[None] for i in range(len(source)))
+    found = [masks_of(session, image) for image in track(images, "Making masks", total=len(source))]
     names = [path.relative_to(arguments.images).as_posix() for path in source.paths]
     torch.save({"names": names, "masks": torch.cat(found)}, arguments.out)
 

@@ -1,7 +1,7 @@
 """Where a second look of an encoder is worth it, without training (D18).
 
     python -m experiments.bench.zoom --data HALF --backbone tf_efficientnet_lite0 --weights lite0.safetensors \
-        --masks vit_s_focus.onnx --json experiments/results/photos/zoom.json
+        --masks vit_s_focus.onnx --json experiments/results/photos/zoom-cub2010-choose.json
 
 Each training image against all others, kNN with k = 5 and mean average precision, centred: by what the encoder says of
 the whole image, and by the mean of that and of the window that each kind of map chooses (experiments/zoom_controls.py),
