@@ -6,13 +6,13 @@ bird, or its parts, are known to be.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.bench.pooling import POOLINGS
 from experiments.shown import known_maps
 from ppssl import PPSSL
 from ppssl.functional import attend, info_nce
@@ -24,6 +24,24 @@ from ppssl.utils.checks import check_choice, check_range
 
 Known = Literal["known", "parts"]
 Pool = Literal["energy", "gem", "mean", "known", "parts"]
+
+
+def energy(feature_map: Tensor) -> Tensor:
+    """``(B, C, h, w) -> (B, C)``: attention without a parameter."""
+    weights = feature_map.detach().float().square().sum(dim=1)
+    return attend(feature_map, weights / weights.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12))
+
+
+#: ``mean`` is the encoder's own embedding, ``energy`` weighs each place by its squared norm, ``gem`` is the generalised
+#: mean (Radenovic et al. 2018) with exponent 3, ``max`` the largest value of each channel.
+POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda feature_map: feature_map.mean(dim=(2, 3)),
+    "energy": energy,
+    "gem": lambda feature_map: (
+        feature_map.float().clamp(min=1e-6).pow(3).mean(dim=(2, 3)).pow(1 / 3)
+    ),
+    "max": lambda feature_map: feature_map.amax(dim=(2, 3)),
+}
 
 
 class AttendBoth(PPSSL):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "ppssl"
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 ROOMS = (
     "utils",
     "functional",
@@ -116,8 +117,9 @@ def test_no_room_knows_a_later_one() -> None:
     assert upward_imports(SOURCE) == []
 
 
-def test_no_circle() -> None:
-    assert circle(SOURCE) == []
+@pytest.mark.parametrize("source", [SOURCE, EXPERIMENTS], ids=lambda source: source.name)
+def test_no_circle(source: Path) -> None:
+    assert circle(source) == []
 
 
 def test_losses_know_neither_data_nor_command_line() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from experiments.bench.pooling import POOLINGS, Pooled
+from experiments.attend import POOLINGS
+from experiments.bench.pooling import Pooled
 from torch import Tensor, nn
 
 from ppssl import SyntheticDataModule

@@ -1,49 +1,27 @@
 """What a branch has to beat: the same feature map pooled in ways that learn nothing, on trained plain bases.
 
-    python experiments/bench/pooling.py seed0/last.ckpt seed1/last.ckpt --json pooling.json
-
-``mean`` is the encoder's own embedding, ``energy`` weighs each place by its squared norm, ``gem`` is the
-generalised mean (Radenovic et al. 2018) with exponent 3, ``max`` the largest value of each channel.
+    python -m experiments.bench.pooling seed0/last.ckpt seed1/last.ckpt --json pooling.json
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import experiments.attend
-import experiments.shown  # noqa: F401  # the classes that checkpoints of studies name
 import torch
+from experiments.attend import POOLINGS
 from torch import Tensor, nn
 
 from ppssl.checkpointing.files import restore
 from ppssl.evaluation.evaluate import evaluate_splits
 from ppssl.evaluation.splits import embed_splits
-from ppssl.functional import attend
 from ppssl.studies.lightning_cli import build_recipe
 from ppssl.utils.results import provenance, show_table, write_json
 
 METRICS = ("knn-1", "knn-5", "linear", "rank-1", "mAP")
 
 
-def energy(feature_map: Tensor) -> Tensor:
-    """``(B, C, h, w) -> (B, C)``: attention without a parameter."""
-    weights = feature_map.detach().float().square().sum(dim=1)
-    return attend(feature_map, weights / weights.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12))
-
-
-POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda feature_map: feature_map.mean(dim=(2, 3)),
-    "energy": energy,
-    "gem": lambda feature_map: (
-        feature_map.float().clamp(min=1e-6).pow(3).mean(dim=(2, 3)).pow(1 / 3)
-    ),
-    "max": lambda feature_map: feature_map.amax(dim=(2, 3)),
-}
-
-
 class Pooled(nn.Module):
-    """An encoder whose feature map is pooled in one of :data:`POOLINGS`."""
+    """An encoder whose feature map is pooled in one of :data:`experiments.attend.POOLINGS`."""
 
     def __init__(self, encoder: Any, pooling: str) -> None:
         super().__init__()
