@@ -1,6 +1,8 @@
 """What a branch has to beat: the same feature map pooled in ways that learn nothing, on trained plain bases.
 
     python -m experiments.bench.pooling seed0/last.ckpt seed1/last.ckpt --json pooling.json
+
+Checkpoints are those of `ppssl fit`; several are seeds of one method.
 """
 
 import argparse
