@@ -215,6 +215,13 @@ def test_files_that_are_named_exist(page: str) -> None:
     assert missing == []  # not even pages that are generated: the sources are read, too
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_every_how_to_is_linked(page: str) -> None:
+    text = (PROJECT / page).read_text()
+    names = [path.name for path in (PROJECT / "docs" / "how-to").glob("*.md")]
+    assert [name for name in names if f"how-to/{name})" not in text] == []
+
+
 def test_architecture_names_rooms_and_files() -> None:
     text = (PROJECT / "docs" / "architecture.md").read_text()
     table = text.split("## Rooms", 1)[1].split("Where to look", 1)[0]
