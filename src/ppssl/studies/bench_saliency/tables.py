@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ppssl.studies.compare import markdown_table
+
 __all__ = ["COLUMNS", "markdown_tables", "row_name", "short_table"]
 
 COLUMNS = {
@@ -58,8 +60,7 @@ def markdown_tables(content: Mapping[str, Any]) -> str:
     for resolution, treatment in tables:
         headings, cells = _before_after_table(content["rows"], resolution, treatment)
         lines += ["", f"## {resolution.capitalize()} resolution, {treatment}", ""]
-        lines += [f"| {' | '.join(headings)} |", "|---|" + "---:|" * (len(headings) - 1)]
-        lines += [f"| {' | '.join(row)} |" for row in cells]
+        lines += [markdown_table([headings, *cells]).rstrip()]
     return "\n".join(lines) + "\n"
 
 
