@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppssl import FolderDataModule, UserError, embed, neighbours
+from ppssl import DatasetDataModule, FolderDataModule, UserError, embed, neighbours
 from ppssl.inference.embedding_file import read_description, read_embeddings
 from ppssl.inference.embeddings import embed_loader
 
@@ -86,6 +86,39 @@ def test_parts_of_another_encoder_or_other_images_are_not_used(
     assert larger.seen == 36
     assert read_description(out).image_size == 24
     assert read_description(out).encoder == first.encoder
+
+
+def test_names_and_labels_are_those_of_the_last_call(image_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e.parquet"
+    embed(Colour(), _data(image_folder), out)
+    moved = image_folder.rename(tmp_path / "moved")
+    paths = pq.read_table(embed(Colour(), _data(moved), out))["path"].to_pylist()
+    assert all(Path(path).is_file() for path in paths)
+    table = {"file": [str(moved / "test" / "class1" / f"{i}.png") for i in range(4)]}
+    table |= {"genus": ["a", "b"] * 2, "species": ["x", "y", "y", "x"]}
+    for name in ("genus", "species"):
+        data = DatasetDataModule(table, label_column=name, image_size=32, num_workers=0)
+        assert pq.read_table(embed(Colour(), data, out))["class"].to_pylist() == table[name]
+    again = Colour()
+    embed(again, data, out)
+    assert again.seen == 0
+
+
+def test_one_call_writes_a_file_at_a_time(image_folder: Path, tmp_path: Path) -> None:
+    out, second = tmp_path / "e.parquet", Colour()
+
+    class Interfering(Colour):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            with pytest.raises(UserError, match=r"Another process is writing .*e\.parquet: wait"):
+                embed(second, _data(image_folder), out)
+            return super().forward(images)
+
+    embed(Interfering(), _data(image_folder), out)
+    assert second.seen == 0
+    assert [p.name for p in tmp_path.glob("*e.parquet*")] == ["e.parquet"]
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"`part_size` must be >= 1, got {size}"):
+            embed(second, _data(image_folder), out, part_size=size)
 
 
 def test_files_that_are_none_are_said(tmp_path: Path) -> None:

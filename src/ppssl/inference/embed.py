@@ -24,9 +24,10 @@ from ppssl.inference.embedding_file import (
     with_description,
 )
 from ppssl.inference.embeddings import Feature, embed_loader, feature_encoder
+from ppssl.utils.checks import check_range
 from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError
-from ppssl.utils.paths import AnyPath, writable_parquet, writing
+from ppssl.utils.paths import AnyPath, only_writer, writable_parquet, writing
 
 __all__ = ["embed", "fingerprint", "image_columns", "images_fingerprint"]
 
@@ -46,7 +47,9 @@ def embed(
     """Embed all images of all splits of a data set into a Parquet file.
 
     Finished parts are kept beside ``out`` until the file is complete, and the same call continues from them. If ``out``
-    already holds these embeddings, nothing is done. ``out`` is replaced in one step, so it is never half written.
+    already holds these embeddings with these names and labels, nothing is done; image files are told apart by their
+    names and sizes in bytes, so remove ``out`` after a change that leaves both. ``out`` is replaced in one step, so it
+    is never half written.
 
     Args:
         model: A timm model or a model of ppssl, or the path of a checkpoint.
@@ -54,15 +57,16 @@ def embed(
         out: The ``.parquet`` to write; it must be given.
         feature: The feature, see :func:`~ppssl.inference.embeddings.feature_encoder`.
         device: Device of the encoder; ``"auto"``: a GPU if there is one.
-        part_size: Images per part.
+        part_size: Images per part, >= 1.
 
     Returns:
         The path of the file.
 
     Raises:
         UserError: The checkpoint cannot be read, names no data set or lacks the feature, ``data`` is no data module of
-            ppssl, or ``out`` is missing, cannot be written or has another ending.
+            ppssl, or ``out`` is missing, cannot be written, has another ending, or is being written by another process.
     """
+    check_range(">= 1", part_size=part_size)
     data = data_for(model, data)
     if out is None:
         raise UserError("`out` is missing: name the file to write, `out=...`.")
@@ -76,13 +80,17 @@ def embed(
     with writing(out):
         parts.mkdir(parents=True, exist_ok=True)
         cfg = encoder.pretrained_cfg
-        with on_device(encoder, device), normalised(data, cfg["mean"], cfg["std"]):
+        with (
+            only_writer(out, parts),
+            on_device(encoder, device),
+            normalised(data, cfg["mean"], cfg["std"]),
+        ):
             files = [
                 _embed_part(parts, encoder, data, split, items, description)
                 for split, items in _split_into_parts(data, part_size)
             ]
-        _join(files, parts / "complete").replace(out)
-    shutil.rmtree(parts)
+            _join(files, parts / "complete").replace(out)
+    shutil.rmtree(parts, ignore_errors=True)
     return out
 
 
@@ -135,12 +143,22 @@ def _description_of(encoder: Any, data: FineGrainedDataModule, feature: Feature)
     images = images_fingerprint(data)
     dim = getattr(encoder, "head_hidden_size", None) or encoder.num_features
     view = (data.image_size, data.eval_crop)
-    return Description(fingerprint(encoder), images, *view, dim, feature, data.squash)
+    rows = _rows_fingerprint(data)
+    return Description(fingerprint(encoder), images, *view, dim, feature, data.squash, rows)
 
 
 def images_fingerprint(data: FineGrainedDataModule) -> str:
-    """Hash that changes with the images of a data set, after its ``setup``."""
+    """Hash of the images of a data set, after its ``setup``; of files: names and sizes in bytes, not pixels."""
     return digest(f"{name} {source.served()}" for name, source in data.sources.items())
+
+
+def _rows_fingerprint(data: FineGrainedDataModule) -> str:
+    """Hash of what a file says of the images: names, which change if a folder is moved, classes and labels."""
+    lines = []
+    for source in data.sources.values():
+        lines += [source.name(i) for i in range(len(source))]
+        lines += [*source.classes, source.labels.tobytes().hex()]
+    return digest(lines)
 
 
 def _split_into_parts(data: FineGrainedDataModule, size: int) -> Iterator[tuple[str, np.ndarray]]:

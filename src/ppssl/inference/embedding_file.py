@@ -51,12 +51,13 @@ class Description:
 
     Attributes:
         encoder: Fingerprint of the encoder's weights, see :func:`~ppssl.inference.embed.fingerprint`.
-        data: Fingerprint of the images.
+        data: Fingerprint of the images, see :func:`~ppssl.inference.embed.images_fingerprint`.
         image_size: Height and width of the encoder's input in pixels.
         eval_crop: The centre crop, as a fraction of the short side.
         dim: Dimension D of an embedding.
         feature: The feature, see :func:`~ppssl.inference.embeddings.feature_encoder`.
         squash: Whether the images were squashed to squares first.
+        rows: Fingerprint of the images' names, classes and labels.
     """
 
     encoder: str
@@ -66,6 +67,7 @@ class Description:
     dim: int
     feature: Feature = "gap"
     squash: bool = False  # files of earlier versions do not say so
+    rows: str = ""  # nor this
 
     @property
     def view(self) -> View:

@@ -189,13 +189,17 @@ def write_whole(path: AnyPath, text: str) -> None:
 
 
 @contextmanager
-def only_writer(path: Path) -> Iterator[None]:
-    """Hold a lock beside a file or folder while it is written.
+def only_writer(path: Path, folder: Path | None = None) -> Iterator[None]:
+    """Hold a lock while a file or folder is written.
+
+    Args:
+        path: The file or folder.
+        folder: Folder of the lock, the same for all who write the file; ``None``: that of the file.
 
     Raises:
         UserError: Another process holds it.
     """
-    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    lock = FileLock((folder or path.parent) / f"{path.name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
