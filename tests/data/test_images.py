@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+from torchvision.transforms import v2
 
 from ppssl import FolderDataModule
 from ppssl.data.images import read_frame, read_image, squash, turn_upright
 from ppssl.data.scan import find_images
+from ppssl.data.sets.any_dataset import as_image
 from ppssl.data.sets.folder import FolderSource
 from ppssl.data.survey import Survey
 from ppssl.utils.errors import UserError
@@ -100,14 +103,14 @@ def test_of_an_animation_the_first_frame_is_taken(kind: str) -> None:
     assert np.abs(_pixels(content) - COLOUR).max() <= 1
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation_is_carried_out_as_pillow_does(orientation: int) -> None:
-    from PIL import ImageOps
-
+def test_every_orientation_is_carried_out_as_pillow_does(orientation: int, kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content = _bytes(Image.fromarray(noise), exif=exif)
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    content = _bytes(Image.fromarray(noise), kind, exif=exif, **lossless)
     with Image.open(io.BytesIO(content)) as image:
         expected = np.asarray(ImageOps.exif_transpose(image))
     np.testing.assert_array_equal(_pixels(content), expected)
@@ -116,6 +119,33 @@ def test_every_orientation_is_carried_out_as_pillow_does(orientation: int) -> No
     ((x, y),) = turn_upright(np.array([[(column + 0.5) / 8, (row + 0.5) / 5]]), orientation)
     height, width = expected.shape[:2]
     assert expected[int(y * height), int(x * width)].tolist() == noise[row, column].tolist()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("told", ["EXIF", "XMP"])
+def test_an_image_is_turned_once_by_whoever_reads_it(kind: str, told: str, tmp_path: Path) -> None:
+    """A PIL image as a file; and what was turned says no more that it is to be turned."""
+    exif, xmp = Image.Exif(), b'<rdf:Description tiff:Orientation="6"/>'
+    exif[0x0112] = 6
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    of_xmp = {"PNG": {"pnginfo": text}, "JPEG": {"xmp": xmp}, "TIFF": {"tiffinfo": {700: xmp}}}
+    options: dict[str, Any] = {"exif": exif} if told == "EXIF" else of_xmp[kind]
+    path = tmp_path / "image"
+    noise = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, kind, **options)
+    with Image.open(path) as image:
+        image.load()
+        small = v2.Resize((4, 7))(image)  # keeps the tag; a TIFF is turned before
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert expected.shape == (8, 5, 3)
+    assert read_frame(path) == (8, 5, 6)
+    assert as_image(small).size == ((7, 4) if kind == "TIFF" else (4, 7))
+    for read in (read_image, as_image, lambda file: as_image(Image.open(file))):
+        upright = read(path)
+        np.testing.assert_array_equal(np.asarray(upright), expected)
+        assert ImageOps.exif_transpose(upright).size == upright.size
+        assert as_image(upright).size == upright.size
 
 
 @pytest.mark.parametrize(

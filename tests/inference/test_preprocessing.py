@@ -167,3 +167,9 @@ def test_images_of_every_mode_are_those_of_the_data_modules() -> None:
     assert model.transform(grey).equal(model.transform(grey.convert("RGB")))
     palette = white.convert("P")
     assert model.transform(palette).equal(model.transform(palette.convert("RGB")))
+    upright = model.transform(white.rotate(-90, expand=True))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = white.copy()
+    stored.info["exif"] = exif.tobytes()  # as a camera writes it
+    assert model.transform(stored).equal(upright)

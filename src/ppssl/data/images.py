@@ -1,10 +1,10 @@
 """Decoding of an image file, or the bytes of one, to upright RGB pixels.
 
 CMYK, greyscale and palette images are converted to RGB by Pillow; of 16 bits per channel the upper eight are kept;
-transparent images are put on white; the EXIF orientation is applied, and an unreadable EXIF block is ignored; of an
-animation or a file of several pages the first one is used. An error is raised for empty and truncated files, files that
-are not images, floating-point pixels (their range is undefined) and images above twice Pillow's ``MAX_IMAGE_PIXELS``
-(about 179 million pixels: decompression bombs).
+transparent images are put on white; the orientation of EXIF or XMP is applied, an unreadable EXIF block is ignored, and
+all metadata are left out; of an animation or a file of several pages the first one is used. An error is raised for
+empty and truncated files, files that are not images, floating-point pixels (their range is undefined) and images above
+twice Pillow's ``MAX_IMAGE_PIXELS`` (about 179 million pixels: decompression bombs).
 """
 
 import math
@@ -75,11 +75,9 @@ def read_image(
                 raise ValueError(
                     f"16-bit colour of {bit_depth} bits cannot be scaled; save it with 8 bits"
                 )
-            turn = _TURNS.get(_orientation(image))
             if short_side is not None:
                 image.draft(None, (short_side, short_side))  # only JPEG has it
-            rgb = to_rgb(image, 16 if bit_depth is None else bit_depth)
-            return rgb if turn is None else rgb.transpose(turn)
+            return to_rgb(image, 16 if bit_depth is None else bit_depth)
     except UnidentifiedImageError:
         size = len(file) if isinstance(file, bytes) else file.stat().st_size
         reason = "not an image in a format that Pillow reads" if size else "the file is empty"
@@ -91,7 +89,10 @@ def read_image(
 def read_frame(file: Path | bytes) -> tuple[int, int, int]:
     """Read width and height of the stored image in pixels, and its EXIF orientation (1 to 8), without decoding."""
     with _open(file) as image:
-        return (*image.size, _orientation(image))
+        (width, height), orientation = image.size, _orientation(image)
+        if getattr(image, "tag_v2", {}).get(_ORIENTATION) in (5, 6, 7, 8):
+            width, height = height, width  # of a TIFF Pillow states the size of the upright image
+        return width, height, orientation
 
 
 def deep_range(file: Path) -> int | None:
@@ -156,7 +157,15 @@ def _is_deep_colour(image: Image.Image) -> bool:
 
 
 def to_rgb(image: Image.Image, bit_depth: int = 16) -> Image.Image:
-    """Convert the pixels of an image to 8-bit RGB; see :func:`read_image`."""
+    """Convert an image to upright pixels of 8-bit RGB, see :func:`read_image`; its metadata are left out."""
+    rgb = _to_rgb(image, bit_depth)
+    turn = _TURNS.get(_orientation(image))  # of a decoded image: Pillow turns a TIFF as it decodes
+    upright = rgb if turn is None else rgb.transpose(turn)
+    upright.info = {}  # who reads the orientation there would turn it again
+    return upright
+
+
+def _to_rgb(image: Image.Image, bit_depth: int) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # Pillow clips these to 8 bits: nearly all would be white
