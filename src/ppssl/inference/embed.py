@@ -141,7 +141,11 @@ def fingerprint(encoder: nn.Module) -> str:
 
 def _description_of(encoder: Any, data: FineGrainedDataModule, feature: Feature) -> Description:
     images = images_fingerprint(data)
-    dim = getattr(encoder, "head_hidden_size", None) or encoder.num_features
+    dim = getattr(encoder, "head_hidden_size", None) or getattr(encoder, "num_features", 0)
+    if not dim:
+        raise UserError(
+            f"The length of an embedding is not known: set `num_features` of the `{type(encoder).__name__}`."
+        )
     view = (data.image_size, data.eval_crop)
     rows = _rows_fingerprint(data)
     return Description(fingerprint(encoder), images, *view, dim, feature, data.squash, rows)

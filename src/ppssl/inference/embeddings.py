@@ -15,6 +15,7 @@ from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.encoder import Encoder, evaluation_mode, load_encoder
 from ppssl.functional import attend
 from ppssl.losses.loss_plugin import LossPlugin
+from ppssl.utils.device import placement
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import PATH_TYPES, AnyPath, expand
 from ppssl.utils.timm_features import check_image_size
@@ -61,19 +62,20 @@ def embed_loader(
     """Embed the images of an evaluation loader; on a GPU the host does not wait for any batch.
 
     Args:
-        model: ``(B, 3, H, W) -> (B, D)``; used in evaluation mode, on the device of its parameters.
+        model: ``(B, 3, H, W) -> (B, D)``; used in evaluation mode, on its device and in its precision.
         loader: One of ``data``'s evaluation loaders.
         data: The data module, which normalises the images; call its ``normalise_with`` first.
         description: Label of the progress bar.
     """
-    device = next(model.parameters()).device
+    device, dtype = placement(model)
     features: list[Tensor] = []
     labels, index = [], []
     with evaluation_mode(model):
         check_image_size(model, data.image_size)
         for raw in track(loader, description=description, transient=True):
             batch = data.on_before_batch_transfer(raw, 0)
-            output = model(data.normalise(batch["image"].to(device, non_blocking=True)))
+            images = data.normalise(batch["image"].to(device, non_blocking=True))
+            output = model(images.to(dtype))
             storage = features[0].device if features else _storage_device(output, loader)
             features.append(output.to(storage, torch.float32))
             labels.append(batch["label"])
@@ -122,20 +124,22 @@ def feature_encoder(model: nn.Module | AnyPath, feature: Feature = "gap") -> Any
     """Return the module that computes a feature, ``(B, 3, H, W) -> (B, D)``, with timm's ``pretrained_cfg``.
 
     Args:
-        model: A timm model, a model of ppssl, or the path of a checkpoint.
+        model: A timm model without its classifier, a model of ppssl, any module with timm's ``pretrained_cfg``, or
+            the path of a checkpoint.
         feature: The feature (:data:`Feature`). ``"branch"`` needs a model of ppssl that was trained with IADM or with
             another plugin that has an attention map; of several such plugins the first is used (:ref:`D13 <d13>`).
 
     Raises:
-        UserError: The checkpoint cannot be read, or no plugin has an attention map.
+        UserError: The checkpoint cannot be read, no plugin has an attention map, or the model has a classifier, or does
+            not say how its images are normalised.
     """
     if feature not in ("gap", "branch"):
         raise ArgumentError(f"`feature` must be 'gap' or 'branch', got {feature!r}.")
     if feature == "gap":
         if isinstance(model, PATH_TYPES):
             return load_encoder(expand(model))
-        encoder: Any = getattr(model, "encoder", model)
-        return getattr(encoder, "model", encoder)
+        encoder = getattr(model, "encoder", model)
+        return _checked(encoder.model if isinstance(encoder, Encoder) else model)
     if isinstance(model, PATH_TYPES):
         name = str(model)
         trained: Any = restore(nn.Module, model, {})
@@ -149,6 +153,22 @@ def feature_encoder(model: nn.Module | AnyPath, feature: Feature = "gap") -> Any
             "checkpoint that was trained with it, or choose `feature: gap`."
         )
     return AttentionPooledEncoder(trained.encoder, plugin)
+
+
+def _checked(encoder: Any) -> Any:
+    """An encoder that says what it takes, and gives embeddings."""
+    name = f"A `{type(encoder).__name__}`"
+    if not hasattr(encoder, "pretrained_cfg"):
+        raise UserError(
+            f"{name} has no `pretrained_cfg`, the mean and std of its input: give a model of timm or ppssl; "
+            "`ppssl.PPSSL(backbone)` makes one of a module that returns a feature map."
+        )
+    if getattr(encoder, "num_classes", 0):
+        raise UserError(
+            f"{name} with a classifier returns {encoder.num_classes:,} logits and no embedding: call its "
+            "`reset_classifier(0)` first, or make it with `num_classes=0`."
+        )
+    return encoder
 
 
 def has_branch_feature(model: nn.Module) -> bool:

@@ -21,8 +21,8 @@ from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.functional import Reference, image_gradcam, saliency_target
 from ppssl.inference.image_files import ImageFiles, image_files
 from ppssl.losses.iadm.output_gradcam import find_timm_model, output_gradcam
-from ppssl.utils.device import on_device
-from ppssl.utils.errors import ArgumentError
+from ppssl.utils.device import on_device, placement
+from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import PATH_TYPES, AnyPath, expand, writing
 from ppssl.utils.timm_features import check_image_size
 
@@ -132,7 +132,7 @@ def explain(
         ``<plugin> branch`` for each plugin with an attention map; ``output Grad-CAM``, by the grad-cam library.
 
     Raises:
-        UserError: A file does not exist or cannot be read, or there are no images.
+        UserError: A file does not exist or cannot be read, there are no images, or the model is not in float32.
     """
     source = image_files([images] if isinstance(images, PATH_TYPES) else images)
     if not isinstance(model, nn.Module):
@@ -168,11 +168,15 @@ def explain_in_batches(
     """Yield the explanations of :func:`explain` for ``BATCH`` images at a time.
 
     Raises:
-        UserError: An image cannot be read.
+        UserError: An image cannot be read, or the model is not in float32.
     """
     if objective is not None and class_index is not None:
         raise ArgumentError(
             "`objective` and `class_index` exclude each other: they define different scores."
+        )
+    if (dtype := placement(model)[1]) != torch.float32:
+        raise UserError(
+            f"`explain` computes in float32, and the weights are in {dtype}: call the model's `float()`."
         )
     options: dict[str, Any] = {"objective": objective, "class_index": class_index, "layer": layer}
     names = source.picture_names()

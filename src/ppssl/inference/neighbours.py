@@ -18,6 +18,7 @@ from ppssl.inference.embed import fingerprint
 from ppssl.inference.embedding_file import read_description, read_embeddings
 from ppssl.inference.embeddings import feature_encoder
 from ppssl.metrics.retrieval import cosine_similarity, unit_rows
+from ppssl.utils.device import placement
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, expand, writable_figure, writing
 from ppssl.utils.plots.neighbours import neighbour_panel
@@ -128,7 +129,7 @@ def _embed(image: Image.Image, embeddings: AnyPath, model: nn.Module | AnyPath) 
     cfg = encoder.pretrained_cfg
     view = Normalisation(cfg["mean"], cfg["std"])(center_view(image, *description.view)[None])
     with evaluation_mode(encoder):
-        return unit_rows(encoder(view.to(next(encoder.parameters()).device)).cpu())
+        return unit_rows(encoder(view.to(*placement(encoder))).cpu())
 
 
 def _read(path: Path) -> Image.Image:

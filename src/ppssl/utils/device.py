@@ -2,13 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import nn
 
 from ppssl.utils.errors import UserError
 
-__all__ = ["on_device", "resolve_device"]
+__all__ = ["on_device", "placement", "resolve_device"]
+
+
+def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return device and type of a model's input: those of its first floating-point weight, or CPU and float32."""
+    weights = chain(model.parameters(), model.buffers())
+    first = next((w for w in weights if w.is_floating_point()), torch.empty(0))
+    return first.device, first.dtype
 
 
 def resolve_device(name: str) -> torch.device:
@@ -33,7 +41,7 @@ def resolve_device(name: str) -> torch.device:
 @contextmanager
 def on_device(model: nn.Module, name: str) -> Iterator[torch.device]:
     """Move a model to a device (:func:`resolve_device`) and back afterwards, also after an error."""
-    original_device = next(model.parameters()).device
+    original_device, _ = placement(model)
     device = resolve_device(name)
     model.to(device)
     try:

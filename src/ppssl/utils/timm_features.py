@@ -13,6 +13,7 @@ import torch
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
+from ppssl.utils.device import placement
 from ppssl.utils.errors import UserError
 
 __all__ = [
@@ -183,13 +184,13 @@ def _reason(error: Exception) -> str:
 def _run(model: nn.Module, shape: torch.Size) -> tuple[Any, Tensor | None, Tensor]:
     """Hidden state, map beside it and embedding, on the meta device or where the model cannot run there, really."""
     run = _Features(model)
+    device, dtype = placement(model)
     try:
         state = {n: t.to("meta") for n, t in [*run.named_parameters(), *run.named_buffers()]}
-        images = torch.empty(shape, device="meta")
+        images = torch.empty(shape, dtype=dtype, device="meta")
         return torch.func.functional_call(run, state, (images,), tie_weights=False)
     except Exception:  # of what has no meta kernel or reads values
-        device = next((parameter.device for parameter in run.parameters()), None)
-        return run(torch.zeros(shape, device=device))
+        return run(torch.zeros(shape, dtype=dtype, device=device))
 
 
 class _Features(nn.Module):
