@@ -181,11 +181,14 @@ def test_a_data_module_comes_back(tmp_path):
     assert again.config() == data.config()
 
 
-def test_a_numpy_float_becomes_a_plain_one(tmp_path):
-    """``np.float64`` is a ``float``, but torch refuses to load it safely."""
-    again = _through_plain_data(Leaf(1, rate=np.float64(0.25)), tmp_path)
-    assert type(again.rate) is float
-    assert again.rate == 0.25
+@pytest.mark.parametrize("value", [0.25, True, 3, "oak"])
+def test_a_scalar_of_numpy_becomes_a_plain_one(value, tmp_path):
+    """``np.float64`` is a ``float`` and ``np.str_`` a ``str``, but torch refuses to load them safely."""
+    kinds = [np.float32, np.float64] if isinstance(value, float) else [np.array(value).dtype.type]
+    for kind in kinds:
+        again = _through_plain_data(Holder([kind(value)]), tmp_path)
+        assert type(again.value[0]) is type(value)
+        assert again.value == [value]
 
 
 def test_paths_are_taken_wherever_a_string_is(tmp_path):

@@ -56,8 +56,9 @@ def test_numbers_are_uniform_over_places():
     assert np.histogram(draws, bins=10, range=(0, 1))[0] == pytest.approx(400, abs=4 * np.sqrt(400))
 
 
-def test_counters_may_come_from_numpy():
-    assert _draw(0, "order", np.int64(-1)) == _draw(0, "order", -1)
+def test_seeds_and_counters_may_come_from_numpy():
+    assert _draw(np.int64(-1), "order", np.int64(-1)) == _draw(-1, "order", -1)
+    assert type(resolve_seed(np.int64(3))) is int  # results are written as JSON
 
 
 def test_more_than_three_counters_are_refused():

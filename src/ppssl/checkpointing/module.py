@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Self
 
+import numpy as np
 import timm
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import (
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from ppssl.checkpointing.compatibility import check_class, check_resumable, describe_misfit
@@ -209,6 +211,9 @@ class TrainingModule(LightningModule, Configurable):
             "data": data.config() if isinstance(data, Configurable) else None,
             "view": self._view and tuple(self._view),
         } | self.checkpoint_entry()
+        for name in checkpoint.keys() & {"optimizer_states", "lr_schedulers", "ppssl"}:
+            # scalars of NumPy, such as `lr=np.float64(1e-3)`, would make the file unsafe to load
+            checkpoint[name] = apply_to_collection(checkpoint[name], np.generic, np.generic.item)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse checkpoints of other programs, models or optimizers; subclasses make layers that have weights."""

@@ -90,7 +90,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         check_choice(("workers", "device"), augment_on=augment_on)
         check_place(augmentation, augment_on)
         self.image_size = image_size
-        self.batch_size = batch_size
+        self.batch_size = int(batch_size)  # torch takes no integer of NumPy
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.val_fraction = val_fraction

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Self
 
+import numpy as np
+
 from ppssl.utils.argument_types import check_types
 
 __all__ = [
@@ -216,8 +218,8 @@ class _NotPlainError(TypeError):
 def _plain(value: Any) -> Any:
     if isinstance(value, Configurable):
         return value.config()
-    if isinstance(value, float):
-        return float(value)  # np.float64 is a subclass of float, but not plain data
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
     if isinstance(value, _PLAIN):

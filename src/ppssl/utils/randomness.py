@@ -33,7 +33,7 @@ def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
     if len(counters) > 3:
         raise ValueError(f"`counters` must be at most three integers, got {len(counters)}.")
     words = [0, *(int(c) & _MASK for c in counters)]
-    key = np.array([seed & _MASK, zlib.crc32(purpose.encode())], dtype=np.uint64)
+    key = np.array([int(seed) & _MASK, zlib.crc32(purpose.encode())], dtype=np.uint64)
     counter = np.array(words + [0] * (4 - len(words)), dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
@@ -66,5 +66,5 @@ def seed_step(seed: int, step: int, micro_step: int, rank: int) -> None:
 def resolve_seed(seed: int | None) -> int:
     """Return ``seed``; if it is ``None``, the seed of ``lightning.seed_everything``, or 0."""
     if seed is not None:
-        return seed
+        return int(seed)
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
