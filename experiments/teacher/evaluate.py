@@ -1,6 +1,6 @@
 """What the teacher knows of birds that it has not met: other pictures, and other combinations of the attributes.
 
-python experiments/teacher/evaluate.py --weights src/ppssl/ais/weights/synthetic-clip.safetensors
+python experiments/teacher/evaluate.py --weights src/ppssl/text/teachers/weights/synthetic-clip.safetensors
 """
 
 import argparse

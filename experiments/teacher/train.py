@@ -1,7 +1,7 @@
 """Trains the embedded teacher ``synthetic-clip`` from scratch, on one CPU core, and measures it.
 
     python experiments/teacher/train.py --config experiments/teacher/synthetic-clip.yaml --work runs/teacher \
-        --out src/ppssl/ais/weights/synthetic-clip.safetensors --figures experiments/teacher/figures.json
+        --out src/ppssl/text/teachers/weights/synthetic-clip.safetensors --figures experiments/teacher/figures.json
 
 With worldly.yaml: another teacher, which is not in the package. Its captions name background and body colour as well,
 so that its image embedding holds them, as a real CLIP's does.

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from command_line import error_line, fit_arguments
-from ppssl.cli.error_messages import describe_error
 from ppssl.cli.main import main
+from ppssl.studies.error_messages import describe_error
 from ppssl.studies.lightning_cli import build_recipe
 from ppssl.utils.errors import ArgumentError
 
@@ -155,6 +155,9 @@ def test_null_is_taken_where_it_is_a_value(value: str, made: dict[str, Path]) ->
             "`image_size` must be >= 1, got 0",
         ),
         (["ablate", "{last}", "--out={root}/study"], "last.ckpt is not valid YAML"),
+        (["--import", "./mine.py", "evaluate", "{last}"], "Give a module that is in this folder"),
+        (["corpus", "inspect", "birds", "--top=-1"], "`top` must be >= 1, got -1"),
+        (["corpus", "inspect", "birds", "--num-images=0"], "`num_images` must be >= 1, got 0"),
     ],
 )
 def test_of_other_commands(

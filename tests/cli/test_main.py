@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from command_line import RECIPE, error_line, fit_arguments
-from ppssl.cli.error_messages import describe_error
 from ppssl.cli.main import COMMANDS, TRAINER_COMMANDS, main
+from ppssl.studies.error_messages import describe_error
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,41 @@ def test_a_wrong_option_is_one_line(
     assert message in error_line(capsys)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--data.batch_size=-3", "`batch_size` must be >= 1, got -3"),
+        ("--model.backbone_kwargs={no_such: 1}", "no_such"),
+        ("--model.contrastive.temperature=0", "temperature"),
+    ],
+)
+def test_what_a_constructor_refuses_is_a_finding(
+    option: str, message: str, image_folder: Path, tmp_path: Path
+) -> None:
+    """The other findings, and their JSON, are there as well."""
+    written = tmp_path / "doctor.json"
+    options = [f"--data.root={image_folder}", *TINY, option]
+    assert main(["doctor", "--config", RECIPE, *options, "--json", str(written)]) == 2
+    findings = json.loads(written.read_text())["findings"]
+    assert {finding["area"] for finding in findings} == {"installation", "machine", "settings"}
+    (said,) = [finding for finding in findings if finding["area"] == "settings"]
+    assert (said["level"], message in said["value"]) == ("problem", True)
+
+
+@pytest.mark.parametrize("labelled", [0.5, 1.0])
+def test_of_a_classifier_the_labelled_images_are_counted(
+    labelled: float, image_folder: Path
+) -> None:
+    options = [f"--data.root={image_folder}", *TINY, "--model.backbone=resnet_small"]
+    options += [f"--data.label_fraction={labelled}", "--data.batch_size=2"]
+    diagnosis = doctor("ppssl:folder/finetune", options, steps=0)
+    fitted = int(24 * labelled * 0.75)  # a quarter is held out
+    (batch,) = [f for f in diagnosis.findings["settings"] if f.what == "batch"]
+    (steps,) = [f for f in diagnosis.findings["settings"] if f.what == "steps"]
+    assert f"2 of {fitted} training images" in batch.value
+    assert steps.value.startswith(f"{fitted // 2} ")
+
+
 def test_embeddings_of_other_images_are_refused(image_folder: Path, tmp_path: Path) -> None:
     """Also of as many: their rows would be taken for those of these images."""
     torch.manual_seed(0)

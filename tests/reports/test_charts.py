@@ -34,6 +34,15 @@ def test_a_single_value_lies_inside(value: float) -> None:
     assert 0 < y < HEIGHT
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, -2.5])
+def test_a_value_that_never_changes_has_short_labels(value: float) -> None:
+    chart = line_chart("loss", {"a": (np.arange(3), np.full(3, value))})
+    assert chart is not None
+    labels = [label for _, label in chart.y_ticks]
+    assert max(map(len, labels)) <= 5
+    assert len(set(labels)) == len(labels) > 2
+
+
 def test_values_that_are_not_finite_are_left_out() -> None:
     steps = np.arange(4)
     series = {"a": (steps, np.array([1, np.nan, np.inf, 2])), "b": (steps, np.full(4, np.nan))}

@@ -185,6 +185,18 @@ def test_without_labels(images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_no_image_is_its_own_neighbour(images: Path, tmp_path: Path) -> None:
+    """Of four images without labels each has three others."""
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    for i, path in enumerate(sorted((images / "train").rglob("*.png"))[::6][:5]):
+        shutil.copy(path, tmp_path / "images" / "train" / f"{i}.png")
+    run = train(tmp_path / "images", tmp_path / "run", "--data.batch_size=2")
+    shown = section(make(run, tmp_path / "page.html"), "neighbours")
+    assert "inf" not in shown
+    assert len(re.findall(r"\b[01]\.\d{3}\b", shown)) == 4 * 3  # one of five is held out
+
+
+@pytest.mark.slow
 def test_one_class(images: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         shutil.copytree(images / split / "class1", tmp_path / "images" / split / "class1")

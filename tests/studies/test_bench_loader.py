@@ -146,7 +146,7 @@ def test_photographs_have_size_and_number(tmp_path: Path) -> None:
     assert all(image.std() > 10 for image in images)
 
 
-@pytest.mark.parametrize("text", ["500", "500x", "x3", "0x5", "5x-1", "axb"])
+@pytest.mark.parametrize("text", ["500", "500x", "x3", "0x5", "5x-1", "axb", "5²x3"])
 def test_a_wrong_size_is_one_line(text: str, capsys: Any) -> None:
     assert main(["bench", "loader", f"--make={text}"]) == 2
     assert "`make` must be WIDTHxHEIGHT in pixels, such as 500x375" in error_line(capsys)

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from safetensors.torch import save_file
 
-from ppssl import PPSSL, FolderDataModule, SyntheticDataModule
+from ppssl import PPSSL, FolderDataModule, LinearProbe, SyntheticDataModule
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.cli.main import main
 from ppssl.data.synthetic.birds import ATTRIBUTE_PARTS, PARTS
@@ -293,6 +293,18 @@ def test_errors_are_one_line(args: list[str], message: str, checkpoint: Path, ca
     assert main(["bench", "saliency", *given]) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("ppssl: ")]
     assert message in line
+
+
+def test_a_classifier_has_no_loss_to_explain(checkpoint: Path, tmp_path: Path, capsys: Any) -> None:
+    """Be it the first checkpoint or a later one."""
+    trainer = Trainer(default_root_dir=tmp_path, max_steps=1, **QUIET)
+    model = LinearProbe(backbone="resnet_small", pretrained=False, backbone_kwargs={"width": 4})
+    trainer.fit(model, _birds())
+    trainer.save_checkpoint(tmp_path / "probe.ckpt")
+    for given in ([tmp_path / "probe.ckpt"], [checkpoint, tmp_path / "probe.ckpt"]):
+        args = ["--checkpoints", *map(str, given), "--out", str(tmp_path / "out")]
+        assert main(["bench", "saliency", *args]) == 2
+        assert "probe.ckpt is of a classifier" in capsys.readouterr().err
 
 
 def test_grabcut_finds_a_bird_before_a_plain_sky() -> None:

@@ -86,3 +86,12 @@ def test_one_writer_at_a_time_and_another_one_afterwards(tmp_path: Path) -> None
         raise KeyboardInterrupt
     with only_writer(path):  # free again
         pass
+
+
+def test_the_folder_that_one_is_in_can_be_written_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "study").mkdir()
+    monkeypatch.chdir(tmp_path / "study")
+    with only_writer(Path()), pytest.raises(UserError, match=r"writing .*study: wait"):
+        only_writer(tmp_path / "study").__enter__()

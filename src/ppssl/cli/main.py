@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        from ppssl.cli.error_messages import describe_error
+        from ppssl.studies.error_messages import describe_error
 
         code, message = describe_error(error)
         if message is None:
@@ -100,7 +100,7 @@ def _import_modules(args: Sequence[str]) -> list[str]:
         name = name or next(remaining, "")
         try:
             import_module(name)
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, TypeError) as error:
             raise UserError(
                 f"`--import {name}`: {error}. Give a module that is in this folder or installed."
             ) from error

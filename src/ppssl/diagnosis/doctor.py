@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.loader import default_workers
 from ppssl.data.survey import Survey, survey
@@ -16,9 +14,9 @@ from ppssl.diagnosis.installation import check_installation, this_installation
 from ppssl.diagnosis.machine import TENSORS, Demand, Machine, check_machine, this_machine
 from ppssl.diagnosis.settings import Plan, check_normalisation, check_settings, plan_of
 from ppssl.diagnosis.trial import Trial, check_trial, try_steps
+from ppssl.studies.error_messages import describe_error
 from ppssl.studies.lightning_cli import PPSSLCLI, build_recipe
 from ppssl.utils.checks import check_range
-from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath
 from ppssl.utils.results import provenance
 
@@ -122,7 +120,7 @@ def doctor(
     areas["data"] = check_data(seen)
     if embeddings is not None:
         areas["data"] += check_doubtful(seen, embeddings)
-    plan = plan_of(built.trainer, built.datamodule)
+    plan = plan_of(built.trainer, built.datamodule, built.model)
     areas["settings"] = _check_settings(built, plan, seen)
     if steps and exit_code(areas["settings"]) < 2 and exit_code(areas["data"]) < 2:
         _try(diagnosis, built, plan, machine, demand, steps)
@@ -139,8 +137,11 @@ def _attempt(areas: dict[str, list[Finding]], area: str, work: Callable[[], Any]
     """The result of some work; ``None`` and a red line if it fails as a user's mistake does."""
     try:
         return work()
-    except (UserError, ArgumentError, torch.OutOfMemoryError) as error:
-        areas[area] = [problem(area, " ".join(str(error).split()), "")]
+    except Exception as error:
+        _, message = describe_error(error)
+        if message is None:
+            raise
+        areas[area] = [problem(area, message, "")]
         return None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 
+from ppssl.classify.base import Classifier
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.survey import Survey
 from ppssl.diagnosis.finding import Finding, ok, problem, warning
@@ -62,18 +63,22 @@ class Plan:
     batches: int = 1
 
 
-def plan_of(trainer: Trainer, data: FineGrainedDataModule) -> Plan:
-    """The sizes of the run that a Trainer would make of a data module, after its ``setup``."""
+def plan_of(trainer: Trainer, data: FineGrainedDataModule, model: Any = None) -> Plan:
+    """The sizes of the run that a Trainer would make of a data module, after its ``setup``, and a model.
+
+    A classifier trains on the labelled images that are not held out, any other model on all.
+    """
+    images = len(data.train_fit) if isinstance(model, Classifier) else data.num_train
     options: Any = trainer
     batch = data.batch_size * options.world_size
-    per_epoch: float = data.num_train // batch
+    per_epoch: float = images // batch
     limit = options.limit_train_batches
     per_epoch = min(per_epoch, limit) if isinstance(limit, int) else int(per_epoch * limit)
     accumulated = options.accumulate_grad_batches
     epochs = math.inf if options.max_epochs in (None, -1) else options.max_epochs
     most = math.inf if options.max_steps == -1 else options.max_steps
     steps = min(epochs * math.ceil(per_epoch / accumulated), most)
-    return Plan(data.num_train, batch, None if steps == math.inf else int(steps), accumulated)
+    return Plan(images, batch, None if steps == math.inf else int(steps), accumulated)
 
 
 def check_settings(model: Any, plan: Plan) -> list[Finding]:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ppssl.studies.command_checks import refuse_nulls
+from ppssl.studies.error_messages import describe_error
 from ppssl.studies.lightning_cli import PPSSLCLI
-from ppssl.studies.parser_messages import parser_message
 from ppssl.studies.study import command_line
 from ppssl.utils.errors import UserError
 
@@ -96,13 +95,11 @@ def _problem(args: Sequence[str]) -> str | None:
     """What the parser says against a command line, in one line."""
     try:
         _ParserOnly(args)
-    except UserError as error:
-        return str(error)
-    except (ArgumentError, ValueError) as error:
-        text = str(error)
-        if isinstance(error, ArgumentError) or "Does not validate" in text:
-            return parser_message(text)
-        raise
+    except Exception as error:
+        _, message = describe_error(error)
+        if message is None:
+            raise
+        return message
     return None
 
 

@@ -3,7 +3,6 @@
 import json
 import resource
 import sys
-from argparse import ArgumentError as ParserError
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,10 +16,9 @@ from ppssl.inference.embeddings import has_branch_feature
 from ppssl.losses.iadm.callback import measure_health
 from ppssl.losses.iadm.plugin import IADM
 from ppssl.studies.compare import BRANCH
+from ppssl.studies.error_messages import describe_error
 from ppssl.studies.lightning_cli import PPSSLCLI, build_recipe
-from ppssl.studies.parser_messages import parser_message
 from ppssl.studies.study import command_line
-from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.results import Results, without_local, write_json
 
 __all__ = ["execute_run", "main"]
@@ -98,21 +96,10 @@ def main() -> None:
     try:
         execute_run(json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:])
     except Exception as error:
-        if message := _user_message(error):
-            raise SystemExit(message) from error
-        raise
-
-
-def _user_message(error: BaseException) -> str | None:
-    """The message of an error of the user, which may be the cause of another one; else ``None``."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError | ArgumentError):
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
-    text = str(error)
-    is_of_parser = isinstance(error, ValueError) and "Does not validate" in text
-    return parser_message(text) if is_of_parser or isinstance(error, ParserError) else None
+        _, message = describe_error(error)
+        if message is None:
+            raise
+        raise SystemExit(message) from error
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ __all__ = [
     "FROM_COMMAND_LINE",
     "Study",
     "command_line",
+    "flatten",
     "folder_name",
     "load_study",
     "result_path",
@@ -77,18 +78,18 @@ class Study:
 
 def _recipe_settings(name: str) -> dict[str, Any]:
     """Settings of a recipe by dotted name, without the output folder, which does not change the results."""
-    settings = _flatten(read_yaml(name))
+    settings = flatten(read_yaml(name))
     settings.pop("trainer.default_root_dir", None)
     return settings
 
 
-def _flatten(content: Any, name: str = "") -> dict[str, Any]:
+def flatten(content: Any, name: str = "") -> dict[str, Any]:
     """Settings by dotted name, without ``init_args``, as on the command line."""
     if not isinstance(content, Mapping) or not content:
         return {name: content}
     flat: dict[str, Any] = {}
     for key, value in content.items():
-        flat |= _flatten(value, name if key == "init_args" else f"{name}.{key}".lstrip("."))
+        flat |= flatten(value, name if key == "init_args" else f"{name}.{key}".lstrip("."))
     return flat
 
 
@@ -98,7 +99,7 @@ def _override(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict
     for name, value in overrides.items():
         below = f"{name}."
         flat = {n: v for n, v in flat.items() if n != name and not n.startswith(below)}
-        flat |= _flatten(value, name)
+        flat |= flatten(value, name)
     return flat
 
 

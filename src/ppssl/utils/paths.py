@@ -199,6 +199,7 @@ def only_writer(path: Path, folder: Path | None = None) -> Iterator[None]:
     Raises:
         UserError: Another process holds it.
     """
+    path = Path(os.path.abspath(path))  # of `.`, which has no name
     lock = FileLock((folder or path.parent) / f"{path.name}.lock")
     try:
         lock.acquire(timeout=0)

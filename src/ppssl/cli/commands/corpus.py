@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ppssl.cli.arguments import check_separate
+from ppssl.cli.arguments import add_device, check_separate
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.corpus_generation import generate_corpus
 from ppssl.text.corpus_inspection import CorpusReport, check_output, draw_picks, inspect_corpus
@@ -128,12 +128,7 @@ def _generate_parser() -> ArgumentParser:
     parser.add_argument(
         "--temperature", type=float, default=0.8, help="Temperature of the sampling, > 0."
     )
-    parser.add_argument(
-        "--device",
-        type=str,
-        default="auto",
-        help="Device, such as `cpu` or `cuda`; default: a GPU if any.",
-    )
+    add_device(parser)
     return parser
 
 

@@ -7,6 +7,7 @@ import yaml
 
 from ppssl.reports.measured import Measured
 from ppssl.reports.section import Section
+from ppssl.studies.study import flatten
 from ppssl.utils.results import provenance, without_paths
 
 __all__ = ["section"]
@@ -23,7 +24,7 @@ def section(runs: Sequence[Measured]) -> Section:
             "provenance": provenance() if measured.results is None else measured.results.provenance,
         }
     if len(runs) == 2:
-        flat = [dict(_flat(_settings(m))) for m in runs]
+        flat = [{name: str(value) for name, value in flatten(_settings(m)).items()} for m in runs]
         names = dict.fromkeys([*flat[0], *flat[1]])
         rows = [
             (n, *(f.get(n, "-") for f in flat)) for n in names if flat[0].get(n) != flat[1].get(n)
@@ -54,16 +55,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Dotted names and values of all settings, as the command line has them."""
-    if not isinstance(value, Mapping):
-        return [(name, str(value))]
-    entries = []
-    for key, item in value.items():
-        entries += _flat(item, name if key == "init_args" else f"{name}.{key}".lstrip("."))
-    return entries
 
 
 def _commands(measured: Measured) -> list[tuple[str, str]]:

@@ -25,7 +25,7 @@ def parse_size(text: str) -> tuple[int, int]:
         UserError: The text is no size.
     """
     width, x, height = text.partition("x")
-    if not (x and width.isdigit() and height.isdigit() and int(width) and int(height)):
+    if not (x and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise UserError(f"`make` must be WIDTHxHEIGHT in pixels, such as 500x375, got {text!r}.")
     return int(width), int(height)
 

@@ -102,7 +102,7 @@ def bench_saliency(
         raise ArgumentError("`checkpoints` must contain at least one checkpoint.")
     check_choice(("random", "start"), before=before)
     check_choice(("annotated", "grabcut"), foreground=foreground)
-    contents = [read_checkpoint(path) for path in checkpoints]
+    contents = [_read_pretraining(path) for path in checkpoints]
     data = _data_of(contents[0], checkpoints[0]) if data is None else data
     data.setup()
     probes = select_probe_images(data, images)
@@ -142,6 +142,17 @@ def _score(
                 first_trained = signed
             _add_scores(rows, phase, signed, probes.masks)
     return rows, first_trained
+
+
+def _read_pretraining(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint of a contrastive model, whose gradients the maps are."""
+    content = read_checkpoint(path)
+    if not any(name.startswith("contrastive.") for name in content["state_dict"]):
+        raise UserError(
+            f"{path} is of a classifier, which has no contrastive loss: give checkpoints of PPSSL, such as the one "
+            "that it began with."
+        )
+    return content
 
 
 def _data_of(content: dict[str, Any], path: str | Path) -> FineGrainedDataModule:
