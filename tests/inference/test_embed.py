@@ -158,8 +158,12 @@ def test_neighbours_say_what_is_wrong(image_folder: Path, tmp_path: Path) -> Non
     with pytest.raises(UserError, match="are from another encoder"):
         neighbours(query, out, other)
     (tmp_path / "no.png").write_text("none")
-    with pytest.raises(UserError, match=r"Cannot read the image .*no\.png.* Give an image file"):
+    with pytest.raises(UserError, match=r"Cannot read .*no\.png: not an image"):
         neighbours(tmp_path / "no.png", out, Colour())
+    picture = tmp_path / "other.png"
+    for images in (image_folder / "test", image_folder / "train" / "class0"):  # fewer, or others
+        with pytest.raises(UserError, match=r"e\.parquet is of other images than the data set"):
+            neighbours(query, out, Colour(), out=picture, data=_data(images))
     (image_folder / "test" / "class1" / "3.png").rename(tmp_path / "away.png")
     with pytest.raises(UserError, match=r"3.png`: no such file"):
         neighbours(query, out, Colour(), k=36, out=tmp_path / "n.png")

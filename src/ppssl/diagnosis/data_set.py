@@ -14,8 +14,8 @@ from ppssl.data.source import UNKNOWN
 from ppssl.data.survey import Survey
 from ppssl.diagnosis.finding import Finding, ok, problem, warning
 from ppssl.inference.duplicates import doubtful_labels
-from ppssl.inference.embed import images_fingerprint
-from ppssl.inference.embedding_file import read_description, read_embeddings
+from ppssl.inference.embed import check_same_images
+from ppssl.inference.embedding_file import read_embeddings
 from ppssl.inference.embeddings import Embeddings
 from ppssl.losses.ais.plugin import AIS
 from ppssl.utils.errors import UserError
@@ -262,10 +262,7 @@ def check_doubtful(survey: Survey, embeddings: AnyPath) -> list[Finding]:
     Raises:
         UserError: The file cannot be read, or is of other images.
     """
-    if read_description(embeddings).data != images_fingerprint(survey.data):
-        raise UserError(
-            f"{embeddings} is of other images, or they were squashed otherwise: write it again with `ppssl embed`."
-        )
+    check_same_images(embeddings, survey.data)
     parts = [part for part, _ in read_embeddings(embeddings)]
     index = torch.cat([part.index for part in parts])
     labels = torch.from_numpy(survey.labels)[index]

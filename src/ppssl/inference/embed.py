@@ -20,6 +20,7 @@ from ppssl.inference.data_set import data_for
 from ppssl.inference.embedding_file import (
     Description,
     list_column,
+    read_description,
     try_description,
     with_description,
 )
@@ -29,7 +30,13 @@ from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, only_writer, writable_parquet, writing
 
-__all__ = ["embed", "fingerprint", "image_columns", "images_fingerprint"]
+__all__ = [
+    "check_same_images",
+    "embed",
+    "fingerprint",
+    "image_columns",
+    "images_fingerprint",
+]
 
 PART = 4096
 """Images per part; the embeddings of one part are held in memory."""
@@ -154,6 +161,19 @@ def _description_of(encoder: Any, data: FineGrainedDataModule, feature: Feature)
 def images_fingerprint(data: FineGrainedDataModule) -> str:
     """Hash of the images of a data set, after its ``setup``; of files: names and sizes in bytes, not pixels."""
     return digest(f"{name} {source.served()}" for name, source in data.sources.items())
+
+
+def check_same_images(embeddings: AnyPath, data: FineGrainedDataModule) -> None:
+    """Check that a file of embeddings is of the images of a data set, after its ``setup``.
+
+    Raises:
+        UserError: The file cannot be read, or is of other images.
+    """
+    if read_description(embeddings).data != images_fingerprint(data):
+        raise UserError(
+            f"{embeddings} is of other images than the data set, or they were squashed otherwise: give its data set, "
+            "or write it again with `ppssl embed`."
+        )
 
 
 def _rows_fingerprint(data: FineGrainedDataModule) -> str:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from ppssl.data.datamodule import FineGrainedDataModule
-from ppssl.data.images import read_image
 from ppssl.data.normalisation import Normalisation
 from ppssl.data.transforms import center_view
 from ppssl.encoder import evaluation_mode
-from ppssl.inference.embed import fingerprint
+from ppssl.inference.embed import check_same_images, fingerprint
 from ppssl.inference.embedding_file import read_description, read_embeddings
 from ppssl.inference.embeddings import feature_encoder
+from ppssl.inference.image_files import ImageFiles
 from ppssl.metrics.retrieval import cosine_similarity, unit_rows
 from ppssl.utils.device import placement
 from ppssl.utils.errors import ArgumentError, UserError
@@ -72,13 +72,17 @@ def neighbours(
         The neighbours, nearest first.
 
     Raises:
-        UserError: The image cannot be read, the embeddings are from another encoder, or a neighbour cannot be drawn.
+        UserError: The image cannot be read, the embeddings are from another encoder or not of ``data``, or a neighbour
+            cannot be drawn.
     """
     if k < 1:
         raise ArgumentError(f"`k` must be >= 1, got {k}.")
     if out is not None:
         writable_figure(out)
-    query = _read(expand(image))
+    if data is not None:
+        data.setup()
+        check_same_images(embeddings, data)
+    query = ImageFiles([expand(image)]).read(0)
     query_embedding = _embed(query, embeddings, model)
     nearest: list[Neighbour] = []
     for rows, columns in read_embeddings(embeddings):
@@ -107,7 +111,7 @@ def draw_neighbours(
         UserError: A neighbour cannot be read, or the file cannot be written.
     """
     out = writable_figure(out)
-    images = [_read(expand(image)), *(_neighbour_image(n, data) for n in nearest)]
+    images = [ImageFiles([expand(image)]).read(0), *(_neighbour_image(n, data) for n in nearest)]
     titles = [Path(image).name]
     titles += [f"{n.class_name or Path(n.path).name}\n{n.similarity:.3f}" for n in nearest]
     figure = neighbour_panel([_thumbnail(i) for i in images], titles)
@@ -132,13 +136,6 @@ def _embed(image: Image.Image, embeddings: AnyPath, model: nn.Module | AnyPath) 
         return unit_rows(encoder(view.to(*placement(encoder))).cpu())
 
 
-def _read(path: Path) -> Image.Image:
-    try:
-        return read_image(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"Cannot read the image {path}: {error}. Give an image file.") from error
-
-
 def _neighbour_image(neighbour: Neighbour, data: FineGrainedDataModule | None) -> Image.Image:
     """The image of a neighbour, from the data set if there is one, else from its file."""
     if data is not None:
@@ -150,7 +147,7 @@ def _neighbour_image(neighbour: Neighbour, data: FineGrainedDataModule | None) -
             f"Cannot draw the neighbour `{neighbour.path}`: no such file. Give the data set with `--data RECIPE`, or "
             "leave out `--out`."
         )
-    return _read(Path(neighbour.path))
+    return ImageFiles([Path(neighbour.path)]).read(0)
 
 
 def _thumbnail(image: Image.Image) -> Tensor:
