@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,27 @@ def test_a_folder_is_pushed_and_pulled(image_folder: Path, tmp_path: Path) -> No
     ):
         weights = pulled.encoder.model.state_dict()
         assert all(value.equal(weights[name]) for name, value in ours.state_dict().items())
+
+
+@pytest.mark.slow
+def test_a_folder_that_exists_stays_the_same_folder(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the working folder, or a mount point beside which nothing can be written."""
+    path = _checkpoint(image_folder, tmp_path, backbone="test_resnet")
+    out = tmp_path / "closed" / "out"
+    out.mkdir(parents=True)
+    monkeypatch.chdir(out)
+    (out / "file").write_text("")
+    with pytest.raises(UserError, match="exists and is not empty"):
+        export(path, "timm", ".")
+    (out / "file").unlink()
+    inode = out.stat().st_ino
+    export(path, "timm", ".")
+    assert Path.cwd() == out
+    assert out.stat().st_ino == inode
+    assert sorted(os.listdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert os.listdir(out.parent) == ["out"]
 
 
 def test_the_card_names_no_path_of_the_machine() -> None:

@@ -81,6 +81,33 @@ def test_a_classifier_names_the_classes_of_unlabelled_images(
         assert row["predicted"] == model.classes[int(probabilities.argmax())]
 
 
+def test_each_image_has_one_row_where_others_are_broken(image_folder: Path, tmp_path: Path) -> None:
+    broken = image_folder / "test" / "class1" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.warns(UserWarning, match="Skipped"):
+        rows = _predict(PPSSL(**TINY), _data(image_folder, on_error="skip"), tmp_path / "p.parquet")
+    assert [row["index"] for row in rows] == [i for i in range(24, 36) if i != 28]
+    assert [row["path"] for row in rows] == sorted({row["path"] for row in rows})
+
+
+def test_the_former_file_stays_until_the_new_one_is_whole(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "p.parquet"
+    _predict(PPSSL(**TINY), _data(image_folder), out)
+    before = out.read_bytes()
+
+    def full_disk(table: Any, where: Any, **kwargs: Any) -> None:
+        Path(where).write_bytes(b"PAR1")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full_disk)
+    with pytest.raises(UserError, match=r"Cannot write .*p\.parquet: No space left"):
+        _predict(PPSSL(**TINY), _data(image_folder), out)
+    assert out.read_bytes() == before
+    assert list(tmp_path.glob("*p.parquet*")) == [out]
+
+
 def test_a_trial_writes_nothing_and_replaces_nothing(image_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "predictions.parquet"
     out.write_text("of all images")
@@ -117,4 +144,7 @@ def test_what_cannot_be_written_is_said(image_folder: Path, tmp_path: Path) -> N
     assert not out.exists()
     trainer = Trainer(**QUIET, callbacks=[PredictionWriter(str(image_folder))])
     with pytest.raises(UserError, match=r"Cannot write .*: it is a folder"):
+        trainer.predict(PPSSL(**TINY), _data(image_folder))
+    trainer = Trainer(**QUIET, callbacks=[PredictionWriter(tmp_path / "p.csv")])
+    with pytest.raises(UserError, match=r"p\.csv is written as Parquet"):
         trainer.predict(PPSSL(**TINY), _data(image_folder))

@@ -145,9 +145,9 @@ def test_a_file_that_says_nothing_of_the_size(image_folder: Path, tmp_path: Path
     assert load_transform(path)(Image.new("RGB", (300, 90))).shape == (3, 56, 56)
 
 
-@pytest.mark.parametrize("crop", [0.875, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("crop", [0.56, 0.875, 0.9, 0.95, 1.0])
 def test_timm_resizes_to_the_same_size(crop: float) -> None:
-    for size in [*range(24, 60), 96, 128, 160, 192, 224, 384]:
+    for size in [*range(24, 60), 96, 128, 160, 192, 224, 384, 518]:
         preprocessing = Preprocessing(size, crop, (0.5,) * 3, (0.5,) * 3)
         cfg = preprocessing.timm()
         theirs: Any = timm.data.create_transform(**cfg, is_training=False)
@@ -173,3 +173,18 @@ def test_images_of_every_mode_are_those_of_the_data_modules() -> None:
     stored = white.copy()
     stored.info["exif"] = exif.tobytes()  # as a camera writes it
     assert model.transform(stored).equal(upright)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "turned"])
+def test_the_code_of_a_model_card_takes_images_of_every_mode(mode: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 60, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert("RGB" if mode in ("turned", "CMYK") else "RGBA")
+    if mode == "turned":
+        image.getexif()[0x0112] = 6
+    elif mode != image.mode:
+        image = image.convert(mode)
+    preprocessing = Preprocessing(32, 0.875, (0.5,) * 3, (0.25,) * 3)
+    names: dict[str, Any] = {}
+    exec(preprocessing.code(), names)
+    expected = preprocessing.transform()(image)
+    torch.testing.assert_close(names["prepare"](image), expected, atol=1e-6, rtol=1e-6)

@@ -23,6 +23,7 @@ from ppssl.inference.embedding_file import (
     read_description,
     try_description,
     with_description,
+    write_table,
 )
 from ppssl.inference.embeddings import Feature, embed_loader, feature_encoder
 from ppssl.utils.checks import check_range
@@ -201,7 +202,6 @@ def _embed_part(
 ) -> Path:
     """Return the file of one part; embed and write it if it does not exist yet."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     file = folder / f"{split}-{items[0]}-{len(items)}.parquet"
     if try_description(file) == description:
@@ -210,7 +210,5 @@ def _embed_part(
     embedded = embed_loader(encoder, data.eval_loader(split, items), data, description=progress)
     columns = image_columns(data, embedded.index, embedded.labels)
     columns["embedding"] = list_column(embedded.features)
-    table = with_description(pa.table(columns), description)
-    pq.write_table(table, file.with_suffix(".part"), write_page_checksum=True)
-    file.with_suffix(".part").replace(file)
+    write_table(with_description(pa.table(columns), description), file)
     return file

@@ -8,6 +8,7 @@ encoder's fingerprint and the preprocessing, so that embeddings of two encoders 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ __all__ = [
     "read_embeddings",
     "try_description",
     "with_description",
+    "write_table",
 ]
 
 ROWS = 4096
@@ -193,6 +195,19 @@ def list_column(rows: Tensor) -> Any:
 def with_description(table: pa.Table, description: Description) -> pa.Table:
     """The table with its metadata."""
     return table.replace_schema_metadata({_METADATA_KEY: json.dumps(asdict(description))})
+
+
+def write_table(table: pa.Table, file: Path) -> None:
+    """Write a Parquet file with checksums, in one step: after an interruption it is the old or the new one."""
+    import pyarrow.parquet as pq
+
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        pq.write_table(table, part, write_page_checksum=True)
+        part.replace(file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def try_description(path: Path) -> Description | None:

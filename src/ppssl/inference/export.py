@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -79,7 +78,7 @@ def export(
     content = read_checkpoint(checkpoint)["ppssl"]
     encoder = load_encoder(expand(checkpoint), backbone)
     preprocessing = Preprocessing.of(content)
-    with writing(out), _new_folder_beside(out) as temporary:
+    with writing(out), _temporary_folder(out) as temporary:
         folder = Path(temporary) / "out"
         folder.mkdir()
         WRITERS[to](encoder, content["encoder"], preprocessing, folder)
@@ -94,14 +93,19 @@ def export(
         origin = provenance() | {"sha256": checksum}
         card = model_card(content, to, reader, preprocessing, origin, difference, largest)
         (folder / "README.md").write_text(card)
-        shutil.rmtree(out, ignore_errors=True)
-        folder.replace(out)
+        if out.exists():  # it may be the working folder or a mount point: it stays what it is
+            for file in folder.iterdir():
+                file.replace(out / file.name)
+        else:
+            folder.replace(out)
     return difference
 
 
-def _new_folder_beside(out: Path) -> tempfile.TemporaryDirectory[str]:
+def _temporary_folder(out: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder on the same disk: in ``out`` if it exists, else beside it."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
+    folder = out if out.exists() else out.parent
+    return tempfile.TemporaryDirectory(dir=folder, prefix=f".{out.name}-")
 
 
 def _write_timm(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.inference.embed import image_columns
-from ppssl.inference.embedding_file import list_column
-from ppssl.utils.paths import AnyPath, expand, writable_file, writing
+from ppssl.inference.embedding_file import list_column, write_table
+from ppssl.utils.paths import AnyPath, expand, writable_parquet, writing
 
 __all__ = ["PredictionWriter"]
 
@@ -26,8 +27,8 @@ class PredictionWriter(Callback):
     ppssl's, whose images have no names.
 
     Args:
-        out: The ``.parquet`` file; ``None``: ``predictions.parquet`` in the folder of the run's logs. Of several
-            processes each writes the images that it had, to ``predictions-<rank>.parquet``.
+        out: The ``.parquet`` file, which is written in one step; ``None``: ``predictions.parquet`` in the folder of the
+            run's logs. Of several processes each writes the images that it had, to ``predictions-<rank>.parquet``.
     """
 
     def __init__(self, out: AnyPath | None = None) -> None:
@@ -46,7 +47,7 @@ class PredictionWriter(Callback):
         path = expand(folder) / "predictions.parquet" if self.out is None else expand(self.out)
         if trainer.world_size > 1:
             path = path.with_stem(f"{path.stem}-{trainer.global_rank}")
-        self._path = writable_file(path)
+        self._path = writable_parquet(path)
 
     def on_predict_batch_end(
         self,
@@ -72,13 +73,15 @@ class PredictionWriter(Callback):
             )
             return
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         outputs, labels, index = (torch.cat(part) for part in zip(*self._rows, strict=True))
+        # Sorted and unique: where a broken image was replaced, the substitute occurs twice.
+        _, rows = np.unique(index, return_index=True)
+        outputs, labels, index = outputs[rows], labels[rows], index[rows]
         columns = image_columns(self._data, index, labels) | _prediction_columns(pl_module, outputs)
         with writing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.table(columns), self._path)
+            write_table(pa.table(columns), self._path)
         rank_zero_info(f"Predictions of {len(index):,} images: {self._path}")
 
 

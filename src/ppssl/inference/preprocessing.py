@@ -1,6 +1,5 @@
 """Preprocessing of images for an encoder, as evaluation has it."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +20,7 @@ _SQUASH = """
 
 def squash(image):
     side = max(1, round((image.width * image.height) ** 0.5))
-    return image.resize((side, side), 3)  # bicubic
-
+    return image.resize((side, side), Image.Resampling.BICUBIC)
 """
 
 
@@ -60,16 +58,14 @@ class Preprocessing:
     def timm(self) -> dict[str, Any]:
         """Return the entries of timm's ``pretrained_cfg``.
 
-        timm resizes to the whole part of size / crop, where evaluation rounds; another crop makes it the same size.
+        timm resizes to the whole part of size / crop, where evaluation rounds; with half a pixel more it is the same.
         Squashed images are resized twice, first to a square of as many pixels, and by timm once: of two photographs of
         640 x 336 pixels the views of 96 to 224 pixels differ by 0.6 of 255 levels on average at most, and 11 anywhere.
         """
-        short_side, crop = round(self.image_size / self.crop), self.crop
-        if math.floor(self.image_size / crop) != short_side:
-            crop = math.floor(1e6 * self.image_size / short_side) / 1e6
+        short_side = round(self.image_size / self.crop)
         return {
             "input_size": [3, self.image_size, self.image_size],
-            "crop_pct": crop,
+            "crop_pct": self.image_size / (short_side + 0.5),
             "crop_mode": "squash" if self.squash else "center",
             "interpolation": "bilinear",
             "mean": list(self.mean),
@@ -100,12 +96,21 @@ class Preprocessing:
         }
 
     def code(self) -> str:
-        """Return torchvision code of the preprocessing."""
+        """Return torchvision code of the preprocessing, for images of 8 bits."""
         define, call = (_SQUASH, "\n    squash,") if self.squash else ("", "")
         return f"""\
+from PIL import Image, ImageOps
 from torchvision import transforms
+
+
+def rgb(image):
+    image = ImageOps.exif_transpose(image).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
 {define}
-prepare = transforms.Compose([{call}
+
+prepare = transforms.Compose([
+    rgb,{call}
     transforms.Resize({round(self.image_size / self.crop)}),
     transforms.CenterCrop({self.image_size}),
     transforms.ToTensor(),
