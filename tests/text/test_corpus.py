@@ -51,6 +51,23 @@ def test_class_names_through_templates() -> None:
         TextCorpus.from_classes(["a", "b"], ["no place"])
 
 
+def test_numbers_of_classes_are_left_out() -> None:
+    names = ["001.Black_footed_Albatross", "2. Kite", "1.5 litre", "737-200", "3."]
+    assert [phrasings[0] for phrasings in TextCorpus.load("class-names", classes=names)] == [
+        f"a photo of a {name}."
+        for name in ("Black footed Albatross", "Kite", "1.5 litre", "737 200", "3.")
+    ]
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_line_ends_at_a_line_break_alone(tmp_path: Path, mark: str) -> None:
+    texts = [f"a red{mark}bill", "a tail"]
+    objects = "\r\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+    files = {"c.txt": "\r".join(texts), "c.jsonl": objects, "c.csv": "text\n" + "\n".join(texts)}
+    for name, content in files.items():
+        assert TextCorpus.load(_write(tmp_path / name, content)).titles == ["a red bill", "a tail"]
+
+
 def test_packaged_corpora_load() -> None:
     for name in packaged_corpora():
         assert len(TextCorpus.load(name)) >= 50

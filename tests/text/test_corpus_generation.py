@@ -167,12 +167,13 @@ def test_prompt_asks_for_visible_parts() -> None:
 
 def test_command(writer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = tmp_path / "names.txt"
-    names.write_text("Kite\nRed_Tail\n")
+    names.write_text("Kite\nRed_\u2028Tail\n", "utf-8")
     out = tmp_path / "kites.jsonl"
     options = ["--model", writer, "--classes", str(names), "--per-class", "2", "--device", "cpu"]
     assert main(["corpus", "generate", *options, "--out", str(out)]) == 0
-    assert len(_rows(out)) == 4
-    assert "Red_Tail" in capsys.readouterr().out
+    assert out.read_text("utf-8").count("\n") == 4
+    assert "Red_\u2028Tail" in capsys.readouterr().out
+    assert main(["corpus", "generate", *options, "--out", str(out)]) == 0  # it is read again
 
 
 def test_the_command_goes_on_where_it_was_interrupted(

@@ -12,6 +12,10 @@ ANSWER = """Sure! Here are eight sentences that describe it:
 (4) Red.
 a) legs of black
 1966 was a good year for it
+2.5 cm long black bill
+- 1) 10:1 is the aspect of its wings
+6.The crown is white.
+e.g. the white bars
 The blackbird sings from reeds.
 Two Red-Winged birds in flight
 """
@@ -25,6 +29,10 @@ def test_answer_becomes_descriptions() -> None:
         "Its eyes are dark brown.",
         "legs of black",
         "1966 was a good year for it",
+        "2.5 cm long black bill",
+        "10:1 is the aspect of its wings",
+        "The crown is white.",
+        "e.g. the white bars",
     ]
 
 

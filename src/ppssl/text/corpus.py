@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from ppssl.text.delimited import read_delimited
+from ppssl.text.delimited import read_delimited, text_lines
 from ppssl.text.metadata import METADATA_CORPORA, metadata_descriptions
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand_text
 
-__all__ = ["MAX_DESCRIPTIONS", "TEMPLATES", "TextCorpus", "packaged_corpora"]
+__all__ = ["MAX_DESCRIPTIONS", "TEMPLATES", "TextCorpus", "packaged_corpora", "plain_name"]
 
 MAX_DESCRIPTIONS = 50_000
 """Largest number of descriptions of a corpus; the softmax runs over all of them."""
@@ -125,7 +126,7 @@ class TextCorpus:
 
     @classmethod
     def from_classes(cls, names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> TextCorpus:
-        """Make one description per class from its name, in each template; underscores and hyphens become spaces.
+        """Make one description per class from its :func:`plain_name`, in each template; hyphens become spaces.
 
         Args:
             names: Class names.
@@ -140,7 +141,7 @@ class TextCorpus:
                 raise ValueError(
                     f"A template must contain {{}} for the class name, got {template!r}."
                 )
-        plain = [name.replace("_", " ").replace("-", " ") for name in names]
+        plain = [plain_name(name).replace("-", " ") for name in names]
         return cls(
             [[t.replace("{}", name) for t in templates] for name in plain], "the class names"
         )
@@ -152,6 +153,11 @@ def packaged_corpora() -> list[str]:
     return sorted(
         item.name[: -len(".txt")] for item in folder.iterdir() if item.name.endswith(".txt")
     )
+
+
+def plain_name(name: str) -> str:
+    """Name of a class in plain words: ``001.Black_footed_Albatross`` of CUB is ``Black footed Albatross``."""
+    return re.sub(r"^\d+\.\s*(?=\D)", "", name).replace("_", " ")
 
 
 def _phrasings(item: str | Sequence[str]) -> tuple[str, ...]:
@@ -172,7 +178,7 @@ def _decode(path: Path) -> str:
 def _read_txt(path: Path, column: str | None) -> list[str]:
     if column is not None:
         raise UserError(f"{path} has no columns: leave out `corpus_column`.")
-    return _decode(path).splitlines()
+    return text_lines(_decode(path))
 
 
 def _read_table(path: Path, column: str | None) -> list[str]:
@@ -183,7 +189,7 @@ def _read_table(path: Path, column: str | None) -> list[str]:
 
 def _read_jsonl(path: Path, column: str | None) -> list[str]:
     rows: list[tuple[int, dict[str, object]]] = []
-    for number, line in enumerate(_decode(path).splitlines(), start=1):
+    for number, line in enumerate(text_lines(_decode(path)), start=1):
         if not line.strip():
             continue
         try:

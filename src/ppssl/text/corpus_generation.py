@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.progress import Progress
 
+from ppssl.text.corpus import plain_name
+from ppssl.text.delimited import text_lines
 from ppssl.text.language_model import LanguageModel
 from ppssl.text.sentence_cleaning import clean_sentences
 from ppssl.text.teachers.base import hash_folder, local_folder
@@ -103,10 +104,9 @@ def _complete(
 
 def prompt(name: str, *, kind: str = "object", per_class: int = 8) -> str:
     """Prompt for a class: asks for its visible parts, without its name."""
-    plain = re.sub(r"^\d+\.", "", name).replace("_", " ")  # 001.Black_footed_Albatross
     return (
-        f'Describe the {kind} called "{plain}" as it is seen in a photograph. Write {per_class} short sentences in '
-        "English, one a line, without numbers. Each sentence tells the colour, pattern or shape of one "
+        f'Describe the {kind} called "{plain_name(name)}" as it is seen in a photograph. Write {per_class} short '
+        "sentences in English, one a line, without numbers. Each sentence tells the colour, pattern or shape of one "
         f"visible part by which this {kind} is told from similar ones. Do not write its name, and nothing that cannot "
         "be seen, such as sounds, habits, places or history."
     )
@@ -165,7 +165,7 @@ def _open(path: Path, model: str, settings: dict[str, Any]) -> dict[str, list[st
         return {}
     try:
         written = json.loads(manifest.read_text("utf-8"))
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        rows = [json.loads(line) for line in text_lines(path.read_text("utf-8"))]
         done: dict[str, list[str]] = {}
         for row in rows:
             done.setdefault(row["class"], []).append(row["description"])

@@ -8,12 +8,17 @@ from pathlib import Path
 
 from ppssl.utils.errors import UserError
 
-__all__ = ["DELIMITERS", "read_delimited"]
+__all__ = ["DELIMITERS", "read_delimited", "text_lines"]
 
 DELIMITERS = (",", ";", "\t", "|")
 """Delimiters that are recognised; spreadsheets write ``;`` where the comma is the decimal mark."""
 
 _NONE = "\x1f"  # unit separator: no text contains it
+
+
+def text_lines(text: str) -> list[str]:
+    """Lines of a text file, which end at a line break alone: U+2028 and other separators of Unicode are content."""
+    return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 
 
 def read_delimited(

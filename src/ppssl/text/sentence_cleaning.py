@@ -10,7 +10,7 @@ __all__ = ["clean_sentences", "names_class"]
 _WORDS = (3, 40)
 """Smallest and largest number of words of a description."""
 _LIST_MARKER = re.compile(
-    r"^(?:[-*+>#\u2022\u2013\u2014]+|\(?\d{1,3}[.):]|\(?[a-z][.)])\s*", re.IGNORECASE
+    r"^(?:[-*+>#\u2022\u2013\u2014]+|\(?\d{1,3}[.):](?!\d)|\(?[a-z][.)](?=\s))\s*", re.IGNORECASE
 )
 _MARKUP = re.compile(r"\*\*|__|`")
 

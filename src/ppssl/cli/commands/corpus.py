@@ -8,6 +8,7 @@ from ppssl.cli.arguments import add_device, check_separate
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.corpus_generation import generate_corpus
 from ppssl.text.corpus_inspection import CorpusReport, check_output, draw_picks, inspect_corpus
+from ppssl.text.delimited import text_lines
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import expand, writable_file
 from ppssl.utils.results import show_table, write_json
@@ -210,7 +211,7 @@ def _read_names(path: str) -> list[str]:
         UserError: The file cannot be read or is not UTF-8, or it has no names or duplicates.
     """
     try:
-        lines = expand(path).read_text("utf-8-sig").splitlines()
+        lines = text_lines(expand(path).read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Cannot read the class names in {path}: {error}.") from error
     names = [line.strip() for line in lines if line.strip()]
