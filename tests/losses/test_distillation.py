@@ -178,6 +178,22 @@ def test_ais_needs_a_teacher_of_texts(
         _trainer(tmp_path).fit(_model(plugin), _data(image_folder))
 
 
+@pytest.mark.parametrize("kind", ["Distillation", "AIS"])
+def test_a_loaded_model_refuses_a_teacher_of_another_length(
+    kind: str, tmp_path: Path, image_folder: Path, banks: Path, clip_folder: Path
+) -> None:
+    def plugin(teacher: str) -> Distillation | AIS:
+        return Distillation(teacher) if kind == "Distillation" else AIS("birds", teacher=teacher)
+
+    trainer = _trainer(tmp_path, logger=False)
+    trainer.fit(_model(plugin(str(clip_folder))), _data(image_folder))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    other = {"distillation": plugin("synthetic-clip")}
+    loaded = PPSSL.load_from_checkpoint(tmp_path / "a.ckpt", plugins=other)
+    with pytest.raises(UserError, match=f"{kind} was trained with .* length 8, .* length 128"):
+        _trainer(tmp_path, logger=False).fit(loaded, _data(image_folder))
+
+
 def test_loaders_without_numbers_are_refused(tmp_path: Path, weights: str) -> None:
     batch = {"views": [torch.randn(4, 3, 32, 32)] * 2, "index": torch.arange(4)}
     loader = torch.utils.data.DataLoader([batch], batch_size=None)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from ppssl.text import image_bank
 from ppssl.text.bank import embed_corpus, open_bank
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.fixed_crops import FixedCrops
-from ppssl.text.image_bank import bank_folder
+from ppssl.text.image_bank import ImageBank, bank_folder
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.clip import CLIPTeacher
 
@@ -44,6 +44,17 @@ def test_it_holds_what_the_teacher_says(clip_folder: Path, banks: Path, image_fo
     torch.testing.assert_close(bank.mean, v.half().float().mean(dim=0), atol=1e-6, rtol=1e-5)
     assert bank.temperature == pytest.approx(teacher.temperature)
     assert len(list(banks.rglob("*.npy"))) == 2
+
+
+def test_a_bank_stays_on_an_accelerator() -> None:
+    """Also when a figure asks for images by numbers on the CPU."""
+    bank = ImageBank(torch.ones(4, 1, 2).half(), torch.ones(2), 0)
+    bank.lookup(torch.tensor([1]))
+    assert bank.images.device.type == "cpu"
+    bank.lookup(torch.tensor([1], device="meta"))
+    assert bank.images.device.type == bank.mean.device.type == "meta"
+    bank.lookup(torch.tensor([1]))
+    assert bank.images.device.type == bank.mean.device.type == "meta"
 
 
 def test_a_bank_of_texts_alone(clip_folder: Path, banks: Path) -> None:

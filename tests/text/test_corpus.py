@@ -1,10 +1,13 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ppssl.text.corpus import MAX_DESCRIPTIONS, TEMPLATES, TextCorpus, packaged_corpora
-from ppssl.utils.errors import UserError
+from ppssl.text.corpus_generation import generate_corpus
+from ppssl.text.corpus_inspection import inspect_corpus
+from ppssl.utils.errors import ArgumentError, UserError
 
 LINES = ["a red bill", "", "  a  red   bill ", "two wing bars", "a forked tail"]
 KEPT = [("a red bill",), ("two wing bars",), ("a forked tail",)]
@@ -117,6 +120,20 @@ def test_missing_corpus() -> None:
         TextCorpus.load("no-such")
     with pytest.raises(UserError, match="has 0: add descriptions"):
         TextCorpus.load("class-names")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        TextCorpus,
+        TextCorpus.from_classes,
+        lambda text: generate_corpus("no/model", text, "no.jsonl"),
+        lambda text: inspect_corpus(TextCorpus(["a", "b"]), teacher="no/model", images=text),
+    ],
+)
+def test_a_text_is_no_list_of_its_letters(call: Callable[[str], object]) -> None:
+    with pytest.raises(ArgumentError, match="must be a list, got the text 'cars'"):
+        call("cars")
 
 
 def test_too_many() -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep, numbered_images
+from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep, check_dim, numbered_images
 from ppssl.text.image_bank import ImageBank, open_image_bank
 from ppssl.text.teachers.base import Teacher
 from ppssl.utils.checks import check_range
@@ -68,7 +68,8 @@ class Distillation(LossPlugin):
         """Find or make the bank of the training images.
 
         Raises:
-            UserError: See :func:`~ppssl.text.image_bank.open_image_bank`.
+            UserError: The head is there already, for embeddings of another length; see also
+                :func:`~ppssl.text.image_bank.open_image_bank`.
         """
         with isolate_rng():  # loading a model draws random numbers
             self._bank = open_image_bank(
@@ -79,7 +80,10 @@ class Distillation(LossPlugin):
                 memory_map=self.memory_map,
                 device=device,
             )
-        self._dim = len(self._bank.mean)
+        dim = len(self._bank.mean)
+        if hasattr(self, "head"):
+            check_dim(self, self._dim, dim)
+        self._dim = dim
 
     def sizes(self) -> dict[str, int]:
         """Embedding length of the teacher, which the head is created with."""

@@ -27,6 +27,7 @@ __all__ = [
     "LossPlugin",
     "LossTerm",
     "TrainingStep",
+    "check_dim",
     "numbered_images",
     "training_step",
     "weighted_sum",
@@ -214,6 +215,20 @@ def _check_terms(terms: Any) -> None:
             continue
         raise UserError(
             f"The loss `{name}` must be a `LossTerm` of a tensor, got {given}: return `LossTerm(value)`."
+        )
+
+
+def check_dim(plugin: LossPlugin, trained: int | None, length: int) -> None:
+    """Check that the embeddings of a teacher are as long as those that the head of a trained plugin was made for.
+
+    Raises:
+        UserError: They are not.
+    """
+    if trained != length:
+        raise UserError(
+            f"{type(plugin).__name__} was trained with embeddings of length {trained}, and those of this teacher have "
+            f"length {length}: train on with the former teacher, or begin a new model from the checkpoint's encoder "
+            "(`pretrained=path`)."
         )
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from ppssl.text.delimited import read_delimited, text_lines
 from ppssl.text.metadata import METADATA_CORPORA, metadata_descriptions
+from ppssl.utils.checks import check_list
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand_text
 
@@ -49,6 +50,7 @@ class TextCorpus:
     def __init__(
         self, descriptions: Iterable[str | Sequence[str]], source: str = "the corpus"
     ) -> None:
+        check_list(descriptions=descriptions)
         cleaned = [phrasings for item in descriptions if (phrasings := _phrasings(item))]
         kept = list(dict.fromkeys(cleaned))
         if not 2 <= len(kept) <= MAX_DESCRIPTIONS:
@@ -136,6 +138,7 @@ class TextCorpus:
             UserError: There are fewer than two class names.
             ValueError: A template has no ``{}``.
         """
+        check_list(names=names, templates=templates)
         for template in templates:
             if "{}" not in template:
                 raise ValueError(

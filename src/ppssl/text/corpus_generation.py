@@ -16,6 +16,7 @@ from ppssl.text.delimited import text_lines
 from ppssl.text.language_model import LanguageModel
 from ppssl.text.sentence_cleaning import clean_sentences
 from ppssl.text.teachers.base import hash_folder, local_folder
+from ppssl.utils.checks import check_list
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, expand, expand_text, only_writer, writable_file, writing
 from ppssl.utils.randomness import torch_seed
@@ -64,6 +65,7 @@ def generate_corpus(
         UserError: The model cannot be read, the file was made with other settings or is being written by another
             process, or the model writes no usable sentence for any class.
     """
+    check_list(classes=classes)
     if per_class < 1:
         raise ArgumentError(f"`per_class` must be >= 1, got {per_class}.")
     if not temperature > 0:

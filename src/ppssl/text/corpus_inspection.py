@@ -23,7 +23,7 @@ from ppssl.text.bank import embed_corpus, ranked
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.load import load_teacher
-from ppssl.utils.checks import check_range
+from ppssl.utils.checks import check_list, check_range
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, expand, writable_figure, writing
 from ppssl.utils.plots.descriptions import Ranked, description_panel
@@ -94,6 +94,7 @@ def inspect_corpus(
     Raises:
         UserError: The teacher or an image cannot be read, or ``images`` or ``out`` are given without a teacher.
     """
+    check_list(images=images)
     check_range(">= 1", num_images=num_images, top=top)
     check_output(out, teacher, images)
     texts = [text for phrasings in corpus for text in phrasings]

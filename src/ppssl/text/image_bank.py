@@ -43,8 +43,8 @@ class ImageBank:
     """Teacher embeddings of the training images.
 
     Attributes:
-        images: v, ``(N, k, e)`` float16, by number within the training images; rows of unreadable images are 0. First
-            on the CPU, memory-mapped by default; on the device of its first use from then on, if it is small enough.
+        images: v, ``(N, k, e)`` float16, by number within the training images; rows of unreadable images are 0. On the
+            CPU, memory-mapped by default; from its first use on an accelerator on there, if it is small enough.
         mean: Mean of v, ``(e,)`` float32, on the device of ``images``.
         first_index: Index of the first row in the full data set.
     """
@@ -55,7 +55,8 @@ class ImageBank:
 
     def lookup(self, index: Tensor) -> Tensor:
         """Embeddings of images by their index ``(B,)`` in the full data set: ``(B, k, e)`` float32."""
-        if self.images.device != index.device and self.images.nbytes <= _ON_DEVICE:
+        moves = index.device not in (self.images.device, torch.device("cpu"))
+        if moves and self.images.nbytes <= _ON_DEVICE:
             self.images = self.images.to(index.device)
             self.mean = self.mean.to(index.device)
         return self.images[index.to(self.images.device) - self.first_index].float()

@@ -3,11 +3,11 @@
 The restricted types of jsonargparse (``PositiveInt``) check on the command line alone.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from ppssl.utils.errors import ArgumentError
 
-__all__ = ["check_choice", "check_pixels", "check_range"]
+__all__ = ["check_choice", "check_list", "check_pixels", "check_range"]
 
 MOST_PIXELS = 16_384
 """Largest height and width of an image: one more digit than meant would fill the memory."""
@@ -52,6 +52,20 @@ def check_pixels(**sizes: int | None) -> None:
     for name, size in sizes.items():
         if size is not None and size > MOST_PIXELS:
             raise ArgumentError(f"`{name}` must be <= {MOST_PIXELS:,} pixels, got {size:,}.")
+
+
+def check_list(**values: Iterable[object]) -> None:
+    """Check that lists are not one text, whose letters would be taken for its items.
+
+    Args:
+        values: Lists by the name of their argument.
+
+    Raises:
+        ValueError: One is a text.
+    """
+    for name, value in values.items():
+        if isinstance(value, str):
+            raise ArgumentError(f"`{name}` must be a list, got the text {value[:40]!r}.")
 
 
 def check_choice(choices: Collection[str], /, **values: str) -> None:

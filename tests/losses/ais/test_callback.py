@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader
 from ppssl import AIS, PPSSL, FolderDataModule, UserError, load_encoder
 from ppssl.losses.ais.callback import AISCallback
 from ppssl.losses.contrastive import MoCo
+from ppssl.text.bank import TextBank
+from ppssl.text.corpus import TextCorpus
 
 SENTENCES = ["red", "green", "blue", "a bill"]
 
@@ -214,6 +216,19 @@ def test_resumed_state_of_the_callback() -> None:
     first._used = {"ais": torch.tensor([True, False])}
     second.load_state_dict(first.state_dict())
     assert second._used["ais"].tolist() == [True, False]
+
+
+def test_a_corpus_that_has_grown_is_counted_anew() -> None:
+    model = _model({"ais": AIS("none.txt")})
+    plugin: Any = model.plugins["ais"]
+    texts = torch.eye(5)
+    images = texts[:, None].half()
+    plugin.attach(TextBank(TextCorpus(list("abcde")), texts, images, texts[0], 0, 0.1))
+    plugin.last_choice = torch.tensor([4])
+    callback = AISCallback()
+    callback.load_state_dict({"used": {"ais": torch.tensor([True, False])}})
+    callback.on_train_batch_end(None, model)  # type: ignore[arg-type]  # it needs no Trainer
+    assert callback._used["ais"].tolist() == [False, False, False, False, True]
 
 
 def test_arguments() -> None:

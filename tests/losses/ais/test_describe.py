@@ -111,14 +111,21 @@ def test_earlier_checkpoints_find_other_corpora(earlier: Path) -> None:
     assert [len(row) for row in PPSSL.load_from_checkpoint(earlier).describe(IMAGES, k=2)] == [2, 2]
 
 
+@pytest.mark.parametrize("loaded", [False, True])
 def test_a_resumed_run_keeps_its_own_corpus(
-    root: Path, teacher: Path, banks: Path, tmp_path: Path
+    loaded: bool, root: Path, teacher: Path, banks: Path, tmp_path: Path
 ) -> None:
-    """Of as many descriptions; not that of the checkpoint."""
+    """Of as many descriptions, with its whitening; not that of the checkpoint."""
     corpus = root / "corpus.txt"
-    path = _fit(_model(corpus=str(corpus), teacher=str(teacher)), root, tmp_path / "a.ckpt")
+    settings: dict[str, Any] = {"corpus": str(corpus), "teacher": str(teacher), "whiten": 0.01}
+    path = _fit(_model(**settings), root, tmp_path / "a.ckpt")
     corpus.write_text("wing\ntail\nbill\n")
-    model = _model(corpus=str(corpus), teacher=str(teacher))
-    resumed = _fit(model, root, tmp_path / "b.ckpt", path, steps=2)
+    model = PPSSL.load_from_checkpoint(path) if loaded else _model(**settings)
+    with pytest.warns(UserWarning, match="3 descriptions of the corpus .* are not the 3 that"):
+        resumed = _fit(model, root, tmp_path / "b.ckpt", None if loaded else path, steps=2)
     titles = torch.load(resumed, weights_only=True)["ppssl"]["sizes"]["ais"]["titles"]
     assert titles == ["wing", "tail", "bill"]
+    own, again = model.eval().describe(IMAGES), model.describe(IMAGES, titles)
+    for row, other in zip(own, again, strict=True):
+        assert [title for title, _ in row] == [title for title, _ in other]
+        assert [p for _, p in row] == pytest.approx([p for _, p in other], abs=1e-3)

@@ -161,14 +161,20 @@ def test_online_the_teacher_sees_the_view(
 
     data = FolderDataModule(str(image_folder), image_size=16, batch_size=8, num_workers=0)
     data.setup()
-    plugin = AIS("class-names", teacher=str(clip_folder), online=True)
+    plugin = AIS("class-names", teacher=str(clip_folder), online=True, perplexity=0.7)
     plugin.prepare(data)
     plugin.build(INFO)
+    plugin.prepare(data)  # as before a second training
     step = _step([1, 2, 3])
     view = step.image * torch.tensor(INFO.std).view(3, 1, 1) + torch.tensor(INFO.mean).view(3, 1, 1)
     expected = CLIPTeacher(str(clip_folder)).embed_views(view)
-    torch.testing.assert_close(plugin.targets.embeddings(step)[:, 0], expected)
-    plugin(step).value.mean().backward()
+    p = plugin.targets.probabilities(expected[:, None])
+    q = plugin.student_sees(step.embedding, plugin.targets.texts)
+    loss = plugin(step).value
+    torch.testing.assert_close(loss, F.kl_div(q.log(), p, reduction="none").sum(dim=1))
+    as_normalised = CLIPTeacher(str(clip_folder)).embed_views(step.image)
+    assert (plugin.targets.probabilities(as_normalised[:, None]) - p).abs().max() > 0.01
+    loss.mean().backward()
     assert not any("teacher" in name or "online" in name for name in plugin.state_dict())
 
 
@@ -184,6 +190,8 @@ def test_describe(clip_folder: Path, banks: Path) -> None:
     everything = plugin.describe(torch.randn(2, 6), ["a red bill", "a tail", "a wing"], k=9)
     assert all(sum(p for _, p in pairs) == pytest.approx(1, abs=1e-5) for pairs in everything)
     assert all(pairs == sorted(pairs, key=lambda pair: -pair[1]) for pairs in everything)
+    birds = plugin.describe(torch.randn(2, 6), "birds", k=1)
+    assert {title for ((title, _),) in birds} <= set(TextCorpus.load("birds").titles)
     with pytest.raises(UserError, match=r"No corpus `none\.txt`"):
         plugin.describe(torch.randn(2, 6))
 

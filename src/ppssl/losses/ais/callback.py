@@ -49,10 +49,11 @@ class AISCallback(FigureCallback):
         for name, plugin in self.plugins(pl_module).items():
             if plugin.last_choice is None:
                 continue
-            if name not in self._used:
-                count = len(plugin.targets.texts)
-                self._used[name] = torch.zeros(count, dtype=torch.bool)
-            self._used[name] = self._used[name].to(plugin.last_choice.device)
+            count = len(plugin.targets.texts)
+            used = self._used.get(name, torch.zeros(0))
+            if len(used) != count:  # also after resuming with a corpus that has grown
+                used = torch.zeros(count, dtype=torch.bool)
+            self._used[name] = used.to(plugin.last_choice.device)
             self._used[name].index_fill_(0, plugin.last_choice, True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

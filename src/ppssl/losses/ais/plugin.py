@@ -16,8 +16,8 @@ from ppssl.functional import student_log_probabilities
 from ppssl.losses.ais.callback import AISCallback
 from ppssl.losses.ais.head import TAU_BOUNDS, StudentHead
 from ppssl.losses.ais.targets import Control, Targets, make_targets
-from ppssl.losses.ais.whitening import CorpusWhitening
-from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep, numbered_images
+from ppssl.losses.ais.trained_corpus import TrainedCorpus
+from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep, check_dim, numbered_images
 from ppssl.text.bank import TextBank, open_bank, ranked
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.metadata import METADATA_CORPORA
@@ -109,8 +109,7 @@ class AIS(LossPlugin):
         self._check()
         self._teacher_dim: int | None = None
         self._targets: Targets | None = None
-        self._descriptions: tuple[list[str], Tensor] | None = None
-        self.whitening: CorpusWhitening | None = None
+        self._trained: TrainedCorpus | None = None
         self.last_choice: Tensor | None = None
 
     def _check(self) -> None:
@@ -132,11 +131,7 @@ class AIS(LossPlugin):
         return True
 
     def prepare(self, data: FineGrainedDataModule, device: torch.device | str = "cpu") -> None:
-        """Find or make the bank.
-
-        Args:
-            data: The data module, after its ``setup``.
-            device: Where the teacher runs.
+        """Find or make the bank, for a data module after its ``setup``; the teacher runs on ``device``.
 
         Raises:
             UserError: See :func:`~ppssl.text.bank.open_bank` and :meth:`~ppssl.text.corpus.TextCorpus.load`.
@@ -164,7 +159,13 @@ class AIS(LossPlugin):
         return TextCorpus.load(self.corpus, self.corpus_column, data.classes, root)
 
     def attach(self, bank: TextBank) -> None:
-        """Use a bank for training. It is not part of the module: neither in checkpoints nor in DDP buffers."""
+        """Use a bank for training. It is not part of the module: neither in checkpoints nor in DDP buffers.
+
+        Raises:
+            UserError: The student head is there already, for embeddings of another length.
+        """
+        if hasattr(self, "student"):
+            check_dim(self, self._teacher_dim, bank.texts.shape[1])
         self._targets = make_targets(
             bank,
             teacher_temperature=self.teacher_temperature,
@@ -176,26 +177,28 @@ class AIS(LossPlugin):
             whiten=self.whiten,
         )
         self._teacher_dim = bank.texts.shape[1]
-        self._descriptions = self._targets.titles, self._targets.texts.half().cpu()
-        self.whitening = self._targets.whitening
+        texts, titles = self._targets.texts.half().cpu(), self._targets.titles
+        if self._trained is not None:
+            self._trained.warn_if_replaced(titles, self.corpus)
+        self._trained = TrainedCorpus(titles, texts, self._targets.whitening)
         tau, name = self._targets.temperature, teacher_name(self.teacher)
         rank_zero_info(f"AIS: {len(bank.texts)} descriptions, tau_T {tau:.3g} ({name}).")
 
     def sizes(self) -> dict[str, Any]:
-        """Embedding length of the teacher, which the student head is created with, and what :meth:`describe` needs.
-
-        That is ``titles``, and ``texts`` ``(M, e)`` float16 as the student is trained on them: whitened, if they are.
-        """
+        """Embedding length of the teacher, which the student head is made with, and the corpus for :meth:`describe`."""
         if self._teacher_dim is None:
             return {}
-        titles, texts = self._descriptions or (None, None)
-        return {"teacher_dim": self._teacher_dim, "titles": titles, "texts": texts}
+        corpus = {} if self._trained is None else self._trained.to_plain()
+        return {"teacher_dim": self._teacher_dim} | corpus
 
     def restore_sizes(self, sizes: Mapping[str, Any]) -> None:
         """See :meth:`sizes`; a bank that is there already remains."""
         self._teacher_dim = sizes["teacher_dim"]
-        if self._targets is None and sizes.get("titles") is not None:
-            self._descriptions = sizes["titles"], sizes["texts"]
+        trained = TrainedCorpus.from_plain(sizes)
+        if self._targets is None:
+            self._trained = trained
+        elif trained is not None:
+            trained.warn_if_replaced(self._targets.titles, self.corpus)
 
     def build(self, encoder: EncoderInfo) -> None:
         """Create the student head; needs the bank."""
@@ -204,11 +207,7 @@ class AIS(LossPlugin):
                 "AIS has no bank yet: train with a Trainer and a data module of ppssl, or call `prepare(data)` first."
             )
         self.student = StudentHead(encoder.dim, self._teacher_dim, self.head)
-        if self.whiten is not None and self.whitening is None:
-            # its values are those of the checkpoint, which is read next
-            self.whitening = CorpusWhitening(self._teacher_dim)
-        if self._targets is not None:
-            self._targets.mean, self._targets.std = encoder.mean, encoder.std
+        self._normalisation = encoder.mean, encoder.std
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -232,7 +231,7 @@ class AIS(LossPlugin):
     def forward(self, step: TrainingStep) -> LossTerm:
         """KL(P || Q) of each image, ``(B,)`` float32."""
         targets = self.targets
-        s, v = self.student(step.embedding), targets.embeddings(step)
+        s, v = self.student(step.embedding), targets.embeddings(step, *self._normalisation)
         tau = self.student.temperature
         p = targets.probabilities(v)
         log_q = student_log_probabilities(s, targets.texts, temperature=tau)
@@ -259,8 +258,9 @@ class AIS(LossPlugin):
 
         Args:
             embeddings: p, ``(B, D)``.
-            corpus: Descriptions, whose embeddings come from a bank or, if there is none, from the text encoder of the
-                teacher; ``None``: the training corpus, which checkpoints hold with its embeddings.
+            corpus: Descriptions, or the name or file of a corpus, whose embeddings come from a bank or, if there is
+                none, from the text encoder of the teacher; ``None``: the training corpus, which checkpoints hold with
+                its embeddings.
             k: Number of descriptions for each image.
 
         Returns:
@@ -274,8 +274,8 @@ class AIS(LossPlugin):
 
     def _embedded(self, corpus: TextCorpus | Sequence[str] | None) -> tuple[list[str], Tensor]:
         """Titles and text embeddings of a corpus; ``None``: that of the training, which earlier checkpoints lack."""
-        if corpus is None and self._descriptions is not None:
-            return self._descriptions
+        if corpus is None and self._trained is not None:
+            return self._trained.titles, self._trained.texts
         if corpus is None and self.corpus in ("class-names", *METADATA_CORPORA):
             raise UserError(
                 f"The corpus `{self.corpus}` comes from the data set, and this earlier checkpoint does not hold it: "
@@ -283,10 +283,13 @@ class AIS(LossPlugin):
             )
         if corpus is None:
             corpus = TextCorpus.load(self.corpus, self.corpus_column)
-        corpus = corpus if isinstance(corpus, TextCorpus) else TextCorpus(corpus)
+        elif isinstance(corpus, str):
+            corpus = TextCorpus.load(corpus)
+        elif not isinstance(corpus, TextCorpus):
+            corpus = TextCorpus(corpus)
         texts = open_bank(self.teacher, corpus, None, folder=self.bank_dir).texts
-        if self.whitening is not None:
-            texts = self.whitening.texts(texts.to(self.whitening.matrix.device))
+        if self._trained is not None and self._trained.whitening is not None:
+            texts = self._trained.whitening.texts(texts)
         return corpus.titles, texts
 
     @torch.no_grad()

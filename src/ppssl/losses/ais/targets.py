@@ -45,8 +45,6 @@ class Targets:
         top_k: Number of descriptions that keep their probability, or ``None``.
         images: v of the training images.
         online: The teacher, if it is run on the views.
-        mean: Mean of each channel that the views are normalised with.
-        std: Standard deviation of each channel, likewise.
         whitening: Whitening of the teacher's space, or ``None``.
     """
 
@@ -57,15 +55,21 @@ class Targets:
     top_k: int | None
     images: ImageBank
     online: Teacher | None = None
-    mean: tuple[float, ...] = (0, 0, 0)
-    std: tuple[float, ...] = (1, 1, 1)
     whitening: CorpusWhitening | None = None
 
-    def embeddings(self, step: TrainingStep) -> Tensor:
-        """Teacher embeddings v of a batch, ``(B, k, e)`` float32 on the device of the student; no gradient."""
+    def embeddings(
+        self, step: TrainingStep, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> Tensor:
+        """Teacher embeddings v of a batch, ``(B, k, e)`` float32 on the device of the student; no gradient.
+
+        Args:
+            step: The step.
+            mean: Mean of each channel that the views are normalised with.
+            std: Standard deviation of each channel, likewise.
+        """
         if self.online is not None:
-            mean, std = (of_channels(m, step.image) for m in (self.mean, self.std))
-            return self.online.embed_views(step.image.detach() * std + mean)[:, None].clone()
+            scale, shift = (of_channels(values, step.image) for values in (std, mean))
+            return self.online.embed_views(step.image.detach() * scale + shift)[:, None].clone()
         return self.images.lookup(step.batch["index"]).to(step.embedding.device)
 
     def probabilities(self, v: Tensor) -> Tensor:
@@ -73,6 +77,7 @@ class Targets:
         if self.texts.device != v.device:
             self.texts = self.texts.to(v.device)
             self.hubs = None if self.hubs is None else self.hubs.to(v.device)
+            self.whitening = None if self.whitening is None else self.whitening.to(v.device)
         v = v if self.whitening is None else self.whitening.images(v)
         return teacher_probabilities(
             v, self.texts, temperature=self.temperature, hubs=self.hubs, top_k=self.top_k
@@ -111,7 +116,7 @@ def make_targets(
         images = images[torch.from_numpy(order)]
     mean, whitening = bank.mean, None
     if whiten is not None:
-        whitening = CorpusWhitening(texts.shape[1]).fit(texts, mean, whiten)
+        whitening = CorpusWhitening.fit(texts, mean, whiten)
         texts, mean = whitening.texts(texts), _mean(images, whitening)
     hubs = mean @ texts.T if centre_hubs else None
     tau = bank.temperature if teacher_temperature == "teacher" else teacher_temperature
