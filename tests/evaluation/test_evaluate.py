@@ -77,7 +77,11 @@ def test_images_that_are_alone_in_their_class_count_in_no_interval_of_retrieval(
     for name in ("rank-1", "rank-5", "mAP"):
         assert np.isnan(found.per_image[name]).tolist() == [0, 0, 0, 1, 0, 0]
         assert np.nanmean(found.per_image[name]) == pytest.approx(found.metrics[name])
-    assert not found.hits["rank-1"][3]
+    for name, hits in found.hits.items():  # of these the paired difference of two variants is made
+        assert hits.dtype == bool
+        assert hits.mean() == pytest.approx(found.metrics[name]), name
+    assert len(found.hits["rank-1"]) == 5
+    assert len(found.hits["knn-1"]) == 6
 
 
 def _random(*labels: int, seed: int = 0) -> Embeddings:

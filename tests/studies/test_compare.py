@@ -35,7 +35,8 @@ def _hits(rng, *shape, p=0.5):
 
 
 def _half_width(difference):
-    return (difference.high - difference.low) / 2
+    low, high = difference.interval
+    return (high - low) / 2
 
 
 # ---------------------------------------------------------------- the difference
@@ -49,14 +50,18 @@ def test_the_difference_is_that_of_the_means_and_lies_in_its_interval(seeds, ima
     found = paired_difference(_runs(variant), _runs(baseline), "acc")
     expected = np.mean([v.mean() - b.mean() for v, b in zip(variant, baseline, strict=True)])
     assert found.mean == pytest.approx(expected, abs=1e-12)
-    assert found.low - 1e-12 <= found.mean <= found.high + 1e-12
-    assert -1 <= found.low <= found.high <= 1
     assert found.seeds == seeds
+    if seeds * images == 1:
+        assert found.interval is None
+        return
+    low, high = found.interval
+    assert low - 1e-12 <= found.mean <= high + 1e-12
+    assert -1 <= low <= high <= 1
 
 
 def test_equal_runs_differ_by_nothing_at_all():
     runs = _runs(_hits(np.random.default_rng(0), 3, 100))
-    assert paired_difference(runs, runs, "acc") == Difference(0.0, 0.0, 0.0, 3)
+    assert paired_difference(runs, runs, "acc") == Difference(0.0, (0.0, 0.0), 3)
 
 
 def test_what_is_common_to_both_sides_cancels():
@@ -90,7 +95,7 @@ def test_the_interval_over_images_is_the_normal_one():
     difference = variant.astype(float) - baseline
     half = 1.96 * difference.std() / np.sqrt(800)
     assert _half_width(found) == pytest.approx(half, rel=0.1)
-    assert (found.low, found.high) == pytest.approx(
+    assert found.interval == pytest.approx(
         (difference.mean() - half, difference.mean() + half), abs=0.15 * half
     )
 
@@ -131,10 +136,16 @@ def test_the_bootstrap_gives_the_same_interval_twice():
     )
 
 
+def test_one_seed_without_hits_of_images_has_no_interval():
+    """There is nothing to resample: one of no width would look like certainty."""
+    found = paired_difference({0: _result(mAP=0.5)}, {0: _result(mAP=0.25)}, "mAP")
+    assert found == Difference(0.25, None, 1)
+
+
 def test_hits_of_different_images_are_not_paired():
     """Different numbers of test images: the means are all that can be compared."""
     found = paired_difference({0: _result(hits=[1, 1, 0, 0])}, {0: _result(hits=[1, 0])}, "acc")
-    assert found == Difference(0.0, 0.0, 0.0, 1)
+    assert found == Difference(0.0, None, 1)
 
 
 def test_where_one_seed_cannot_be_paired_by_image_none_is():
@@ -142,7 +153,7 @@ def test_where_one_seed_cannot_be_paired_by_image_none_is():
     baseline = {0: _result(hits=[1, 0, 0, 0]), 1: _result(hits=[1, 0, 0, 0])}
     found = paired_difference(variant, baseline, "acc")
     assert found.mean == pytest.approx((0.5 + 0.75) / 2)
-    assert (found.low, found.high) == pytest.approx((0.5, 0.75))
+    assert found.interval == pytest.approx((0.5, 0.75))
 
 
 # ---------------------------------------------------------------- the summary
@@ -232,9 +243,18 @@ def test_the_table_is_markdown_in_percent():
                 "mean": 0.625,
                 "std": 0.02,
                 "seeds": 2,
-                "difference": Difference(0.125, -0.0104, 0.25, 2),
+                "difference": Difference(0.125, (-0.0104, 0.25), 2),
             },
             "mAP": {"mean": 0.2, "std": 0.003, "seeds": 2, "difference": None},
+        },
+        "one seed": {
+            "acc": {"mean": 0.5, "std": None, "seeds": 1, "difference": None},
+            "mAP": {
+                "mean": 0.15,
+                "std": None,
+                "seeds": 1,
+                "difference": Difference(0.05, None, 1),
+            },
         },
     }
     assert markdown_table(table_rows(summary, ["acc", "mAP"])) == (
@@ -242,6 +262,7 @@ def test_the_table_is_markdown_in_percent():
         "|---|---:|---:|---:|\n"
         "| base | 3 | 50.0 ± 1.2 | 10.0 |\n"
         "| new\\|b | 2 | 62.5 ± 2.0 (+12.5 [-1.0, +25.0]) | 20.0 ± 0.3 |\n"
+        "| one seed | 1 | 50.0 | 15.0 (+5.0) |\n"
     )
 
 

@@ -21,7 +21,7 @@ from ppssl.inference.data_set import data_or_embeddings
 from ppssl.inference.embeddings import Embeddings, Feature, feature_encoder
 from ppssl.metrics.knn import knn_neighbours, knn_vote
 from ppssl.metrics.rankme import rankme
-from ppssl.metrics.retrieval import RANKS, RetrievalPerQuery, per_query_retrieval
+from ppssl.metrics.retrieval import RetrievalPerQuery, per_query_retrieval
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath
 from ppssl.utils.randomness import resolve_seed
@@ -50,7 +50,7 @@ class MetricValues:
 
     Attributes:
         metrics: Values by name.
-        hits: By name, whether each query was predicted correctly, ``(Q,)`` bool; False for queries that do not count.
+        hits: By name, whether each query that counts was predicted correctly, bool.
         per_image: By name, the values that the metric is the mean of, ``(Q,)``; NaN for queries that do not count.
     """
 
@@ -161,14 +161,11 @@ def compute_metrics(gallery: Embeddings, queries: Embeddings, *, seed: int) -> M
     retrieval = per_query_retrieval(features, labels)
     metrics = {name: float(values.float().mean()) for name, values in correct.items()}
     metrics |= retrieval.means() | {"rankme": float(rankme(features))}
-    hits = {name: values.numpy() for name, values in correct.items()}
-    per_image = dict(hits)
-    valid = retrieval.valid.cpu().numpy()
     warn_undefined_retrieval(retrieval)
-    for k in RANKS:
-        per_image[f"rank-{k}"] = np.where(valid, retrieval.hits(k).cpu().numpy(), np.nan)
-    per_image["mAP"] = retrieval.average_precision.cpu().numpy()
-    return MetricValues(metrics, hits | {"rank-1": retrieval.hits(1).cpu().numpy()}, per_image)
+    hits = {name: values.numpy() for name, values in correct.items()}
+    ranked = {name: values.cpu().numpy() for name, values in retrieval.values().items()}
+    valid = retrieval.valid.cpu().numpy()
+    return MetricValues(metrics, hits | {"rank-1": ranked["rank-1"][valid] == 1}, hits | ranked)
 
 
 def warn_undefined_retrieval(retrieval: RetrievalPerQuery) -> None:

@@ -28,7 +28,7 @@ from ppssl.evaluation.bootstrap import image_intervals
 from ppssl.evaluation.evaluate import warn_undefined_retrieval
 from ppssl.evaluation.splits import Splits, embed_splits
 from ppssl.inference.embeddings import Feature, feature_encoder
-from ppssl.metrics.retrieval import RANKS, RetrievalPerQuery, per_query_retrieval
+from ppssl.metrics.retrieval import RetrievalPerQuery, per_query_retrieval
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, expand
 from ppssl.utils.randomness import generator, initial_weights, resolve_seed
@@ -119,7 +119,10 @@ def evaluate_lcr(
     metrics = last.retrieval.means() | {"linear": float(hits[-1].mean())}
     best_metrics = best.retrieval.means() | {"linear": float(best_hits[best_epoch].mean())}
     metrics |= {f"best-on-test-{name}": value for name, value in best_metrics.items()}
-    per_image = _retrieval_per_image(last) | {"linear": hits[-1]}
+    per_image = {
+        name: v.cpu()[last.has_label()].numpy() for name, v in last.retrieval.values().items()
+    }
+    per_image["linear"] = hits[-1]
     return Results(
         metrics=metrics,
         units=dict.fromkeys(metrics, "fraction"),
@@ -186,17 +189,6 @@ def _evaluate_checkpoint(
     splits = embed_splits(feature_encoder(path, feature), data, device=device)
     retrieval = per_query_retrieval(splits.queries.features, splits.queries.labels)
     return _EvaluatedCheckpoint(path, splits, retrieval)
-
-
-def _retrieval_per_image(checkpoint: _EvaluatedCheckpoint) -> dict[str, np.ndarray]:
-    """Retrieval values of each query with a label; NaN for the only image of a class."""
-    has_label, retrieval = checkpoint.has_label(), checkpoint.retrieval
-    valid = retrieval.valid.cpu()[has_label].numpy()
-    values = {}
-    for k in RANKS:
-        values[f"rank-{k}"] = np.where(valid, retrieval.hits(k).cpu()[has_label].numpy(), np.nan)
-    values["mAP"] = retrieval.average_precision.cpu()[has_label].numpy()
-    return values
 
 
 def _linear_hits(checkpoint: _EvaluatedCheckpoint, *, epochs: int, seed: int) -> np.ndarray:

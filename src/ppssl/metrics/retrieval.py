@@ -68,16 +68,15 @@ class RetrievalPerQuery:
     first_rank: Tensor
     valid: Tensor
 
-    def hits(self, k: int) -> Tensor:
-        """Whether a relevant image is among the first ``k``: ``(N,)`` bool; False for invalid queries."""
-        check_range(">= 1", k=k)
-        return self.valid & (self.first_rank <= k)
+    def values(self) -> dict[str, Tensor]:
+        """``rank-1``, ``rank-5`` and ``mAP`` of each query: ``(N,)`` float64 in [0, 1]; NaN for invalid queries."""
+        hits = {f"rank-{k}": (self.first_rank <= k).double() for k in RANKS}
+        ranks = {name: hit.where(self.valid, torch.nan) for name, hit in hits.items()}
+        return ranks | {"mAP": self.average_precision}
 
     def means(self) -> dict[str, float]:
-        """Means over the valid queries: ``rank-1``, ``rank-5`` and ``mAP`` in [0, 1]; NaN without a valid query."""
-        values = {f"rank-{k}": self.hits(k)[self.valid].double() for k in RANKS}
-        values["mAP"] = self.average_precision[self.valid]
-        return {name: per_query.mean().item() for name, per_query in values.items()}
+        """Means of :meth:`values` over the valid queries; NaN without a valid query."""
+        return {name: each[self.valid].mean().item() for name, each in self.values().items()}
 
 
 def retrieval_metrics(

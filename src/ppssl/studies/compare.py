@@ -30,14 +30,12 @@ class Difference:
 
     Attributes:
         mean: The mean difference.
-        low: Low end of the interval.
-        high: High end of the interval.
+        interval: Low and high end of the interval; ``None`` for one seed of a metric without a value per image.
         seeds: Number of common seeds.
     """
 
     mean: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
     seeds: int
 
 
@@ -76,12 +74,14 @@ def paired_difference(
     if len({len(row) for row in rows}) > 1:  # the seeds have different test images: compare means
         rows = [row.mean(keepdims=True) for row in rows]
     differences = np.stack(rows)  # (S, Q) or (S, 1)
+    if differences.size == 1:
+        return Difference(float(differences.mean()), None, 1)
     means = [
         (differences[drawn].mean(axis=0) * weights).sum() / weights.sum()
         for drawn, weights in resamples(*differences.shape)
     ]
-    low, high = np.quantile(means, LEVELS)
-    return Difference(float(differences.mean()), float(low), float(high), len(seeds))
+    low, high = np.quantile(means, LEVELS).tolist()
+    return Difference(float(differences.mean()), (low, high), len(seeds))
 
 
 def _base_metric(metric: str, baseline: Mapping[str, Any]) -> str:
@@ -142,7 +142,7 @@ def summarise(
 def table_rows(summary: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> list[list[str]]:
     """Names of columns, then a row of each variant, in percent.
 
-    A cell is ``mean ± standard deviation (difference to the baseline [interval])``.
+    A cell is ``mean ± standard deviation (difference to the baseline [interval])``, where they are defined.
     """
     rows = [["variant", "seeds", *metrics]]
     for name, row in summary.items():
@@ -165,5 +165,7 @@ def _text(entry: Mapping[str, Any]) -> str:
         text += f" ± {100 * entry['std']:.1f}"
     difference = entry.get("difference")
     if difference is not None:
-        text += f" ({100 * difference.mean:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}])"
+        ends = [f"{100 * end:+.1f}" for end in difference.interval or ()]
+        interval = f" [{', '.join(ends)}]" if ends else ""
+        text += f" ({100 * difference.mean:+.1f}{interval})"
     return text

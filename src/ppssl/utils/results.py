@@ -55,8 +55,8 @@ class Results:
         seed: Seed of the evaluated run.
         config: Configuration of model and data, as plain data.
         intervals: By metric, low and high end of the 95 % bootstrap interval over test images, if there is one.
-        per_image: By metric, correct (1) or wrong (0) for each test image in order of its index, packed by
-            :func:`pack_bits`.
+        per_image: By metric, correct (1) or wrong (0) for each test image that the metric is the mean of, in order of
+            its index, packed by :func:`pack_bits`.
         provenance: Commit, library versions and machine (:func:`provenance`).
         schema_version: Version of these fields.
     """

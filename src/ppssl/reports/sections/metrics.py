@@ -27,8 +27,6 @@ MEANINGS = {
     "rankme": "dimensions that the embedding uses; not a quality by itself",
 }
 """What each metric says, in one line."""
-_DIFFERENCES = ("knn-1", "knn-5", "knn-10", "knn-20", "linear", "rank-1")
-"""Metrics with a value per image, whose paired difference has an interval."""
 
 
 @dataclass(frozen=True)
@@ -128,17 +126,16 @@ def _row(name: str, columns: Mapping[str, Results], runs: Sequence[Measured]) ->
 
 
 def _difference(name: str, pair: tuple[Results, Results] | None) -> Value:
-    """Paired difference in points, with its interval if there is a value per image."""
+    """Paired difference, of fractions in points, with its interval if there is a value per image."""
     if pair is None or any(math.isnan(results.metrics.get(name, math.nan)) for results in pair):
         return Value("")
     base, other = ({0: results.to_dict()} for results in pair)
-    if pair[0].units[name] != "fraction" or name not in _DIFFERENCES:
-        scale = 100 if pair[0].units[name] == "fraction" else 1
-        return Value(f"{scale * (pair[1].metrics[name] - pair[0].metrics[name]):+.1f}")
     found = paired_difference(other, base, name)
     if found is None:
         return Value("")
-    return Value(f"{100 * found.mean:+.1f}", f"{100 * found.low:+.1f} to {100 * found.high:+.1f}")
+    scale = 100 if pair[0].units[name] == "fraction" else 1
+    ends = [f"{scale * end:+.1f}" for end in found.interval or ()]
+    return Value(f"{scale * found.mean:+.1f}", " to ".join(ends))
 
 
 def _monitored(measured: Measured, *, several: bool) -> dict[str, Any] | None:
