@@ -22,6 +22,13 @@ def test_masks_follow_the_centre_view() -> None:
     assert object_mask({}, (40, 40), View(20, 1.0)) is None
 
 
+@pytest.mark.parametrize("box", [(1, 0.2, 1, 0.6), (0.2, 0, 0.7, 0), (0.501, 0.3, 0.502, 0.5)])
+def test_a_box_outside_of_the_image_or_of_no_pixel_is_nothing(box: tuple[float, ...]) -> None:
+    mask = object_mask({"box": torch.tensor(box)}, (40, 40), View(20, 1.0))
+    assert mask is not None
+    assert not mask.any()
+
+
 def test_parts_known_as_points_are_discs() -> None:
     box = torch.tensor([0.0, 0.0, 1.0, 0.5])  # 80 x 20 pixels: the larger side is 80, the radius 8
     points = torch.tensor([[0.5, 0.5], [float("nan"), float("nan")]])

@@ -2,17 +2,29 @@
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
+from ppssl import (
+    AircraftDataModule,
+    CarsDataModule,
+    CUBDataModule,
+    DatasetDataModule,
+    FineGrainedDataModule,
+    FolderDataModule,
+    UserError,
+)
 from ppssl.data.images import read_image
-from ppssl.data.sets.folder import FolderDataModule
 from ppssl.data.source import ImageSource
-from ppssl.utils.errors import UserError
+from shard_files import write_shards
 
 
 def _levels(bits: int) -> np.ndarray:
@@ -68,7 +80,7 @@ def test_few_bits_are_refused_or_scaled(tmp_path: Path, bits: int, name: str, dt
     assert pixels.max() == 255
     np.testing.assert_array_equal(source.load_reduced(0, 8), source.load(0))
     assert np.asarray(_source(tmp_path, 16).load(0)).max() == (2**bits - 1) >> 8
-    assert source.fingerprint() != _source(tmp_path, 16).fingerprint()
+    assert source.served() != _source(tmp_path, 16).served()
 
 
 def test_colour_of_few_bits_is_refused(tmp_path: Path) -> None:
@@ -112,5 +124,45 @@ def test_every_value_is_scaled_or_clipped(bits: int, value: int, dtype: type) ->
 
 @pytest.mark.parametrize("bit_depth", [0, 7, 17])
 def test_a_range_that_is_none(bit_depth: int) -> None:
-    with pytest.raises(ValueError, match=f"`bit_depth` must be 8 to 16 or None, got {bit_depth}"):
+    with pytest.raises(ValueError, match=f"`bit_depth` must be in .8, 16., got {bit_depth}"):
         FolderDataModule("x", bit_depth=bit_depth)
+
+
+def _modules(root: Path, **options: Any) -> dict[str, FineGrainedDataModule]:
+    """Data modules of every kind that may read images of few bits, of the same classes."""
+    files = sorted((root / "folders" / "train").rglob("*.png"))
+    rows = [{"image": path, "label": 0} for path in files]
+    opened = [Image.open(path) for path in files]
+    own_reader = ImageFolder(root / "folders" / "train", loader=Image.open)
+    shard = write_shards(root / "folders" / "train", root / "shards-{000..000}.tar")
+    encoded = [{"image": {"bytes": path.read_bytes()}, "label": 0} for path in files]
+    (root / "cars").mkdir(exist_ok=True)
+    for split in ("train", "test"):
+        pq.write_table(pa.Table.from_pylist(encoded), root / "cars" / f"{split}.parquet")
+    folders, uncounted = str(root / "folders"), {"check_counts": False, **options}
+    return {
+        "files": DatasetDataModule(files, **options),
+        "paths in dicts": DatasetDataModule(rows, **options),
+        "bytes": DatasetDataModule([path.read_bytes() for path in files], **options),
+        "PIL images": DatasetDataModule(opened, **options),
+        "ImageFolder": DatasetDataModule(ImageFolder(root / "folders" / "train"), **options),
+        "ImageFolder with a reader of its own": DatasetDataModule(own_reader, **options),
+        "shards": DatasetDataModule(shard, **options),
+        "CUB": CUBDataModule(folders, **uncounted),
+        "Aircraft": AircraftDataModule(folders, banner=2, **uncounted),
+        "Cars": CarsDataModule(str(root / "cars"), **uncounted),
+    }
+
+
+def test_every_source_refuses_or_scales_few_bits(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for i in range(3):
+            _save(tmp_path / "folders" / split / "wren" / f"{i}.png", _levels(12), np.uint16)
+    for data in _modules(tmp_path).values():
+        with pytest.raises(UserError, match=r"4095 is its largest.*`data.bit_depth=12`"):
+            data.setup()
+    for kind, data in _modules(tmp_path, bit_depth=12).items():
+        data.setup()
+        source = data.sources["train"]
+        assert np.asarray(source.load(0)).max() > 180, kind
+        assert np.asarray(source.serve(1, 4)).max() > 180, kind

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from ppssl.data import FineGrainedDataModule, FolderDataModule, MoCoV2Augmentation
 from ppssl.data.loader import default_workers
+from ppssl.data.report import report_unreadable
 from ppssl.data.source import UNKNOWN, ImageSource
 from ppssl.data.transforms import center_view
 from ppssl.utils.errors import UserError
@@ -413,6 +415,12 @@ def test_a_broken_image_is_skipped_with_one_warning(tmp_path, workers):
         ["a", "1.png"],
         ["b", "3.png"],
     ]
+
+
+def test_each_process_warns_of_its_own_broken_images(monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+    with pytest.warns(UserWarning, match=r"^\[rank: 1\] Skipped a.jpg: torn\.$"):
+        report_unreadable([("a.jpg", "torn")], "skip", set())
 
 
 # ---------------------------------------------------------------- arguments

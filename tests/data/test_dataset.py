@@ -229,6 +229,21 @@ def test_requests_are_made_of_the_original_image():
     assert item["pixel"].tolist() == list(Source().load(4).getpixel((0, 0)))
 
 
+class Reduced(Source):
+    """Its images are loaded at half their size where that is enough, as JPEGs are."""
+
+    def load_reduced(self, i, short_side):
+        return self.load(i).reduce(2)
+
+
+def test_a_request_is_of_the_whole_image_and_changes_no_view():
+    plain = _views(Reduced())[2, 3]
+    asked = _views(Reduced(), requests={"size": lambda image: torch.tensor(image.size)})[2, 3]
+    assert asked.pop("size").tolist() == [30, 23]
+    assert not torch.equal(plain["views"][0], _views()[2, 3]["views"][0])
+    _same(collate([plain]), collate([asked]))
+
+
 # ---------------------------------------------------------------- evaluation
 
 

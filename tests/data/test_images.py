@@ -19,9 +19,10 @@ from torchvision.transforms import v2
 
 from ppssl import FolderDataModule
 from ppssl.data.images import read_frame, read_image, squash, turn_upright
-from ppssl.data.scan import find_images
-from ppssl.data.sets.any_dataset import as_image
+from ppssl.data.scan import scan_images
+from ppssl.data.sets.any_dataset import RowSource, as_image
 from ppssl.data.sets.folder import FolderSource
+from ppssl.data.sets.shards import Member, ShardSource
 from ppssl.data.survey import Survey
 from ppssl.utils.errors import UserError
 
@@ -284,6 +285,10 @@ def test_names_that_are_no_unicode_can_be_shown(tmp_path: Path) -> None:
         pytest.skip("this file system takes Unicode only")
     source = FolderSource(tmp_path)
     assert source.name(0).encode("utf-8").endswith(rb"b\xe4r.jpg")
+    rows = RowSource([{"image": str(source.paths[0])}], None, np.zeros(1), ["a"], "train")
+    assert rows.name(0) == source.name(0)
+    member = Member(source.paths[0], "1.png", 0, 9)
+    assert ShardSource([member], {}).name(0) == f"{source.name(0)}, 1.png"
     assert source.load(0).size == (4, 4)
     assert len(source.fingerprint()) == 16
 
@@ -299,7 +304,7 @@ def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     (root / "wren" / "self").symlink_to("self")
     (root / "wren" / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
     (elsewhere / "finch" / "back").symlink_to(root)
-    found = [path.relative_to(root).as_posix() for path in find_images(root)]
+    found = [path.relative_to(root).as_posix() for path in scan_images(root).paths]
     assert found == ["finch/1.jpg", "wren/1.jpg", "wren/2.jpg"]
     assert FolderSource(root).classes == ["finch", "wren"]
 
@@ -317,7 +322,7 @@ def test_folders_that_may_not_be_read_are_named(
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"Cannot read the folder .*/wren: Permission denied"):
-        find_images(tmp_path)
+        scan_images(tmp_path)
 
 
 @pytest.mark.parametrize(

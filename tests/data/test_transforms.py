@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
+from ppssl.data.images import shorten
 from ppssl.data.transforms import (
     MoCoV2Augmentation,
     ViewParameters,
@@ -464,6 +465,20 @@ def test_the_view_for_evaluation_shows_the_middle(crop):
     centres = (np.arange(32) + 0.5) / 32 - 0.5
     _within(green, np.broadcast_to(255 * (0.5 + crop * centres)[:, None], (32, 32)), 5)
     _within(red, np.broadcast_to(255 * (0.5 + crop * 120 / 200 * centres), (32, 32)), 5)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_a_strip_the_middle_alone_is_resized(turned):
+    """A line of 20,000 pixels would be 18,000 times as large; of what is seen nothing changes."""
+    ramp = np.repeat(np.arange(20_000)[None] % 251, 10, axis=0).astype(np.uint8)
+    strip = Image.fromarray(ramp.T if turned else ramp).convert("RGB")
+    assert min(shorten(strip).size) == 10
+    assert max(shorten(strip).size) == 160
+    assert shorten(strip.resize((160, 10))).size == (160, 10)
+    side = round(20 / 0.875)
+    whole = tv.resize(strip, [side])
+    expected = tv.pil_to_tensor(tv.center_crop(whole, [20, 20])).int()
+    assert (center_view(strip, 20, 0.875).int() - expected).abs().max() <= 2
 
 
 # ---------------------------------------------------------------- errors

@@ -151,7 +151,7 @@ def test_timm_resizes_to_the_same_size(crop: float) -> None:
         preprocessing = Preprocessing(size, crop, (0.5,) * 3, (0.5,) * 3)
         cfg = preprocessing.timm()
         theirs: Any = timm.data.create_transform(**cfg, is_training=False)
-        resize: Any = preprocessing.transform().transforms[1]
+        resize: Any = preprocessing.transform().transforms[2]
         assert theirs.transforms[0].size == resize.size[0]
         assert cfg["crop_pct"] == pytest.approx(crop, abs=1 / size)
 

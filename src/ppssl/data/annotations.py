@@ -38,15 +38,17 @@ def object_mask(
         view: What is shown of the image, of size S; masks are squashed as it is.
 
     Returns:
-        ``(S, S)`` float32 in [0, 1]; ``None`` without either annotation.
+        ``(S, S)`` float32 in [0, 1], 0 for a box outside of the image; ``None`` without either annotation.
     """
     if "object" in annotations:
         mask = Image.fromarray(annotations["object"].numpy().astype("uint8") * 255)
     elif "box" in annotations:
         mask = Image.new("L", size)
         left, top, right, bottom = annotations["box"].tolist()
-        corners = (left * size[0], top * size[1], right * size[0] - 1, bottom * size[1] - 1)
-        ImageDraw.Draw(mask).rectangle([round(corner) for corner in corners], fill=255)
+        first = round(left * size[0]), round(top * size[1])
+        last = round(right * size[0] - 1), round(bottom * size[1] - 1)
+        if first[0] <= last[0] and first[1] <= last[1]:
+            ImageDraw.Draw(mask).rectangle((*first, *last), fill=255)
     else:
         return None
     return _in_view(mask, view)

@@ -59,6 +59,8 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         eval_crop: The centre crop for evaluation, as a fraction of the short side.
         squash: Whether images are squashed to squares first, for training, teachers and evaluation: for long objects
             that fill their images, such as cars, of which a square would show a part.
+        bit_depth: Bits that the values of images with 16 or 32 bits have, 8 to 16: 10 or 12 for many cameras, 8 for
+            8-bit values. ``None``: 16; refused if a sample of the images would be nearly black.
         on_error: What happens for an unreadable image: ``"raise"`` an error with its path, or ``"skip"`` it with one
             warning; the next readable image takes its place.
         seed: Seed of the image order, the views and the splits; ``None``: that of ``seed_everything``, or 0.
@@ -77,6 +79,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         augment_on: Literal["workers", "device"] = "workers",
         eval_crop: float = 0.875,
         squash: bool = False,
+        bit_depth: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         seed: int | None = None,
     ) -> None:
@@ -86,6 +89,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         check_range(">= 0", num_workers=num_workers)
         check_range("in (0, 1]", label_fraction=label_fraction, eval_crop=eval_crop)
         check_range("in [0, 1)", val_fraction=val_fraction)
+        check_range("in [8, 16]", bit_depth=bit_depth)
         check_choice(("raise", "skip"), on_error=on_error)
         check_choice(("workers", "device"), augment_on=augment_on)
         check_place(augmentation, augment_on)
@@ -99,6 +103,7 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         self.augment_on = augment_on
         self.eval_crop = eval_crop
         self.squash = squash
+        self.bit_depth = bit_depth
         self.on_error = on_error
         self.seed = seed
         self.sources: dict[str, ImageSource] = {}
@@ -115,15 +120,14 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
             UserError: The data is missing or malformed.
         """
 
-    # -- image sources --------------------------------------------------------------------------------------------
-
     def setup(self, stage: str | None = None) -> None:
         """Load the image sources and split the labels; does nothing from the second call on."""
         if self.sources:
             return
         self.sources = self.load_sources()
         for source in self.sources.values():
-            source.squash = self.squash
+            source.squash, source.bit_depth = self.squash, self.bit_depth
+            source.check_bit_depth()
         report(self.sources, getattr(self, "root", None))
         labels = self.sources["train"].labels
         seed = resolve_seed(self.seed)
@@ -190,14 +194,9 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         dataset = self._training_set()
         kind = "training" if self._labelled is None else "labelled training"
         check_batch_size(self.batch_size, world, len(dataset), kind)
-        sampler = EpochSampler(
-            len(dataset),
-            batch_size=self.batch_size,
-            num_replicas=world,
-            rank=rank,
-            seed=resolve_seed(self.seed),
-            used=self._used if epoch is None else int,
-        )
+        options: dict[str, Any] = {"batch_size": self.batch_size, "seed": resolve_seed(self.seed)}
+        options |= {"num_replicas": world, "rank": rank}
+        sampler = EpochSampler(len(dataset), used=self._used if epoch is None else int, **options)
         sampler.set_epoch(epoch or 0)
         return self._loader(dataset, sampler)
 

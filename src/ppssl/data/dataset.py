@@ -66,12 +66,14 @@ class ViewDataset(Dataset[dict[str, Any]]):
         image, i, broken = load_readable(self.source, range(len(self.source)), i, self._short_side)
         index = i + self.offset
         item = {**self._views(image, epoch, index), **item_numbers(self.source, i, index)}
+        if self.requests and self._short_side is not None:  # the views are those without requests
+            image = self.source.serve(i)
         item |= {name: make(image) for name, make in self.requests.items()}
         return item | {"broken": broken}
 
     @property
     def _short_side(self) -> int | None:
-        if self.requests or not isinstance(self.augmentation, MoCoV2Augmentation):
+        if not isinstance(self.augmentation, MoCoV2Augmentation):
             return None
         return self.augmentation.shortest_side(self.size)
 

@@ -1,7 +1,5 @@
 """Image files, or bytes as of files: a source of them, and one with annotations."""
 
-import contextlib
-import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,23 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from ppssl.data.images import deep_range, read_frame, read_image, turn_upright
-from ppssl.data.source import UNREADABLE, ImageSource, digest
-from ppssl.utils.errors import UserError
+from ppssl.data.source import ImageSource, digest, path_text
 
 __all__ = ["EncodedSource", "FileSource"]
 
-_SAMPLE = 16
-"""Number of files whose range of values is checked."""
-
 
 class EncodedSource(ImageSource):
-    """Images that are files, or bytes as of files.
-
-    Attributes:
-        bit_depth: See :func:`~ppssl.data.images.read_image`.
-    """
-
-    bit_depth: int | None = None
+    """Images that are files, or bytes as of files."""
 
     @abstractmethod
     def encoded(self, i: int) -> Path | bytes:
@@ -54,6 +42,10 @@ class EncodedSource(ImageSource):
         """Load image ``i``; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is large enough."""
         return read_image(self.encoded(i), short_side=short_side, bit_depth=self.bit_depth)
 
+    def deep_range(self, i: int) -> int | None:
+        """Largest value of image ``i`` by :func:`~ppssl.data.images.deep_range`."""
+        return deep_range(self.encoded(i))
+
 
 class FileSource(EncodedSource):
     """Images in one file each, with optional boxes and part points.
@@ -65,7 +57,6 @@ class FileSource(EncodedSource):
         classes: Class names.
         boxes: ``(N, 4)``: left, top, right, bottom of the object in pixels of the stored image, as pixel edges (0 is
             the left edge of the first pixel); NaN without annotation.
-        bit_depth: See :func:`~ppssl.data.images.read_image`.
         points: ``(N, P, 2)``: x and y of each part in the same coordinates; NaN for an invisible part.
     """
 
@@ -78,12 +69,10 @@ class FileSource(EncodedSource):
         *,
         boxes: np.ndarray | None = None,
         points: np.ndarray | None = None,
-        bit_depth: int | None = None,
     ) -> None:
         self.root, self.paths = root, list(paths)
         self.labels, self.classes = labels, classes
         self.boxes, self.points = boxes, points
-        self.bit_depth = bit_depth
 
     def encoded(self, i: int) -> Path:
         """File of image ``i``."""
@@ -94,37 +83,20 @@ class FileSource(EncodedSource):
         return self.paths[i].stat().st_size
 
     def name(self, i: int) -> str:
-        """Path of image ``i``; bytes that are not UTF-8 are escaped."""
-        return os.fsencode(self.paths[i]).decode("utf-8", "backslashreplace")
+        """Path of image ``i``, as :func:`~ppssl.data.source.path_text`."""
+        return path_text(self.paths[i])
 
     def fingerprint(self) -> str:
-        """Hash of relative paths, file sizes and bit depth: unchanged if the folder is moved, and no image is read."""
-        depth = [] if self.bit_depth is None else [f"{self.bit_depth} bits"]
-        files = (f"{p.relative_to(self.root).as_posix()} {p.stat().st_size}" for p in self.paths)
-        return digest([*files, *depth])
+        """Hash of relative paths and file sizes: unchanged if the folder is moved, and no image is read."""
+        names = (path.relative_to(self.root).as_posix() for path in self.paths)
+        return digest(f"{name} {self._size(i)}" for i, name in enumerate(names))
 
-    def check_bit_depth(self) -> None:
-        """Check a sample of the files with more than 8 bits per channel: their values must not be nearly black.
-
-        Raises:
-            UserError: ``bit_depth`` is not set, and all values lie in the lower quarter of 16 bits.
-        """
-        if self.bit_depth is not None:
-            return
-        numbers = np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).round().astype(int)
-        values: dict[Path, int] = {}
-        for path in (self.paths[i] for i in numbers):
-            with contextlib.suppress(*UNREADABLE):  # loading reports it
-                value = deep_range(path)
-                values |= {} if value is None else {path: value}
-        if values and 0 < max(values.values()) < 2**14:
-            brightest = max(values, key=lambda path: values[path])
-            largest = values[brightest]
-            raise UserError(
-                f"{brightest} has more than 8 bits, and {largest} is its largest value, and that of {len(values)} such "
-                f"images: nearly black. Set `data.bit_depth={max(largest.bit_length(), 8)}` for its range, or 16 if "
-                "they are so dark."
-            )
+    def _size(self, i: int) -> int | None:
+        """Number of bytes of image ``i``; ``None`` if there is no such file: loading reports it."""
+        try:
+            return self.encoded_size(i)
+        except OSError:
+            return None
 
     def annotations(self, i: int) -> dict[str, Tensor]:
         """Box and part points of image ``i``, in the upright image.

@@ -21,6 +21,7 @@ __all__ = [
     "deep_range",
     "read_frame",
     "read_image",
+    "shorten",
     "squash",
     "squashed_side",
     "to_rgb",
@@ -71,13 +72,9 @@ def read_image(
     """
     try:
         with _open(file) as image:
-            if bit_depth is not None and bit_depth < 16 and _is_deep_colour(image):
-                raise ValueError(
-                    f"16-bit colour of {bit_depth} bits cannot be scaled; save it with 8 bits"
-                )
             if short_side is not None:
                 image.draft(None, (short_side, short_side))  # only JPEG has it
-            return to_rgb(image, 16 if bit_depth is None else bit_depth)
+            return to_rgb(image, bit_depth)
     except UnidentifiedImageError:
         size = len(file) if isinstance(file, bytes) else file.stat().st_size
         reason = "not an image in a format that Pillow reads" if size else "the file is empty"
@@ -95,16 +92,17 @@ def read_frame(file: Path | bytes) -> tuple[int, int, int]:
         return width, height, orientation
 
 
-def deep_range(file: Path) -> int | None:
+def deep_range(file: Path | bytes | Image.Image) -> int | None:
     """Largest value of an image with more than 8 bits per channel, of 65,535; ``None`` for other images."""
-    with _open(file) as image:
-        if image.mode.startswith("I"):
-            return int(np.asarray(image).max())
-        if not _is_deep_colour(image):
+    if isinstance(file, Image.Image):
+        if file.mode.startswith("I"):
+            return int(np.asarray(file).max())
+        if not _is_deep_colour(file):
             return None
-        return (
-            int(np.asarray(image.convert("RGB")).max()) * 257
-        )  # Pillow keeps the upper eight bits
+        upper = int(np.asarray(file.convert("RGB")).max())  # Pillow keeps the upper eight bits
+        return upper * 257
+    with _open(file) as image:
+        return deep_range(image)
 
 
 def squash(image: Image.Image) -> Image.Image:
@@ -118,6 +116,16 @@ def squash(image: Image.Image) -> Image.Image:
 def squashed_side(width: int, height: int) -> int:
     """Side in pixels of the square of as many pixels that an image is squashed to."""
     return max(1, round(math.sqrt(width * height)))
+
+
+def shorten(image: Image.Image) -> Image.Image:
+    """The middle of an image that is longer than 16 to 1: resized by its short side, the whole may fill the memory."""
+    most = 16 * min(image.size)
+    if max(image.size) <= most:
+        return image
+    width, height = (min(side, most) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def turn_upright(points: np.ndarray, orientation: int) -> np.ndarray:
@@ -156,9 +164,9 @@ def _is_deep_colour(image: Image.Image) -> bool:
     return deep and not image.mode.startswith("I")
 
 
-def to_rgb(image: Image.Image, bit_depth: int = 16) -> Image.Image:
+def to_rgb(image: Image.Image, bit_depth: int | None = None) -> Image.Image:
     """Convert an image to upright pixels of 8-bit RGB, see :func:`read_image`; its metadata are left out."""
-    rgb = _to_rgb(image, bit_depth)
+    rgb = _to_rgb(image, 16 if bit_depth is None else bit_depth)
     turn = _TURNS.get(_orientation(image))  # of a decoded image: Pillow turns a TIFF as it decodes
     upright = rgb if turn is None else rgb.transpose(turn)
     upright.info = {}  # who reads the orientation there would turn it again
@@ -166,6 +174,8 @@ def to_rgb(image: Image.Image, bit_depth: int = 16) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, bit_depth: int) -> Image.Image:
+    if bit_depth < 16 and _is_deep_colour(image):
+        raise ValueError(f"16-bit colour of {bit_depth} bits cannot be scaled; save it with 8 bits")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # Pillow clips these to 8 bits: nearly all would be white

@@ -1,9 +1,11 @@
 """What a data set has read, in one line, and the images that turn out to be unreadable later."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_prefixed_message
 
 from ppssl.data.scan import CONVERT
 from ppssl.data.source import UNKNOWN, ImageSource, PassedOver
@@ -57,7 +59,10 @@ def report_unreadable(
             )
         if name not in warned:
             warned.add(name)
-            rank_zero_warn(f"Skipped {name}: {reason}.")
+            rank = (
+                getattr(rank_zero_only, "rank", None) or None
+            )  # each process has images of its own
+            warnings.warn(rank_prefixed_message(f"Skipped {name}: {reason}.", rank), stacklevel=2)
 
 
 def summary(sources: Mapping[str, ImageSource], place: object = None) -> str:

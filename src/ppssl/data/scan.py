@@ -11,7 +11,7 @@ from PIL import Image
 from ppssl.data.source import UNREADABLE, PassedOver
 from ppssl.utils.errors import UserError
 
-__all__ = ["CONVERT", "Scan", "find_images", "has_images", "image_endings", "scan_images"]
+__all__ = ["CONVERT", "Scan", "has_images", "image_endings", "scan_images"]
 
 CONVERT = frozenset(
     {".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".exr", ".hdr", ".dcm", ".npy"}
@@ -71,11 +71,6 @@ def scan_images(root: Path) -> Scan:
 def has_images(root: Path) -> bool:
     """Whether there is an image below a folder; the search ends at the first."""
     return any(reason is None for _, reason in _walk(root, frozenset()))
-
-
-def find_images(root: Path) -> list[Path]:
-    """Image files of :func:`scan_images`, sorted."""
-    return scan_images(root).paths
 
 
 def _walk(folder: Path, parents: frozenset[str]) -> Iterator[tuple[Path, str | None]]:

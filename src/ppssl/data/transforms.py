@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from ppssl.data.images import squash
+from ppssl.data.images import shorten, squash
 from ppssl.utils import randomness
 from ppssl.utils.checks import check_pixels, check_range
 from ppssl.utils.config import Configurable
@@ -284,6 +284,6 @@ def center_view(
     image: Image.Image, size: int, crop_fraction: float, squashed: bool = False
 ) -> Tensor:
     """Centre crop for evaluation, ``(3, size, size)`` uint8, of the image, or its square, at size / crop_fraction."""
-    whole = squash(image) if squashed else image
+    whole = squash(image) if squashed else shorten(image)
     resized = tv.resize(whole, [round(size / crop_fraction)])
     return tv.pil_to_tensor(tv.center_crop(resized, [size, size]))

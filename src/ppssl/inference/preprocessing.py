@@ -11,7 +11,7 @@ from ppssl.checkpointing.backbone import normalisation
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.checkpointing.module import TrainingModule
 from ppssl.checkpointing.view import View
-from ppssl.data.images import squash, to_rgb
+from ppssl.data.images import shorten, squash, to_rgb
 from ppssl.utils.paths import AnyPath
 
 __all__ = ["Preprocessing", "load_transform", "preprocess"]
@@ -51,7 +51,7 @@ class Preprocessing:
     def transform(self) -> v2.Compose:
         """Return it as a transform of torchvision: a PIL image to ``(3, S, S)`` float32, normalised."""
         resize = v2.Resize([round(self.image_size / self.crop)])
-        steps = [v2.Lambda(to_rgb), *([v2.Lambda(squash)] if self.squash else []), resize]
+        steps = [v2.Lambda(to_rgb), v2.Lambda(squash if self.squash else shorten), resize]
         steps += [v2.CenterCrop([self.image_size]), v2.PILToTensor(), v2.Lambda(_to_floats)]
         return v2.Compose([*steps, v2.Normalize(list(self.mean), list(self.std))])
 

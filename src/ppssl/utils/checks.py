@@ -21,6 +21,7 @@ _RANGES: dict[str, Callable[[float], bool]] = {
     "in [0, 1)": lambda x: 0 <= x < 1,
     "in (0, 1]": lambda x: 0 < x <= 1,
     "in (0, 1)": lambda x: 0 < x < 1,
+    "in [8, 16]": lambda x: 8 <= x <= 16,
 }
 
 

@@ -63,6 +63,14 @@ def test_the_banner_is_cut_off(tmp_path: Path) -> None:
     assert source.fingerprint() != whole.fingerprint()
 
 
+def test_what_is_passed_over_is_told(tmp_path: Path) -> None:
+    """The images without their banner are of the folder that they are cut from."""
+    layouts.class_folders(tmp_path, layouts.VARIANTS)
+    (tmp_path / "train" / layouts.VARIANTS[0] / "x.heic").write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"Pillow does not read were passed over: 1 .heic"):
+        _data(tmp_path)
+
+
 def test_a_box_that_reaches_into_the_banner_ends_above_it(home: Path) -> None:
     file = home / "images_box.txt"
     file.write_text(file.read_text().replace(" 36 30", " 36 55"))

@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import DatasetFolder, ImageFolder
 from torchvision.transforms import v2
 
@@ -227,6 +228,75 @@ def test_other_splits_have_the_classes_of_the_training_images(rows: Any) -> None
     assert data.sources["test"].labels.tolist() == [2, 0]
     with pytest.raises(UserError, match=r"`test` has the label 'owl', which is none of the 3"):
         DatasetDataModule(train, test=test | {"label": ["owl", "class0"]}, **SMALL).setup()
+
+
+def test_labels_that_a_data_set_changes_are_those_it_gives(rows: Any) -> None:
+    """Its lists and class names are those of before."""
+    files, labels, _, root = rows
+    coarse = ImageFolder(root / "train", target_transform=lambda label: label // 2)
+    listed = WithTargets(files, labels)
+    listed.target_transform = lambda label: label // 2  # type: ignore[attr-defined]
+    listed.of_file = [label // 2 for label in labels]
+    for train in (coarse, listed, Subset(coarse, range(len(files)))):
+        data = DatasetDataModule(train, **SMALL)
+        data.setup()
+        assert data.sources["train"].labels.tolist() == [label // 2 for label in labels]
+        assert data.classes == ["class 0", "class 1"]
+
+
+@pytest.mark.parametrize("kind", ["pairs", "dicts", "files", "rows of a list", "paths in dicts"])
+def test_broken_images_are_skipped_from_setup_to_the_fingerprint(
+    kind: str, rows: Any, tmp_path: Path
+) -> None:
+    """Their labels and pixels are asked for before they are served; a file that is missing is broken too."""
+    files, labels = [tmp_path / "gone.png", *rows[0]], [0, *rows[1]]
+    if kind != "files":
+        files[0].write_bytes(b"none")
+    train: dict[str, Callable[[], Any]] = {
+        "pairs": lambda: Pairs(files, labels),
+        "dicts": lambda: Dicts(files, labels),
+        "files": lambda: files,
+        "rows of a list": lambda: [(file.read_bytes(), 0) for file in files],
+        "paths in dicts": lambda: [{"image": str(file), "label": 0} for file in files],
+    }
+    data = DatasetDataModule(train[kind](), test=train[kind](), on_error="skip", **SMALL)
+    data.setup()
+    assert len(data.sources["train"].fingerprint()) == 16
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for split in ("train", "test"):
+            batch = next(iter(data.eval_loader(split)))
+            assert data.on_before_batch_transfer(batch, 0)["index"][0] % len(files) == 1
+    named = [str(w.message) for w in caught if "Skipped" in str(w.message)]
+    if kind in ("files", "paths in dicts"):
+        assert [text.startswith(f"Skipped {files[0]}: ") for text in named] == [True]
+    else:
+        assert [text.split(":")[0] for text in named] == [
+            "Skipped image 0 of train",
+            "Skipped image 0 of test",
+        ]
+
+
+class WithColumns(Pairs):
+    """Its ``columns`` are its own affair: it is no table."""
+
+    columns = ("file", "number")
+
+
+def test_labels_of_pandas_and_data_sets_with_columns(rows: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    files, labels, *_ = rows
+    for values, known in (
+        (pandas.array([0, None, 1], dtype="Int64"), [0, -1, 1]),
+        (pandas.array(["a", None, "b"], dtype="string"), [0, -1, 1]),
+    ):
+        frame = pandas.DataFrame({"file": [str(file) for file in files[:3]], "label": values})
+        data = DatasetDataModule(frame, **SMALL)
+        data.setup()
+        assert data.sources["train"].labels.tolist() == known
+    data = DatasetDataModule(WithColumns(files, labels), **SMALL)
+    data.setup()
+    assert data.sources["train"].labels.tolist() == labels
 
 
 def test_the_fingerprint_follows_the_images(rows: Any) -> None:

@@ -14,7 +14,8 @@ from scipy.io import loadmat, savemat
 
 import layouts
 from ppssl import CarsDataModule
-from ppssl.data.files import FileSource
+from ppssl.data.files import EncodedSource, FileSource
+from ppssl.data.images import read_image
 from ppssl.data.sets.cars import read_cars
 from ppssl.data.sets.parquet import ParquetSource
 from ppssl.utils.errors import UserError
@@ -152,6 +153,20 @@ def test_rows_of_all_files_in_order(tmp_path: Path) -> None:
     assert source.labels.tolist() == labels
     assert [source.name(i) for i in range(len(source))] == names
     assert data.classes == list(layouts.MODELS)
+
+
+def test_images_of_parquet_files_are_encoded_as_files_are(tmp_path: Path) -> None:
+    """So that those that are equal are found by their bytes, and JPEGs decoded at a reduced size."""
+    source = _parquet(layouts.parquet(tmp_path)).sources["train"]
+    assert isinstance(source, EncodedSource)
+    for i in (0, len(source) - 1):
+        assert source.encoded_size(i) == len(source.encoded(i))
+        assert np.array_equal(np.asarray(source.load(i)), np.asarray(read_image(source.encoded(i))))
+    whole = source.load(0)
+    assert source.load_reduced(0, min(whole.size) // 2).size == (
+        whole.width // 2,
+        whole.height // 2,
+    )
 
 
 def test_classes_without_names_and_files_in_the_root(tmp_path: Path) -> None:

@@ -244,6 +244,18 @@ def test_torchvision_downloads_where_asked(monkeypatch: pytest.MonkeyPatch, tmp_
     assert [str(root) for root in asked] == [str(tmp_path / "new")]
 
 
+def test_an_interrupted_download_of_torchvision_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torchvision.datasets as tv
+
+    (tmp_path / "food-101").mkdir()
+    monkeypatch.setattr(tv.Food101, "_download", lambda self: layouts.food(Path(self.root)))
+    for root in (tmp_path, tmp_path / "food-101"):
+        TorchvisionDataModule("Food101", str(root), download=True, **OPEN).setup()
+        shutil.rmtree(tmp_path / "food-101" / "meta")
+
+
 def test_torchvisions_own_complaints_are_one_line(tmp_path: Path) -> None:
     layouts.pets(tmp_path)
     listed = tmp_path / "oxford-iiit-pet" / "annotations" / "trainval.txt"

@@ -91,6 +91,8 @@ class AircraftDataModule(PublishedDataModule):
     def load_sources(self) -> dict[str, ImageSource]:
         """Load the training and test images without their banner."""
         sources = super().load_sources()
+        for source in sources.values():
+            source.bit_depth = self.bit_depth
         return {name: BottomCut(source, self.banner) for name, source in sources.items()}
 
 
@@ -105,6 +107,7 @@ class BottomCut(ImageSource):
     def __init__(self, source: ImageSource, rows: int) -> None:
         self.source, self.rows = source, rows
         self.labels, self.classes = source.labels, source.classes
+        self.passed_over = dict(source.passed_over)
 
     def load(self, i: int) -> Image.Image:
         """Load image ``i`` without its bottom rows.
@@ -120,6 +123,10 @@ class BottomCut(ImageSource):
         if self.rows == 0:
             return image
         return image.crop((0, 0, image.width, image.height - self.rows))
+
+    def deep_range(self, i: int) -> int | None:
+        """Largest value of the original image ``i``."""
+        return self.source.deep_range(i)
 
     def name(self, i: int) -> str:
         """Path of image ``i``."""

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.files import FileSource
-from ppssl.data.images import read_image, to_rgb
+from ppssl.data.images import deep_range, read_image, to_rgb
 from ppssl.data.sets.class_list import ClassList
 from ppssl.data.sets.rows import are_files, image_of_row, open_rows
 from ppssl.data.sets.shards import ShardSource, are_shards, open_shards
-from ppssl.data.source import ImageSource
+from ppssl.data.source import UNREADABLE, ImageSource, path_text
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import expand_text
 
@@ -100,7 +100,7 @@ class DatasetDataModule(FineGrainedDataModule):
                 columns |= rows.has_columns
                 labels = classes.number(rows, split)
                 names = classes.names or []
-                sources[split] = _source(rows.images, self.image_column, labels, names)
+                sources[split] = _source(rows.images, self.image_column, labels, names, split)
         for name in ("image_column", "label_column"):
             if not columns and getattr(self, name) is not None:
                 raise UserError(
@@ -118,41 +118,62 @@ class RowSource(ImageSource):
         column: Name of the image in a dict; ``None``: the first that is known.
         labels: ``(N,)`` int64.
         classes: Class names.
+        split: The split, for names of images without a file.
     """
 
     def __init__(
-        self, rows: Any, column: str | None, labels: np.ndarray, classes: list[str]
+        self, rows: Any, column: str | None, labels: np.ndarray, classes: list[str], split: str
     ) -> None:
-        self.rows, self.column = rows, column
+        self.rows, self.column, self.split = rows, column, split
         self.labels, self.classes = labels, classes
 
     def load(self, i: int) -> Image.Image:
         """Load image ``i`` by :func:`as_image`."""
-        return as_image(image_of_row(self.rows[int(i)], self.column))
+        return as_image(self._image(i), self.bit_depth)
+
+    def deep_range(self, i: int) -> int | None:
+        """Largest value of image ``i`` by :func:`~ppssl.data.images.deep_range`."""
+        value = _unwrapped(self._image(i))
+        return deep_range(value) if isinstance(value, Path | bytes | Image.Image) else None
+
+    def name(self, i: int) -> str:
+        """Path of image ``i`` if it is in a list of rows that has it, else its number and split."""
+        value = self._image(i) if isinstance(self.rows, list | tuple) else None
+        path = value.get("path") if isinstance(value, Mapping) else value
+        if isinstance(path, str | os.PathLike):
+            return path_text(path)
+        return f"image {i} of {self.split}"
+
+    def _image(self, i: int) -> Any:
+        return image_of_row(self.rows[int(i)], self.column)
 
     def fingerprint(self) -> str:
         """Hash of the number of rows and the pixels of some of them, evenly spaced."""
         sha = hashlib.sha256(f"{len(self)} {type(self.rows).__name__}".encode())
         for i in np.linspace(0, len(self) - 1, min(_HASHED, len(self))).round().astype(int):
-            sha.update(self.load(i).tobytes())
+            try:
+                sha.update(self.load(i).tobytes())
+            except UNREADABLE as error:  # loading for the training reports it
+                sha.update(type(error).__name__.encode())
         return sha.hexdigest()[:16]
 
 
-def as_image(value: Any) -> Image.Image:
+def as_image(value: Any, bit_depth: int | None = None) -> Image.Image:
     """An RGB image of any of the forms that :class:`DatasetDataModule` takes.
+
+    Args:
+        value: The image.
+        bit_depth: See :func:`~ppssl.data.images.read_image`.
 
     Raises:
         OSError: A file cannot be read.
         ValueError: It has another form, or a tensor's values are outside [0, 1].
     """
-    if isinstance(value, Mapping) and {"bytes", "path"} & value.keys():  # Hugging Face, undecoded
-        value = value["bytes"] if value.get("bytes") is not None else value["path"]
-    if isinstance(value, bytes):
-        return read_image(value)
-    if isinstance(value, str | os.PathLike):
-        return read_image(Path(expand_text(value)))
+    value = _unwrapped(value)
+    if isinstance(value, bytes | Path):
+        return read_image(value, bit_depth=bit_depth)
     if isinstance(value, Image.Image):
-        return to_rgb(value)
+        return to_rgb(value, bit_depth)
     if isinstance(value, Tensor) and value.ndim == 3 and len(value) in (1, 3):
         return to_rgb(Image.fromarray(_pixels(value)))
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and _is_shaped(value.shape):
@@ -162,6 +183,13 @@ def as_image(value: Any) -> Image.Image:
         f"`{type(value).__name__}`{form} is no image: give a PIL image, a file's path or bytes, an array (H, W, 3) of "
         "uint8, or a tensor (3, H, W) of uint8 or of floats in [0, 1], before augmentation and normalisation"
     )
+
+
+def _unwrapped(value: Any) -> Any:
+    """Bytes, or the path, of an image that is encoded; other images as they are."""
+    if isinstance(value, Mapping) and {"bytes", "path"} & value.keys():  # Hugging Face, undecoded
+        value = value["bytes"] if value.get("bytes") is not None else value["path"]
+    return Path(expand_text(value)) if isinstance(value, str | os.PathLike) else value
 
 
 def _is_shaped(shape: tuple[int, ...]) -> bool:
@@ -182,7 +210,9 @@ def _pixels(image: Tensor) -> np.ndarray:
     return image.expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 
-def _source(images: Any, column: str | None, labels: np.ndarray, classes: list[str]) -> ImageSource:
+def _source(
+    images: Any, column: str | None, labels: np.ndarray, classes: list[str], split: str
+) -> ImageSource:
     """Files and shards are read as such, and may be decoded at a reduced size; all else by its row."""
     if isinstance(images, ShardSource):
         images.labels, images.classes = labels, classes
@@ -191,4 +221,4 @@ def _source(images: Any, column: str | None, labels: np.ndarray, classes: list[s
         paths = [Path(expand_text(path)).absolute() for path in images]
         root = Path(os.path.commonpath([path.parent for path in paths]))
         return FileSource(root, paths, labels, classes)
-    return RowSource(images, column, labels, classes)
+    return RowSource(images, column, labels, classes, split)

@@ -11,7 +11,7 @@ from ppssl.data.files import FileSource
 from ppssl.data.scan import scan_images
 from ppssl.data.sets.layout import find_layout, warn_of_classes
 from ppssl.data.source import UNKNOWN, ImageSource, PassedOver
-from ppssl.utils.errors import ArgumentError, UserError, similar_path
+from ppssl.utils.errors import UserError, similar_path
 from ppssl.utils.paths import expand
 
 __all__ = ["FolderDataModule", "FolderSource", "existing_folder"]
@@ -75,32 +75,24 @@ class FolderDataModule(FineGrainedDataModule):
 
     Args:
         root: Folder of the images.
-        bit_depth: Bits that the values of files with 16 or 32 bits have, 8 to 16: 10 or 12 for many cameras, 8 for
-            8-bit values. ``None``: 16; refused if a sample of the images would be nearly black.
         kwargs: Arguments of :class:`~ppssl.data.datamodule.FineGrainedDataModule`.
     """
 
-    def __init__(self, root: str, *, bit_depth: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, root: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if bit_depth is not None and not 8 <= bit_depth <= 16:
-            raise ArgumentError(f"`bit_depth` must be 8 to 16 or None, got {bit_depth}.")
         self.root = root
-        self.bit_depth = bit_depth
 
     def load_sources(self) -> dict[str, ImageSource]:
         """Find the images of each split; validation and test images have the classes of the training images."""
         root = existing_folder(self.root)
         layout = find_layout(root)
         train = FolderSource(layout.splits.get("train", layout.home))
-        sources = {"train": train}
+        sources: dict[str, ImageSource] = {"train": train}
         for split, folder in layout.splits.items():
             if split != "train":
                 sources[split] = FolderSource(folder, train.classes)
         warn_of_classes(layout, train)
-        for source in sources.values():
-            source.bit_depth = self.bit_depth
-            source.check_bit_depth()
-        return dict(sources)
+        return sources
 
 
 def existing_folder(root: str) -> Path:

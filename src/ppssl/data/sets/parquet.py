@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from PIL import Image
 from rich.progress import Progress
 
-from ppssl.data.images import read_image
+from ppssl.data.files import EncodedSource
 from ppssl.data.sets.tables import raise_file_error
-from ppssl.data.source import ImageSource, digest
+from ppssl.data.source import ImageSource, digest, path_text
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import cache_folder
 
@@ -21,7 +20,7 @@ __all__ = ["ParquetSource", "find_parquet", "read_parquet"]
 _ROWS = 64
 
 
-class ParquetSource(ImageSource):
+class ParquetSource(EncodedSource):
     """Images of Parquet files, in the order of file names and rows.
 
     Parquet has no random access to single images, so the encoded images are copied once into a memory-mapped file
@@ -53,17 +52,23 @@ class ParquetSource(ImageSource):
         self._copy = _copied(files, self.fingerprint())
         self._table: Any = None
 
-    def load(self, i: int) -> Image.Image:
-        """Load image ``i`` by :func:`~ppssl.data.images.read_image`."""
+    def encoded(self, i: int) -> bytes:
+        """Bytes of image ``i``."""
+        return bytes(self._content(i))
+
+    def encoded_size(self, i: int) -> int:
+        """Number of bytes of image ``i``."""
+        return len(self._content(i))
+
+    def _content(self, i: int) -> memoryview:
         if self._table is None:
             self._table = _map(self._copy)
-        content = self._table["bytes"][int(i)].as_py()
-        return read_image(content)
+        return memoryview(self._table["bytes"][int(i)].as_buffer())
 
     def name(self, i: int) -> str:
         """Name of image ``i``: its file and its row, from 0."""
         part = int(np.searchsorted(self._starts, i, side="right")) - 1
-        return f"{self.files[part]}, row {i - self._starts[part]}"
+        return f"{path_text(self.files[part])}, row {i - self._starts[part]}"
 
     def fingerprint(self) -> str:
         """Hash of the files' names and footers, which state the position of each column; no image is read."""

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import default_loader
 
-from ppssl.data.source import UNKNOWN
+from ppssl.data.source import UNKNOWN, UNREADABLE
 from ppssl.utils.errors import UserError
 
 __all__ = ["Rows", "are_files", "image_of_row", "label_of_row", "number_labels", "open_rows"]
@@ -66,6 +66,7 @@ def open_rows(dataset: Any, split: str, image: str | None, label: str | None) ->
             "of the working folder or the environment, or it takes other arguments."
         )
     columns = getattr(dataset, "column_names", getattr(dataset, "columns", None))
+    columns = None if isinstance(dataset, Dataset) else columns
     columns = list(dataset) if isinstance(dataset, Mapping) else columns
     if columns is not None and hasattr(dataset, "__len__"):
         return _open_table(dataset, list(columns), split, image, label)
@@ -84,12 +85,13 @@ def open_rows(dataset: Any, split: str, image: str | None, label: str | None) ->
 def _open_items(dataset: Any, split: str, image: str | None, label: str | None) -> Rows:
     names = _class_names(dataset, split)
     has_columns = (image is not None or label is not None) and _has_columns(dataset[0])
-    for attribute in () if has_columns and label is not None else _LABEL_ATTRIBUTES:
+    chosen = (has_columns and label is not None) or _changes_labels(dataset)
+    for attribute in () if chosen else _LABEL_ATTRIBUTES:
         labels = getattr(dataset, attribute, None)
         if isinstance(labels, Sequence | np.ndarray | Tensor) and len(labels) == len(dataset):
             return Rows(dataset, labels, names, has_columns)
     numbers = track(range(len(dataset)), f"Reading the labels of {split}", transient=True)
-    found = [label_of_row(dataset[i], label) for i in numbers]
+    found = [_label_at(dataset, i, label) for i in numbers]
     if isinstance(dataset, list | tuple) and all(isinstance(x, list | tuple) for x in dataset):
         dataset = [x[0] for x in dataset]
     return Rows(dataset, found, names, has_columns)
@@ -99,8 +101,7 @@ def _class_names(dataset: Any, split: str) -> Sequence[str] | None:
     """Class names that a data set knows, or those that it is a part or the sum of."""
     if isinstance(dataset, Subset | ConcatDataset):
         parts = [dataset.dataset] if isinstance(dataset, Subset) else dataset.datasets
-        changed = any(getattr(part, "target_transform", None) is not None for part in parts)
-        each = [None if changed else _class_names(part, split) for part in parts]
+        each = [_class_names(part, split) for part in parts]
         others = [names for names in each[1:] if names != each[0]]
         if others and each[0] is not None and others[0] is not None:
             raise UserError(
@@ -108,8 +109,13 @@ def _class_names(dataset: Any, split: str) -> Sequence[str] | None:
                 "label means another class in each. Make them one folder, or give images without labels."
             )
         return None if others else each[0]
-    names = getattr(dataset, "classes", None)
+    names = None if _changes_labels(dataset) else getattr(dataset, "classes", None)
     return list(names) if isinstance(names, Sequence) and not isinstance(names, str) else None
+
+
+def _changes_labels(dataset: Any) -> bool:
+    """Whether a data set of torchvision changes its labels, so that neither its list nor its names hold."""
+    return getattr(dataset, "target_transform", None) is not None
 
 
 def _is_plain(dataset: DatasetFolder) -> bool:
@@ -173,13 +179,20 @@ def label_of_row(row: Any, column: str | None) -> Any:
     return row[1] if isinstance(row, list | tuple) and len(row) > 1 else None
 
 
+def _label_at(dataset: Any, i: int, column: str | None) -> Any:
+    try:
+        return label_of_row(dataset[i], column)
+    except UNREADABLE:  # loading reports it
+        return None
+
+
 def number_labels(
     labels: Iterable[Any] | None, count: int, classes: Sequence[str] | None, split: str
 ) -> tuple[np.ndarray, list[str]]:
     """Labels as numbers ``(N,)`` int64, and the class names.
 
     Args:
-        labels: Numbers or names; ``None``, NaN and numbers below 0 are unknown. ``None``: none is known.
+        labels: Numbers or names; ``None``, NaN, ``pandas.NA`` and numbers below 0 are unknown. ``None``: none is known.
         count: N.
         classes: Class names in label order; ``None``: sorted names, or ``class 0`` and so on.
         split: The split, for messages.
@@ -214,6 +227,8 @@ def _plain(label: Any, split: str) -> str | int | None:
     label = label.item() if getattr(label, "ndim", None) == 0 else label
     if label is None or isinstance(label, str):
         return label
+    if type(label).__name__ == "NAType":  # pandas.NA
+        return None
     if isinstance(label, float) and math.isnan(label):
         return None
     number = isinstance(label, int | float) and not isinstance(label, bool)

@@ -21,7 +21,7 @@ from ppssl.data.files import EncodedSource
 from ppssl.data.scan import image_endings
 from ppssl.data.sets.rows import Rows, are_files, label_of_row
 from ppssl.data.sets.tables import raise_file_error
-from ppssl.data.source import UNKNOWN, PassedOver, digest
+from ppssl.data.source import UNKNOWN, PassedOver, digest, path_text
 from ppssl.utils.errors import UserError, similar_path
 from ppssl.utils.paths import AnyPath, expand
 
@@ -76,7 +76,7 @@ class ShardSource(EncodedSource):
 
     def name(self, i: int) -> str:
         """Name of image ``i``: its shard and its name there."""
-        return f"{self.members[i].shard}, {self.members[i].name}"
+        return f"{path_text(self.members[i].shard)}, {self.members[i].name}"
 
     def fingerprint(self) -> str:
         """Hash of names and sizes: unchanged if the shards are moved, and no image is read."""

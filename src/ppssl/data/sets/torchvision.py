@@ -97,11 +97,24 @@ class TorchvisionDataModule(PublishedDataModule):
         return next((place for place in places if place.name == folder and place.is_dir()), None)
 
     def prepare_data(self) -> None:
-        """Let torchvision download the data set, if ``download`` is set and the files are missing."""
+        """Let torchvision download the data set, if ``download`` is set and files are missing, all or some."""
         root = expand(self.root)
-        if self.download and not self._present(root):
-            root.mkdir(parents=True, exist_ok=True)
-            self._dataset(root, "test", download=True)
+        if self.download and not self._complete(root):
+            home = self.home(root)
+            place = root if home is None else home.parent
+            place.mkdir(parents=True, exist_ok=True)
+            self._dataset(place, "test", download=True)
+
+    def _complete(self, root: Path) -> bool:
+        """Whether torchvision can read the data set, or there are class folders."""
+        home = self.home(root)
+        if home is None:
+            return self._present(root)
+        try:
+            self._dataset(home.parent, "test")
+        except UserError:  # an earlier download was interrupted
+            return False
+        return True
 
     def read(self, home: Path) -> dict[str, ImageSource]:
         """Read torchvision's lists of files and labels."""
