@@ -87,6 +87,7 @@ def _fit(data: Any, folder: Path, **options: Any) -> PPSSL:
             r"first is a tensor \(8, 3, 32, 32\) .* another one a tensor \(7, 3, 8, 8\)",
         ),
         (Items(views=[VIEW] * 2, index="a"), "got an `index` that is a list of a str"),
+        (Items(views=[VIEW] * 2, index=1.0), r"got an `index` that is a tensor \(8,\) of float64"),
     ],
 )
 def test_what_came_is_said(data: Any, came: str, prefill: Any, tmp_path: Path) -> None:

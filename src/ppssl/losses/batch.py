@@ -13,7 +13,7 @@ __all__ = ["check_batch", "check_evaluation_batch", "count_images"]
 
 _EXPECTED = (
     "A training batch must be a dict with `views`, a list of two or more normalised floating-point tensors "
-    "(B, 3, H, W), and `index`, the numbers of the images (B,)"
+    "(B, 3, H, W), and `index`, the numbers of the images (B,), integers"
 )
 _REMEDY = "DatasetDataModule makes such batches of any data set, FolderDataModule of a folder."
 
@@ -37,7 +37,8 @@ def check_batch(batch: Any) -> None:
             f"{_EXPECTED}; got `views` of which the first is {_describe(views[0])} and another one "
             f"{_describe(other[0])}. {_REMEDY}"
         )
-    if not isinstance(index, Tensor) or index.shape != views[0].shape[:1]:
+    numbers = isinstance(index, Tensor) and not index.is_floating_point()
+    if not numbers or index.shape != views[0].shape[:1]:
         raise UserError(f"{_EXPECTED}; got an `index` that is {_describe(index)}. {_REMEDY}")
 
 

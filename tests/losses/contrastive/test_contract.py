@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from timm import create_model
 from torch import Tensor
 
-from bases import BASES, SYMMETRIC, TINY, batch_of, make
+from bases import BASES, SYMMETRIC, TINY, VIT, batch_of, make
 from ppssl import (
     AIS,
     IADM,
@@ -150,6 +150,19 @@ def test_forward_changes_running_statistics_alone(name: str) -> None:
     }
 
 
+@over_bases
+def test_the_numbers_of_the_images_may_be_of_any_integer_type(name: str) -> None:
+    losses = []
+    for dtype in (torch.int64, torch.int32, torch.uint8):
+        encoder, base = make(name)
+        batch = batch_of([3, 30, 31, 7])
+        result = base(encoder, batch | {"index": batch["index"].to(dtype)}, seed=0)
+        base.after_backward(result)
+        losses.append(base(encoder, batch_of([30, 3, 8, 9]), seed=1).loss)
+    assert losses[0].equal(losses[1])
+    assert losses[0].equal(losses[2])
+
+
 # -- batches of one image -----------------------------------------------------------------------------------------
 
 
@@ -198,9 +211,18 @@ class Meddler(LossPlugin):
         return 0.0
 
 
-def _fit(name: str, images: Path, out: Path, *, plugins: Any = None, **options: Any) -> PPSSL:
-    torch.manual_seed(0)
-    model = PPSSL(**TINY, contrastive=BASES[name](), lr=0.01, plugins=plugins)
+def _fit(
+    name: str,
+    images: Path,
+    out: Path,
+    *,
+    plugins: Any = None,
+    model: PPSSL | None = None,
+    **options: Any,
+) -> PPSSL:
+    if model is None:
+        torch.manual_seed(0)
+        model = PPSSL(**TINY, contrastive=BASES[name](), lr=0.01, plugins=plugins)
     data = FolderDataModule(
         str(images), image_size=32, batch_size=8, num_workers=0, val_fraction=0.25, seed=0
     )
@@ -222,6 +244,19 @@ def test_a_plugin_of_weight_0_is_bitwise_the_run_without(
     full = _fit(name, image_folder, tmp_path, plugins=plugins).state_dict()
     assert plain.keys() == {key for key in full if not key.startswith("plugins.")}
     assert all(value.equal(full[key]) for key, value in plain.items())
+
+
+@over_bases
+def test_a_run_depends_on_its_seeds_alone(name: str, image_folder: Path, tmp_path: Path) -> None:
+    """With drop path, also while the queue is filled; whatever was drawn from torch before."""
+    runs = []
+    for drawn in (0, 1):
+        kwargs = VIT["backbone_kwargs"] | {"depth": 2, "drop_path_rate": 0.5}
+        options: dict[str, Any] = VIT | {"backbone_kwargs": kwargs, "init_seed": 0}
+        model = PPSSL(**options, optimizer="adamw", contrastive=BASES[name]())
+        torch.manual_seed(drawn)
+        runs.append(_fit(name, image_folder, tmp_path, model=model, max_epochs=1).state_dict())
+    assert all(value.equal(runs[1][key]) for key, value in runs[0].items())
 
 
 @over_bases

@@ -130,7 +130,7 @@ def test_automatic_momentum() -> None:
     assert steps == sorted(steps)
 
 
-@pytest.mark.parametrize(("batch", "groups"), [(8, 1), (8, 2), (9, 4), (2, "auto"), (64, "auto")])
+@pytest.mark.parametrize(("batch", "groups"), [(8, 1), (8, 2), (9, 4), (10, 4), (2, "auto"), (64, "auto")])
 def test_keys_are_normalised_in_shuffled_groups(batch: int, groups: Any) -> None:
     """Against a literal version: the same permutation, each group through a copy of the key encoder."""
     _, moco = _built(key_bn_groups=groups)
@@ -141,14 +141,26 @@ def test_keys_are_normalised_in_shuffled_groups(batch: int, groups: Any) -> None
     keys = moco.keys(images, torch.arange(len(images)), seed=7)[0]
     hook.remove()
     assert sum(len(group) for group in seen) == batch
-    # 9 in 4: 3 + 3 + 3.
-    assert len(seen) == {1: 1, 2: 2, 4: 3, "auto": {2: 1, 64: 2}.get(batch)}[groups]
+    assert len(seen) == ({2: 1, 64: 2}[batch] if groups == "auto" else groups)
     reference[0]._forward_pre_hooks.clear()
     for group in seen:
         expected = F.normalize(reference[1](reference[0](group)), dim=1)
         for image, key in zip(group, expected, strict=True):
             position = next(i for i in range(batch) if torch.equal(images[i], image))
             torch.testing.assert_close(keys[position], key)
+
+
+def test_every_group_has_two_images_or_more() -> None:
+    """Batch norm takes no statistics of one image."""
+    _, moco = _built()
+    sizes: list[int] = []
+    moco.key_encoder.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    cases = [("auto", 1057), ("auto", 1090), *((g, b) for g in (3, 4) for b in range(2, 14))]
+    for moco.key_bn_groups, batch in cases:
+        sizes.clear()
+        moco.keys(torch.randn(batch, 3, 8, 8), torch.arange(batch), seed=0)
+        assert min(sizes) >= 2, (moco.key_bn_groups, batch)
+        assert sum(sizes) == batch
 
 
 def test_groups_are_not_the_queries_order() -> None:

@@ -17,9 +17,9 @@ def gather_keys(keys: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         keys: ``(B, d)`` float32 or float64, the same B on all processes.
-        index: ``(B,)`` int64.
+        index: ``(B,)``, integers of any type.
     """
-    numbers = index[:, None].view(keys.dtype)  # the same bits
+    numbers = index.long()[:, None].view(keys.dtype)  # the same bits
     packed, width = gather_equal(torch.cat([keys, numbers], dim=1)), numbers.shape[1]
     return packed[:, :-width], packed[:, -width:].contiguous().view(torch.int64).squeeze(1)
 

@@ -139,7 +139,7 @@ class MoCo(ContrastiveObjective):
         everyone = gather_equal(images)
         generator = torch.Generator(images.device).manual_seed(torch_seed(seed, "shuffle"))
         order = torch.randperm(len(everyone), generator=generator, device=images.device)
-        groups = everyone[order[mine]].chunk(self._groups(size))
+        groups = everyone[order[mine]].tensor_split(self._groups(size))
         shuffled, indices = gather_keys(torch.cat([self._project(g) for g in groups]), index)
         keys = shuffled[order.argsort()]
         return keys[mine], keys, indices

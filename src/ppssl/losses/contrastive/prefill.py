@@ -3,10 +3,13 @@
 import itertools
 from typing import Any
 
+from lightning.pytorch.utilities.seed import isolate_rng
+
 from ppssl.losses.batch import check_batch
 from ppssl.losses.contrastive.objective import ContrastiveObjective
+from ppssl.utils.distributed import rank
 from ppssl.utils.errors import UserError
-from ppssl.utils.randomness import torch_seed
+from ppssl.utils.randomness import seed_step, torch_seed
 
 __all__ = ["fill"]
 
@@ -43,8 +46,9 @@ def fill(objective: ContrastiveObjective, trainer: Any, data: Any, seed: int) ->
 
 
 def _pass(objective: ContrastiveObjective, trainer: Any, cpu_batch: Any, seed: int) -> None:
-    """Pass a batch of the loader to an objective."""
+    """Pass a batch of the loader to an objective; dropout and drop path draw by seed and process alone."""
     batch = trainer.strategy.batch_to_device(cpu_batch, trainer.strategy.root_device)
     check_batch(batch)
-    with trainer.precision_plugin.forward_context():
+    with isolate_rng(), trainer.precision_plugin.forward_context():
+        seed_step(seed, 0, 0, rank())
         objective.prefill_batch(batch, seed=seed)
