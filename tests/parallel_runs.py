@@ -90,15 +90,9 @@ class Broadcast(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
         if trainer.global_step == 2:
-            sent = trainer.strategy.model.modules_buffers
             self.found = {
                 "own queue entries": int((module.contrastive.queue.index < -1).sum()),
                 "largest mean": float(self._norm(module).abs().max()),
-                "bytes sent": sum(b.numel() * b.element_size() for b in sent),
-                "bytes in all": sum(b.numel() * b.element_size() for b in module.buffers()),
-                "bytes of the queue": sum(
-                    b.numel() * b.element_size() for b in module.contrastive.queue.buffers()
-                ),
                 "find_unused_parameters": trainer.strategy.model.find_unused_parameters,
             }
 

@@ -120,8 +120,6 @@ def test_ddp_sends_batch_norms_and_no_queue(devices: int, runs: Runs) -> None:
     for rank, found in enumerate(_apart(runs, devices, "broadcast")):
         assert found["own queue entries"] == (QUEUE - 8 if rank else 0)
         assert found["largest mean"] < 50  # the first process's, whose own was 0
-        assert found["bytes sent"] == found["bytes in all"] - found["bytes of the queue"]
-        assert found["bytes of the queue"] == QUEUE * (4 * 8 + 8) + 2 * 8
         assert not found["find_unused_parameters"]
 
 

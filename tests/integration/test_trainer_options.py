@@ -11,8 +11,9 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 
 from command_line import error_line, fit_arguments
-from ppssl import PPSSL, FineTune, FolderDataModule, LinearProbe
+from ppssl import IADM, PPSSL, FineTune, FolderDataModule, LinearProbe, MoCo
 from ppssl.cli.main import main
+from save_at import SaveAt
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
 RECIPES = ["pretrain", *(pytest.param(r, marks=pytest.mark.slow) for r in ("finetune", "linear"))]
@@ -160,6 +161,26 @@ def test_the_average_is_of_all_weights(make: Any, images: Path, tmp_path: Path) 
         expected = {k: 0.5 * v + 0.5 * later[k] for k, v in expected.items()}
     for name, value in model.named_parameters():
         torch.testing.assert_close(value.detach(), expected[name], msg=name)
+
+
+def test_an_average_is_of_weights_alone(images: Path, tmp_path: Path) -> None:
+    """Not of keys, nor of the running mean map, which grows in the first step; they are those of the last step."""
+    states, saved = [], tmp_path / "average.ckpt"
+    for callbacks in ([], [EMAWeightAveraging(decay=0.5), SaveAt(2, saved)]):
+        plugins = {"iadm": IADM(start=0.0, full=0.0, every=1, debias=True)}
+        model = PPSSL(**TINY, contrastive=MoCo(dim=8), plugins=plugins, lr=0.1, init_seed=0)
+        _fit(model, images, tmp_path, *callbacks, max_epochs=1)
+        states.append(model.state_dict())
+    kept = {key for key in states[0] if ".queue." in key or key.endswith("mean_map")}
+    assert len(kept) == 5
+    different = {key for key, value in states[0].items() if not value.equal(states[1][key])}
+    assert different
+    assert not different & kept
+    loaded = PPSSL.load_from_checkpoint(saved)
+    assert loaded.contrastive.needs_prefill()  # its keys were of other weights
+    _fit(loaded, images, tmp_path, max_epochs=1)
+    norms = loaded.contrastive.queue.keys.norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
 @pytest.mark.parametrize("make", [PPSSL, FineTune])

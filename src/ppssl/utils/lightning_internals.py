@@ -295,6 +295,6 @@ def replace_sync_batchnorm(strategy: Strategy, conversion: TorchSyncBatchNorm) -
 def exclude_from_broadcast(model: LightningModule, names: Iterable[str]) -> None:
     """Have DDP not broadcast some buffers of a model (``_set_params_and_buffers_to_ignore_for_model``).
 
-    DDP's public ``broadcast_buffers`` is about all of them. Without it the key queue, by far the largest, is sent too.
+    DDP's public ``broadcast_buffers`` is about all of them. Without it AIS's whitening, a constant, is sent each step.
     """
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, set(names))

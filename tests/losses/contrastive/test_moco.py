@@ -130,7 +130,9 @@ def test_automatic_momentum() -> None:
     assert steps == sorted(steps)
 
 
-@pytest.mark.parametrize(("batch", "groups"), [(8, 1), (8, 2), (9, 4), (10, 4), (2, "auto"), (64, "auto")])
+@pytest.mark.parametrize(
+    ("batch", "groups"), [(8, 1), (8, 2), (9, 4), (10, 4), (2, "auto"), (64, "auto")]
+)
 def test_keys_are_normalised_in_shuffled_groups(batch: int, groups: Any) -> None:
     """Against a literal version: the same permutation, each group through a copy of the key encoder."""
     _, moco = _built(key_bn_groups=groups)

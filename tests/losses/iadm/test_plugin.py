@@ -129,10 +129,19 @@ def test_the_bias_is_that_of_the_steps_before() -> None:
     raw = IADM.saliency(_run()[1], step, (4, 4))
     first = torch.full((4, 4), 1 / 16).lerp(raw.mean(dim=0).float(), 0.01)
     torch.testing.assert_close(plugin.mean_map.float(), first, atol=1e-5, rtol=1e-4)
-    assert plugin.sizes() == {"rows": 4, "columns": 4}
     model.eval()
     plugin(step)
     torch.testing.assert_close(plugin.mean_map.float(), first, atol=1e-5, rtol=1e-4)
+
+
+def test_the_bias_begins_anew_at_another_size(image_folder: Path, tmp_path: Path) -> None:
+    plugin = IADM(start=0.0, full=0.0, every=1, debias=True)
+    _fit(tmp_path, image_folder, PPSSL(**TINY, contrastive=MoCo(dim=8), plugins={"iadm": plugin}))
+    again = PPSSL.load_from_checkpoint(tmp_path / "last.ckpt")
+    _fit(tmp_path, image_folder, again, image_size=48)
+    assert plugin.mean_map.shape == (4, 4)
+    assert again.plugins["iadm"].mean_map.shape == (6, 6)
+    assert float(again.plugins["iadm"].mean_map.sum()) == pytest.approx(1)
 
 
 def test_in_the_other_steps_nothing_is_asked_of_the_branch() -> None:
@@ -158,10 +167,11 @@ def test_weight() -> None:
     assert IADM(loss_weight=2.0, start=0.0, full=0.0).weight(0.0) == 2.0
 
 
-def _fit(folder: Path, images: Path, model: PPSSL) -> Trainer:
+def _fit(folder: Path, images: Path, model: PPSSL, image_size: int = 32) -> Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     trainer = Trainer(default_root_dir=folder, accelerator="cpu", max_epochs=2, **quiet)  # type: ignore[arg-type]
-    trainer.fit(model, FolderDataModule(str(images), image_size=32, batch_size=8, num_workers=0))
+    data = FolderDataModule(str(images), image_size=image_size, batch_size=8, num_workers=0)
+    trainer.fit(model, data)
     trainer.save_checkpoint(folder / "last.ckpt")
     return trainer
 

@@ -62,6 +62,8 @@ class ContrastiveObjective(nn.Module, Configurable):
       Gathering is part of :meth:`forward`, never of a backward pass: plugins may differentiate as often as they like.
     - State that outlives a step is in parameters and buffers; it changes in :meth:`after_backward` and
       :meth:`after_step` alone, but for the running statistics of batch norm. Then a resumed run is bitwise the same.
+      What ``EMAWeightAveraging`` must not average with the weights, as a queue, is no buffer but an attribute that
+      :func:`~ppssl.utils.saved_state.keep_in_state_dict` saves.
     - Random numbers come from ``seed`` alone.
     - What is said of ``loss`` holds for ``further``, for which :meth:`forward` is given the global views alone.
     - A batch of one image has a finite loss, or raises a :class:`~ppssl.UserError` that says what to do.

@@ -1,9 +1,9 @@
 """Key queue: past keys, each with the index of its image (:ref:`D1 <d1>`)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+
+from ppssl.utils.saved_state import keep_in_state_dict
 
 __all__ = ["KeyQueue"]
 
@@ -14,28 +14,20 @@ class KeyQueue(nn.Module):
     Attributes:
         keys: ``(K, D)`` float32, L2-normalised; the first ``filled`` rows are valid.
         index: ``(K,)`` int64, the image each key came from, -1 where unknown.
+        position: The row that the next key replaces.
+        filled: Number of valid rows.
 
     Args:
         size: K; a checkpoint that is loaded replaces it.
         dim: D.
     """
 
-    keys: Tensor
-    index: Tensor
-    position: Tensor
-    filled: Tensor
-    equal_buffers = True  # every process enqueues the same keys
-
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
-        self.register_buffer("keys", torch.zeros(size, dim))
-        self.register_buffer("index", torch.full((size,), -1))
-        self.register_buffer("position", torch.tensor(0))
-        self.register_buffer("filled", torch.tensor(0))
-        # The same two numbers on the host: reading the buffers would wait for the device in every step.
-        self._position = self._filled = 0
-        self.register_load_state_dict_pre_hook(_resize)
-        self.register_load_state_dict_post_hook(_read_counters)
+        self.keys = torch.zeros(size, dim)
+        self.index = torch.full((size,), -1)
+        self.position = self.filled = 0
+        keep_in_state_dict(self, "keys", "index", "position", "filled")
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, index: Tensor) -> None:
@@ -45,28 +37,28 @@ class KeyQueue(nn.Module):
             keys: ``(B, D)``, any B.
             index: ``(B,)`` int64.
         """
+        self._follow(index.device)
         size = len(self.keys)
         keys, index = keys[-size:].to(self.keys.dtype), index[-size:]
-        before_end = min(len(keys), size - self._position)
+        before_end = min(len(keys), size - self.position)
         for rows, new in ((self.keys, keys), (self.index, index)):
-            rows[self._position : self._position + before_end] = new[:before_end]
+            rows[self.position : self.position + before_end] = new[:before_end]
             rows[: len(new) - before_end] = new[before_end:]
-        self._position = (self._position + len(keys)) % size
-        self._filled = min(self._filled + len(keys), size)
-        self.position.fill_(self._position)
-        self.filled.fill_(self._filled)
+        self.position = (self.position + len(keys)) % size
+        self.filled = min(self.filled + len(keys), size)
 
     def is_full(self) -> bool:
         """Whether every row is valid."""
-        return self._filled == len(self.keys)
+        return self.filled == len(self.keys)
+
+    def _follow(self, device: torch.device) -> None:
+        self.keys, self.index = self.keys.to(device), self.index.to(device)
 
     def fill_at_random(self, generator: torch.Generator) -> None:
         """Fill the queue with random directions that belong to no image, as MoCo does."""
         keys = torch.randn(self.keys.shape, generator=generator)
-        self.enqueue(
-            nn.functional.normalize(keys, dim=1).to(self.keys.device),
-            torch.full_like(self.index, -1),
-        )
+        keys = nn.functional.normalize(keys, dim=1).to(self.keys.device)
+        self.enqueue(keys, torch.full_like(self.index, -1))
 
     def negatives(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Valid keys as negatives, and a mask of those that come from the image of the query.
@@ -78,17 +70,5 @@ class KeyQueue(nn.Module):
             The keys ``(N, D)``, not a copy: nothing may be enqueued before the backward pass; and a mask ``(B, N)``
             bool, True where the entry must not count as a negative.
         """
-        return self.keys[: self._filled], index[:, None] == self.index[None, : self._filled]
-
-
-def _resize(queue: KeyQueue, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Resize the buffers to the queue size of a checkpoint, before ``load_state_dict`` reads it."""
-    saved = state.get(prefix + "keys")
-    if saved is not None and saved.shape != queue.keys.shape:
-        queue.keys = queue.keys.new_zeros(saved.shape)
-        queue.index = queue.index.new_full(saved.shape[:1], -1)
-
-
-def _read_counters(queue: KeyQueue, _: Any) -> None:
-    """Copy the counters from the buffers, after a checkpoint's state is loaded."""
-    queue._position, queue._filled = int(queue.position), int(queue.filled)
+        self._follow(index.device)
+        return self.keys[: self.filled], index[:, None] == self.index[None, : self.filled]

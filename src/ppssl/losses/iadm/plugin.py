@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -16,6 +15,7 @@ from ppssl.losses.loss_plugin import LossPlugin, LossTerm, TrainingStep
 from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.distributed import gather_equal
 from ppssl.utils.errors import ArgumentError, UserError
+from ppssl.utils.saved_state import keep_in_state_dict
 
 if TYPE_CHECKING:
     from ppssl.encoder import EncoderInfo
@@ -98,8 +98,8 @@ class IADM(LossPlugin):
         self.use = use
         self.every = every
         self.hidden = hidden
-        self.mean_map: Tensor
-        self.register_buffer("mean_map", torch.zeros(0, 0))
+        self.mean_map = torch.zeros(0, 0)
+        keep_in_state_dict(self, "mean_map")
 
     def needs_image_gradient(self, progress: float, number: int) -> bool:
         """Whether A* is computed in this step, of the image."""
@@ -176,20 +176,14 @@ class IADM(LossPlugin):
         bias = self._bias(saliency_target(signed, grid, order=self.order)) if self.debias else None
         return saliency_target(signed, grid, order=self.order, sharpen=self.sharpen, bias=bias)
 
-    def sizes(self) -> dict[str, int]:
-        """The grid of the running mean map."""
-        rows, columns = self.mean_map.shape
-        return {"rows": rows, "columns": columns} if rows else {}
-
-    def restore_sizes(self, sizes: Mapping[str, int]) -> None:
-        """See :meth:`sizes`."""
-        self.mean_map = torch.zeros(sizes["rows"], sizes["columns"])
-
     def _bias(self, target: Tensor) -> Tensor:
-        """Running mean map ``(gh, gw)`` before this step, which then updates it: no image depends on another."""
-        if not self.mean_map.numel():
-            self.mean_map = torch.full_like(target[0], 1 / target[0].numel())
-        before = self.mean_map
+        """Running mean map ``(gh, gw)`` before this step, which then updates it: no image depends on another.
+
+        It begins uniform, anew if the grid changes with the size of the images.
+        """
+        before = self.mean_map.to(target)
+        if before.shape != target.shape[1:]:
+            before = torch.full_like(target[0], 1 / target[0].numel())
         if self.training:
             self.mean_map = before.lerp(gather_equal(target).mean(dim=0), 1 - _MEMORY)
         return before.clamp(min=0.01 / before.numel())
