@@ -61,6 +61,16 @@ def test_equal_and_nearly_equal_images_are_found_across_splits(tmp_path: Path) -
     assert all(pair.first < pair.second and pair.similarity > 0.99 for pair in found)
 
 
+def test_images_of_one_colour_are_duplicates_if_they_are_equal(tmp_path: Path) -> None:
+    for i, colour in enumerate([(90, 90, 90), (90, 90, 90), (90, 90, 91), (200, 0, 0)]):
+        Image.new("RGB", (40, 30), colour).save(tmp_path / f"{i}.png", compress_level=i)
+    data = FolderDataModule(str(tmp_path), image_size=32, batch_size=4, num_workers=0)
+    data.setup()
+    images = Embeddings(torch.ones(4, 8), torch.full((4,), -1), torch.arange(4))
+    pairs = [(pair.first, pair.second, pair.exact) for pair in find_duplicates(images, data)]
+    assert pairs == [(0, 1, True)]
+
+
 def test_a_wrong_label_among_its_true_class_is_found() -> None:
     rng = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 3

@@ -19,7 +19,7 @@ from ppssl.data.loader import usable_cores
 from ppssl.data.source import UNREADABLE, ImageSource
 from ppssl.utils.checks import check_range
 
-__all__ = ["Survey", "equal_files", "survey"]
+__all__ = ["SIDE", "Survey", "equal_files", "standardised", "survey"]
 
 SIDE = 24
 """Height and width in pixels at which images are compared."""
@@ -207,15 +207,23 @@ def _upright_size(file: Path | bytes) -> tuple[int, int]:
     return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
+def standardised(small: np.ndarray) -> np.ndarray:
+    """Small images as rows, the product of two of which is the correlation of their pixels; plain images are 0.
+
+    Args:
+        small: ``(N, P, C)``, P pixels in [0, 1]; each channel is taken without its mean.
+    """
+    points = (small - small.mean(axis=1, keepdims=True)).reshape(len(small), -1)
+    norms = np.linalg.norm(points, axis=1, keepdims=True)
+    return np.where(norms > 0.5, points / np.maximum(norms, 1e-9), 0).astype(np.float32)
+
+
 def _alike(
     small: np.ndarray, numbers: np.ndarray, equal: Sequence[tuple[int, ...]]
 ) -> list[tuple[int, int]]:
     """Pairs of images whose small pixels correlate, without those of a group; plain images have no partner."""
     rows = np.linspace(0, len(small) - 1, min(COMPARED, len(small))).round().astype(int)
-    points = small[rows]
-    points = (points - points.mean(axis=1, keepdims=True)).reshape(len(rows), -1)
-    norms = np.linalg.norm(points, axis=1, keepdims=True)
-    points = np.where(norms > 0.5, points / np.maximum(norms, 1e-9), 0).astype(np.float32)
+    points = standardised(small[rows])
     group_of = {i: k for k, group in enumerate(equal) for i in group}
     pairs = []
     for start in range(0, len(points), _BLOCK):

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ppssl.data.datamodule import FineGrainedDataModule
+from ppssl.data.survey import SIDE, standardised
 from ppssl.inference.embeddings import Embeddings
 from ppssl.metrics.retrieval import chunk_length, unit_rows
 from ppssl.utils.checks import check_range
@@ -28,8 +29,6 @@ __all__ = [
 
 CANDIDATES = 500
 """The pairs of highest similarity whose pixels are compared."""
-SIDE = 24
-"""Height and width in pixels at which the pixels of two images are compared."""
 ALIKE = 0.95
 """Correlation of the pixels of near-duplicates, at least."""
 
@@ -119,7 +118,7 @@ def find_duplicates(images: Embeddings, data: FineGrainedDataModule) -> list[Dup
     """Find pairs of images with equal or nearly equal pixels among those with the most similar embeddings.
 
     The :data:`CANDIDATES` most similar pairs of nearest neighbours are compared by their pixels: an encoder also finds
-    different images of the same thing similar, which are no duplicates.
+    different images of the same thing similar, which are no duplicates. Plain images are found if they are equal.
 
     Args:
         images: Embeddings of the images.
@@ -134,13 +133,14 @@ def find_duplicates(images: Embeddings, data: FineGrainedDataModule) -> list[Dup
         for value, j in zip(values, others, strict=True):
             best[min(i, j), max(i, j)] = value
     pairs = sorted(best, key=lambda pair: (-best[pair], pair))[:CANDIDATES]
-    small = cache(lambda i: _grey(_load(data, i)))
+    small = cache(lambda i: _small(_load(data, i)))
     found = []
     for pair in pairs:
         first, second = (int(images.index[row]) for row in pair)
         alike = float((small(first) * small(second)).sum())
-        if alike >= ALIKE:
-            exact = alike > 1 - 1e-6 and _equal(_load(data, first), _load(data, second))
+        plain = not small(first).any() and not small(second).any()
+        exact = (plain or alike > 0.999) and _equal(_load(data, first), _load(data, second))
+        if exact or alike >= ALIKE:
             found.append(Duplicate(first, second, best[pair], exact))
     return sorted(found, key=lambda pair: (not pair.exact, -pair.similarity))
 
@@ -243,11 +243,10 @@ def _load(data: FineGrainedDataModule, index: int) -> Image.Image:
     return data.sources[split].load(number)
 
 
-def _grey(image: Image.Image) -> np.ndarray:
-    """Standardised small grey pixels of an image, so that a product of two sums up to their correlation."""
-    pixels = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
-    pixels = pixels - pixels.mean()
-    return pixels / max(float(np.linalg.norm(pixels)), 1e-9)
+def _small(image: Image.Image) -> np.ndarray:
+    """Standardised small grey pixels of an image, ``(P,)`` float32."""
+    pixels = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
+    return standardised(pixels.reshape(1, -1, 1) / 255)[0]
 
 
 def _equal(first: Image.Image, second: Image.Image) -> bool:
