@@ -122,11 +122,11 @@ class ImageSource(ABC):
         return f"image {i}"
 
     def fingerprint(self) -> str:
-        """Hash that changes with the images; by default a hash of their names."""
+        """Hash that tells sets of images apart; by default of their names, so that none is read."""
         return digest(self.name(i) for i in range(len(self)))
 
     def served(self) -> str:
-        """Hash that changes with the images as models see them."""
+        """Hash that tells sets of images apart as models see them: :meth:`fingerprint`, squashed or not, bit depth."""
         changes = ["squashed"] if self.squash else []
         changes += [] if self.bit_depth is None else [f"{self.bit_depth} bits"]
         told = self.fingerprint()
