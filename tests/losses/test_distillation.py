@@ -1,5 +1,6 @@
 """Distillation of a teacher's image embeddings, and image encoders of timm as teachers."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from safetensors.torch import save_file
 
-from ppssl import AIS, PPSSL, Distillation, FolderDataModule, MoCo, TimmTeacher, UserError
+from ppssl import (
+    AIS,
+    PPSSL,
+    Distillation,
+    FolderDataModule,
+    MoCo,
+    TimmTeacher,
+    UserError,
+    ZoomTeacher,
+)
 from ppssl.losses.loss_plugin import TrainingStep
 
 
@@ -176,6 +186,23 @@ def test_ais_needs_a_teacher_of_texts(
         UserError, match="embeds images only, and AIS needs a teacher of images and"
     ):
         _trainer(tmp_path).fit(_model(plugin), _data(image_folder))
+    assert not list(banks.rglob("images*"))  # before the images are embedded
+
+
+@pytest.mark.parametrize("make", [TimmTeacher, partial(ZoomTeacher, "timm/test_resnet")])
+def test_random_weights_have_a_bank_of_their_own(make: Any) -> None:
+    name = make("test_resnet").name
+    assert make("test_resnet", pretrained=False).name == f"{name}, random weights"
+
+
+def test_a_vit_takes_images_of_another_size(weights: str) -> None:
+    """Its own is 160 pixels."""
+    teacher = TimmTeacher("test_vit", pretrained=False, image_size=96)
+    assert teacher.embed_images(torch.zeros(2, 3, 96, 96)).shape == (2, teacher.dim)
+    with pytest.raises(UserError, match="97"):
+        _ = TimmTeacher("test_vit", pretrained=False, image_size=97).encoder
+    zoom = ZoomTeacher(_teacher(weights), "test_vit", pretrained=False)
+    assert zoom.saliency(torch.zeros(2, 3, 32, 32)).shape == (2, 2, 2)
 
 
 @pytest.mark.parametrize("kind", ["Distillation", "AIS"])

@@ -2,20 +2,24 @@ import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
-from ppssl import FolderDataModule, UserError
+from ppssl import FolderDataModule, UserError, ZoomTeacher
 from ppssl.losses.ais.targets import make_targets
 from ppssl.text import image_bank
 from ppssl.text.bank import embed_corpus, open_bank
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.fixed_crops import FixedCrops
 from ppssl.text.image_bank import ImageBank, bank_folder
+from ppssl.text.teachers import clip
 from ppssl.text.teachers.base import Teacher
 from ppssl.text.teachers.clip import CLIPTeacher
 
@@ -115,6 +119,43 @@ def test_a_changed_teacher_is_refused(
     config.write_text(config.read_text().replace("16", "24"))
     with pytest.raises(UserError, match=r"does not fit: its teacher hash is .* Remove it"):
         open_bank(str(folder), CORPUS, _data(image_folder))
+
+
+@pytest.mark.parametrize("zoom", [False, True])
+def test_a_teacher_is_downloaded_while_its_bank_is_made(
+    zoom: bool,
+    clip_folder: Path,
+    banks: Path,
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository, load = tmp_path / "hub" / "models--me--clip", clip._load
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+
+    def download(name: str, revision: str = "first") -> Any:
+        folder = repository / "snapshots" / revision
+        shutil.copytree(clip_folder, folder, dirs_exist_ok=True)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text(revision)
+        return load(str(folder))
+
+    def teacher() -> str | Teacher:
+        zoomed = ZoomTeacher("me/clip", "test_resnet", pretrained=str(weights))
+        return zoomed if zoom else "me/clip"
+
+    monkeypatch.setattr(clip, "_load", download)
+    open_bank(teacher(), CORPUS, _data(image_folder))
+    (repository / "snapshots" / "first" / "added_tokens.json").write_text(
+        "{}"
+    )  # by another program
+    open_bank(teacher(), CORPUS, _data(image_folder))
+    assert len(list(banks.rglob("*.npy"))) == 2
+    download("me/clip", "second")
+    with pytest.raises(UserError, match="does not fit: its teacher hash is first"):
+        open_bank(teacher(), CORPUS, _data(image_folder))
 
 
 def test_an_interrupted_pass_goes_on(

@@ -136,6 +136,10 @@ def test_panel_shows_each_speaker_and_name() -> None:
         ("birds --out picks.png", "`images` and `out` need a `teacher`, such as `synthetic-clip`"),
         ("birds --teacher synthetic-clip --out picks.png", "give `images`"),
         ("birds --teacher synthetic-clip --images no.png", "Cannot read the image no.png"),
+        (
+            "birds --teacher timm/test_resnet",
+            "`timm/test_resnet` embeds images only, and AIS needs",
+        ),
         ("birds --threshold 1", "`threshold` must be in [0, 1), got 1.0"),
         ("no-such", "No corpus `no-such`"),
         ("class-names", "give `--classes names.txt`"),

@@ -8,6 +8,7 @@ transformers nor a network is needed.
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ppssl.text.bank_file import RowWriter, obtain
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.image_bank import files_of_teacher, open_images
 from ppssl.text.teachers.base import Teacher
+from ppssl.text.teachers.load import check_texts
 from ppssl.utils.paths import AnyPath
 from ppssl.utils.results import provenance
 
@@ -94,8 +96,10 @@ def open_bank(
         device: Device of the teacher, if it is needed.
 
     Raises:
-        UserError: The bank does not match the teacher or the data, the disk is too small, or an image is unreadable.
+        UserError: The teacher embeds images only, the bank does not match it or the data, the disk is too small, or an
+            image is unreadable.
     """
+    check_texts(teacher)
     home, manifest, get_teacher = files_of_teacher(teacher, folder, device)
     images = mean = None
     first = 0
@@ -114,14 +118,14 @@ def _open_texts(
     home: Path, manifest: dict[str, Any], corpus: TextCorpus, get_teacher: Callable[[], Teacher]
 ) -> tuple[Tensor, float]:
     """Text embeddings of a corpus and the teacher's temperature."""
-    expected = manifest | {"corpus_hash": corpus.fingerprint()}
+    expected = ChainMap({"corpus_hash": corpus.fingerprint()}, manifest)
     path = home / f"texts-{expected['corpus_hash']}.npy"
 
     def make() -> None:
         teacher = get_teacher()
         rows = embed_corpus(teacher, corpus)
         versions = provenance()["versions"]
-        written = expected | {"temperature": teacher.temperature, "made_with": versions}
+        written = dict(expected) | {"temperature": teacher.temperature, "made_with": versions}
         writer = RowWriter(path, tuple(rows.shape), "float32", written)
         writer.write(rows[writer.done :])
         writer.commit()

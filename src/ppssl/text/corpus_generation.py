@@ -15,7 +15,7 @@ from ppssl.text.corpus import plain_name
 from ppssl.text.delimited import text_lines
 from ppssl.text.language_model import LanguageModel
 from ppssl.text.sentence_cleaning import clean_sentences
-from ppssl.text.teachers.base import hash_folder, local_folder
+from ppssl.text.teachers.base import files_hash
 from ppssl.utils.checks import check_list
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, expand, expand_text, only_writer, writable_file, writing
@@ -155,11 +155,10 @@ def _open(path: Path, model: str, settings: dict[str, Any]) -> dict[str, list[st
     Without a file, its manifest is written.
     """
     manifest = path.with_suffix(".manifest.json")
-    folder = local_folder(model)
     expected = {
         "schema": SCHEMA,
         "model": model,
-        "model_hash": None if folder is None else hash_folder(folder),
+        "model_hash": files_hash(model),
         **settings,
     }
     if not path.is_file():

@@ -22,7 +22,7 @@ from ppssl.functional import teacher_probabilities
 from ppssl.text.bank import embed_corpus, ranked
 from ppssl.text.corpus import TextCorpus
 from ppssl.text.teachers.base import Teacher
-from ppssl.text.teachers.load import load_teacher
+from ppssl.text.teachers.load import check_texts, load_teacher
 from ppssl.utils.checks import check_list, check_range
 from ppssl.utils.errors import ArgumentError, UserError
 from ppssl.utils.paths import AnyPath, expand, writable_figure, writing
@@ -101,6 +101,7 @@ def inspect_corpus(
     lengths = {"characters": [len(t) for t in texts], "words": [len(t.split()) for t in texts]}
     too_long, picks = None, []
     if teacher is not None:
+        check_texts(teacher)
         model = load_teacher(teacher)
         lengths["tokens"] = [len(model.tokenizer.encode(text)) for text in texts]
         too_long = sum(not model.fits(text) for text in texts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -90,14 +91,21 @@ def open_image_bank(
 def files_of_teacher(
     teacher: AnyPath | Teacher, folder: AnyPath | None, device: torch.device | str
 ) -> tuple[Path, dict[str, Any], Callable[[], Teacher]]:
-    """Folder of a teacher's banks, what their manifests must say, and a function that loads the teacher once."""
+    """Folder of a teacher's banks, what their manifests must say, and a function that loads the teacher once.
+
+    Loading may download its files: what the manifests must say is known afterwards.
+    """
     name = teacher_name(teacher)
     manifest = {"teacher": name, "teacher_hash": teacher_fingerprint(teacher)}
-    return (
-        bank_folder(folder) / _slug(name),
-        manifest,
-        cache(lambda: load_teacher(teacher).to(device)),
-    )
+
+    @cache
+    def get_teacher() -> Teacher:
+        loaded = load_teacher(teacher).to(device)
+        _ = loaded.dim  # a teacher that loads its model when it is used does so now
+        manifest["teacher_hash"] = teacher_fingerprint(teacher)
+        return loaded
+
+    return bank_folder(folder) / _slug(name), manifest, get_teacher
 
 
 def open_images(
@@ -109,17 +117,14 @@ def open_images(
 ) -> tuple[Tensor, Tensor]:
     """Image embeddings of the training images and their mean."""
     fingerprint = data.sources["train"].served()
-    expected = manifest | {
-        "data_fingerprint": fingerprint,
-        "views": views,
-        "images": data.num_train,
-    }
+    own = {"data_fingerprint": fingerprint, "views": views, "images": data.num_train}
+    expected = ChainMap(own, manifest)
     suffix = "" if views == 1 else f"-{views}-views"
     path = home / f"images-{fingerprint}{suffix}.npy"
 
     def make() -> None:
         teacher = get_teacher()
-        written = expected | {"made_with": provenance()["versions"]}
+        written = dict(expected) | {"made_with": provenance()["versions"]}
         writer = RowWriter(path, (data.num_train, views, teacher.dim), "float16", written)
         _embed_images(teacher, data, views, writer)
         writer.commit()

@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ppssl.utils.config import Configurable
+from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand_text
 
 __all__ = [
     "SYNTHETIC",
     "Teacher",
     "embedded_weights",
-    "hash_folder",
-    "local_folder",
+    "files_hash",
+    "images_only",
     "of_channels",
 ]
 
@@ -47,6 +48,7 @@ class Teacher(ABC, Configurable):
         input_size: Height and width of the input in pixels.
         mean: Per-channel mean for normalisation, in units of [0, 1].
         std: Per-channel standard deviation for normalisation, in units of [0, 1].
+        embeds_texts: Whether there is a text encoder, as AIS needs one.
         tokenizer: Tokenizer with a method ``encode`` from a text to its tokens, including start and end tokens.
     """
 
@@ -58,6 +60,7 @@ class Teacher(ABC, Configurable):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     tokenizer: Any
+    embeds_texts: bool = True
 
     def fingerprint(self) -> str | None:
         """Hash of the weights, by which a bank of other weights is refused; ``None``: ``name`` alone tells."""
@@ -87,6 +90,14 @@ class Teacher(ABC, Configurable):
         return self.embed_images((pixels - mean) / std)
 
 
+def images_only(name: str) -> UserError:
+    """The error of a teacher that is asked for texts and has no text encoder."""
+    return UserError(
+        f"`{name}` embeds images only, and AIS needs a teacher of images and texts, such as a CLIP: give AIS another "
+        "`teacher`, or use the plugin ppssl.Distillation, which needs no texts."
+    )
+
+
 def of_channels(values: Sequence[float], like: Tensor) -> Tensor:
     """Values of channels for broadcasting with images, ``(3, 1, 1)`` on the device of a tensor."""
     return torch.tensor(values, device=like.device).view(-1, 1, 1)
@@ -101,12 +112,16 @@ def embedded_weights() -> bytes:
     )
 
 
-def local_folder(name: AnyPath) -> Path | None:
-    """Folder of a teacher: ``name`` itself or the hub's cache; ``None`` if it is not on this machine."""
+def files_hash(name: AnyPath) -> str | None:
+    """What tells the files of a model from others; ``None`` if they are not on this machine.
+
+    Args:
+        name: A folder, of whose weight, configuration and vocabulary files it is the SHA-256 of names and contents; or
+            a hub id, of which it is the revision: files are added to the hub's cache when they are first asked for.
+    """
     name = expand_text(name)
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
+    if Path(name).is_dir():
+        return _hash_folder(Path(name))
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -114,11 +129,10 @@ def local_folder(name: AnyPath) -> Path | None:
         cached = try_to_load_from_cache(name, "config.json")
     except HFValidationError:  # a path, not a hub id
         return None
-    return Path(cached).parent if isinstance(cached, str) else None
+    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
-def hash_folder(folder: Path) -> str:
-    """SHA-256 of the names and contents of a folder's weight, configuration and vocabulary files."""
+def _hash_folder(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.suffix in _FILES and p.is_file()):
         digest.update(path.name.encode() + b"\0")

@@ -16,7 +16,8 @@ from ppssl.utils.paths import expand_text
 
 __all__ = ["CLIPTeacher"]
 
-_KINDS = ("clip", "siglip", "siglip2")
+_KINDS = ("clip", "siglip")
+"""Model types; checkpoints of SigLIP 2 at a fixed size are `siglip`, and `siglip2` is the one of any size."""
 
 
 class CLIPTeacher(Teacher):

@@ -14,9 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ppssl.encoder import Encoder
-from ppssl.text.teachers.base import Teacher, of_channels
+from ppssl.text.teachers.base import Teacher, images_only, of_channels
 from ppssl.utils.checks import check_pixels
-from ppssl.utils.errors import UserError
 from ppssl.utils.paths import expand
 
 __all__ = ["SquareTransform", "TimmTeacher"]
@@ -27,7 +26,8 @@ class TimmTeacher(Teacher):
 
     Args:
         backbone: Any timm model name.
-        pretrained: timm's weights (``True``), or a local file of weights or checkpoint of ppssl.
+        pretrained: timm's weights (``True``), a local file of weights or checkpoint of ppssl, or random weights
+            (``False``), whose bank holds those of the teacher that it was first made with.
         image_size: Height and width in pixels that images are resized to; ``None``: those of the weights.
 
     Weights are read when the first image is embedded: a bank that is there already needs none.
@@ -41,8 +41,10 @@ class TimmTeacher(Teacher):
         self.pretrained = pretrained
         self.image_size = image_size
         self.name = f"timm/{backbone}" + (f" at {image_size} pixels" if image_size else "")
+        self.name += ", random weights" if pretrained is False else ""
         self.temperature = 1.0
         self.tokenizer = None
+        self.embeds_texts = False
         self._device = torch.device("cpu")
 
     @cached_property
@@ -50,9 +52,9 @@ class TimmTeacher(Teacher):
         """The model.
 
         Raises:
-            UserError: No such model or weights.
+            UserError: No such model or weights, or it does not take images of this size.
         """
-        encoder = Encoder(self.backbone, self.pretrained).to(self._device)
+        encoder = Encoder(self.backbone, self.pretrained, self.image_size).to(self._device)
         return encoder.eval().requires_grad_(False)
 
     @cached_property
@@ -81,7 +83,7 @@ class TimmTeacher(Teacher):
         return self.encoder.info.dim
 
     def fingerprint(self) -> str | None:
-        """SHA-256 of the weight file; ``None`` for timm's weights, which the name tells."""
+        """SHA-256 of the weight file; ``None`` for timm's or random weights, which the name tells."""
         if isinstance(self.pretrained, bool):
             return None
         return hashlib.sha256(expand(self.pretrained).read_bytes()).hexdigest()
@@ -94,14 +96,11 @@ class TimmTeacher(Teacher):
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Refuse: there is no text encoder."""
-        raise UserError(
-            f"`{self.name}` embeds images only, and AIS needs a teacher of images and texts, such as a CLIP: give AIS "
-            "another `teacher`, or use the plugin ppssl.Distillation, which needs no texts."
-        )
+        raise images_only(self.name)
 
     def fits(self, text: str) -> bool:
         """Refuse: there is no text encoder."""
-        return bool(self.embed_texts([text]).numel())
+        raise images_only(self.name)
 
     def to(self, device: torch.device | str) -> TimmTeacher:
         """Move the model to a device, now or when it is loaded; returns itself."""

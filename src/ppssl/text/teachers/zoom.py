@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppssl.encoder import Encoder
 from ppssl.text.teachers.base import Teacher, of_channels
-from ppssl.text.teachers.load import load_teacher, teacher_fingerprint, teacher_name
+from ppssl.text.teachers.load import embeds_texts, load_teacher, teacher_fingerprint, teacher_name
 from ppssl.text.teachers.timm_teacher import SquareTransform, TimmTeacher
 from ppssl.utils.checks import check_range
 
@@ -66,7 +66,8 @@ class ZoomTeacher(Teacher):
         check_range("in (0, 1]", window=window)
         self.teacher, self.backbone, self.pretrained = teacher, backbone, pretrained
         self.window = window
-        self.name = f"{teacher_name(teacher)}, zoom {window:g} by {backbone}"
+        where = TimmTeacher(backbone, pretrained=pretrained).name.removeprefix("timm/")
+        self.name = f"{teacher_name(teacher)}, zoom {window:g} by {where}"
         self._device = torch.device("cpu")
 
     @cached_property
@@ -77,8 +78,10 @@ class ZoomTeacher(Teacher):
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder that says where."""
-        where = TimmTeacher(self.backbone, pretrained=self.pretrained).to(self._device)
-        return where.encoder
+        where = TimmTeacher(
+            self.backbone, pretrained=self.pretrained, image_size=self.looker.input_size
+        )
+        return where.to(self._device).encoder
 
     @cached_property
     def transform(self) -> Callable[[Image.Image], Tensor]:  # type: ignore[override]  # computed once
@@ -109,6 +112,11 @@ class ZoomTeacher(Teacher):
     def temperature(self) -> float:  # type: ignore[override]
         """Temperature of the teacher."""
         return float(self.looker.temperature)
+
+    @property
+    def embeds_texts(self) -> bool:  # type: ignore[override]
+        """Whether the teacher does."""
+        return embeds_texts(self.teacher)
 
     @property
     def tokenizer(self) -> Any:
