@@ -317,6 +317,7 @@ def test_evaluate_prints_rows(trained: tuple[Path, Path], tmp_path: Path, capsys
         (["--random"], "need a checkpoint and a data set, not a file of embeddings"),
         (["--data", str(RECIPE), "--data.root", str(images)], "remove `--data`"),
         (["--feature", "branch"], "holds `gap` embeddings"),
+        (["--protocol", "lcr-2023"], "is of checkpoints"),
     ):
         assert main(["evaluate", str(file), *wrong]) == 2
         assert message in error_line(capsys)

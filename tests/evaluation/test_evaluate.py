@@ -1,6 +1,6 @@
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -179,16 +179,22 @@ def test_no_labels_is_said(image_folder: Path, tmp_path: Path) -> None:
         evaluate(_model(), _data(flat))
 
 
-class Thumbnail(torch.nn.Module):
-    """An encoder that knows colours and places only."""
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_no_labels_of_queries_is_said(image_folder: Path, split: str) -> None:
+    (image_folder / "test").rename(image_folder / split)
+    for path in (image_folder / split).rglob("*.png"):
+        path.rename(image_folder / split / f"{path.parent.name}-{path.name}")
+    with pytest.raises(UserError, match=f"no image of the {split} split has a label"):
+        evaluate(_model(), _data(image_folder))
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-        self.scale = torch.nn.Parameter(torch.ones(()))
+
+class Thumbnail(torch.nn.Module):
+    """An encoder that knows colours and places only, without a weight."""
+
+    pretrained_cfg: ClassVar = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.scale * torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+        return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
 
 
 def test_nuisances_are_probed_where_they_are_known() -> None:

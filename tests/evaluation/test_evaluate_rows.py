@@ -11,8 +11,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ppssl import PPSSL, FolderDataModule, UserError, embed, evaluate
+from ppssl.data.label_splits import select_held_out
 from ppssl.encoder import Encoder
 from ppssl.evaluation.evaluate_rows import evaluate_rows
+from ppssl.evaluation.splits import Splits, embed_splits, read_splits
+from ppssl.inference.embeddings import Embeddings
 from ppssl.utils.randomness import initial_weights
 
 TINY: dict[str, Any] = {"backbone": "resnet_small", "backbone_kwargs": {"width": 4}}
@@ -154,6 +157,34 @@ def test_a_validation_split_queries_where_there_is_no_test(
     assert _same(evaluate(file), results)
 
 
+def test_without_fractions_the_labels_are_the_data_sets(image_folder: Path) -> None:
+    data = _data(image_folder, label_fraction=0.5)
+    rows = evaluate_rows(_model(), data, random=True)
+    assert [(row.encoder, row.label_fraction) for row in rows] == [
+        ("checkpoint", 0.5),
+        ("random", 0.5),
+    ]
+    assert _same(rows[0].results, evaluate(_model(), data))
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.4, 0.7])
+def test_of_each_class_an_image_that_is_no_query_stays(fraction: float) -> None:
+    """Of held-out training images, too, the first of a class in the order of the labels may be a query."""
+    labels = np.repeat([0, 1], 3)
+    for seed in range(40):
+        fit = np.setdiff1d(range(6), select_held_out(labels, np.arange(6), 0.1, seed))
+        every = Embeddings(torch.zeros(6, 2), torch.from_numpy(labels), torch.arange(6) + 10)
+        gallery, queries = (
+            Embeddings(every.features[rows], every.labels[rows], every.index[rows])
+            for rows in (fit, np.setdiff1d(range(6), fit))
+        )
+        splits = Splits(gallery, queries, "train", labels, offset=10)
+        kept = splits.with_labels(fraction, seed).gallery
+        assert np.bincount(kept.labels).tolist() == [max(1, round(fraction * 2))] * 2
+        assert set(kept.index.tolist()) <= set(gallery.index.tolist())
+        assert splits.with_labels(1.0, seed).gallery.index.equal(gallery.index)
+
+
 def test_what_cannot_be_evaluated_is_said(image_folder: Path, tmp_path: Path) -> None:
     data = _data(image_folder, label_fraction=0.5)
     for fraction in (0.6, 0.0):
@@ -177,8 +208,6 @@ def test_what_cannot_be_evaluated_is_said(image_folder: Path, tmp_path: Path) ->
 
 def test_no_query_is_in_the_gallery(image_folder: Path, tmp_path: Path) -> None:
     """Of every way to split: a test split, held-out images, and a file of either."""
-    from ppssl.evaluation.splits import embed_splits, read_splits
-
     encoder: Any = _model().encoder.model
     for folder in (image_folder, image_folder / "train"):
         data, file = _data(folder), tmp_path / f"{folder.name}.parquet"

@@ -143,6 +143,13 @@ def test_the_end_and_the_best_on_test_are_told_apart(image_folder: Path, tmp_pat
     json.dumps(results.to_dict())
 
 
+def test_without_labels_of_queries_nothing_is_trained(image_folder: Path, tmp_path: Path) -> None:
+    for path in (image_folder / "test").rglob("*.png"):
+        path.rename(image_folder / "test" / f"{path.parent.name}-{path.name}")
+    with pytest.raises(UserError, match="no image of the test split has a label"):
+        evaluate_lcr([_save(tmp_path / "a.ckpt", 0, 1)], _data(image_folder))
+
+
 def test_checkpoints_are_taken_by_step_and_once(tmp_path: Path) -> None:
     late, early = _save(tmp_path / "a.ckpt", 0, 20), _save(tmp_path / "b.ckpt", 0, 3)
     last = _save(tmp_path / "last.ckpt", 0, 20)

@@ -35,6 +35,15 @@ def test_half_noise_is_half_explained() -> None:
     assert skill["tilt"] == pytest.approx(0.5, abs=0.06)
 
 
+@pytest.mark.parametrize("constant", [("train",), ("test",), ("train", "test")])
+def test_a_nuisance_that_never_changes_has_no_skill(constant: tuple[str, ...]) -> None:
+    parts = {"train": _data(60, 0), "test": _data(40, 1)}
+    for name in constant:
+        parts[name][1][:, 1:4] = 0.5
+    skill = nuisance_probe(*parts["train"], *parts["test"], names=NAMES)
+    assert {name for name, value in skill.items() if np.isnan(value)} == set(NAMES[1:])
+
+
 def test_shapes() -> None:
     features, values = _data(20, 0)
     with pytest.raises(ValueError, match=r"`train_values` must be .* = \(20, 3\), got \(20, 4\)"):

@@ -175,7 +175,7 @@ def test_without_labels(images: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "images", tmp_path / "run")
     page = make(run, tmp_path / "page.html")
     assert headings(page) == SECTIONS
-    assert "No training image has a label" in section(page, "confusions")
+    assert "no training image has a label" in section(page, "confusions")
     assert "two classes" in section(page, "labels")
     metrics = section(page, "metrics")
     assert "views that find each other" in metrics

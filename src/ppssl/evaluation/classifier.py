@@ -10,9 +10,9 @@ import torch
 from ppssl.classify.base import Classifier
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.normalisation import normalised
+from ppssl.evaluation.splits import query_images
 from ppssl.inference.embeddings import embed_loader
 from ppssl.metrics.classification import TOP, ClassificationMetrics, check_same_classes
-from ppssl.utils.errors import UserError
 from ppssl.utils.randomness import resolve_seed
 from ppssl.utils.results import Results, pack_bits
 
@@ -40,21 +40,11 @@ def evaluate_classifier(model: Classifier, data: FineGrainedDataModule) -> Resul
     data.setup()
     check_same_classes(model.classes, data=data.classes)
     info = model.encoder.info
-    split = next((name for name in ("test", "val") if name in data.sources), "train")
-    items = data.train_val if split == "train" else None
-    if items is not None and not len(items):
-        raise UserError(
-            "Nothing to evaluate on: there is no test split, and no labelled image is held out. Add a `test/` folder, "
-            f"or raise `val_fraction` above {data.val_fraction}."
-        )
+    split, items = query_images(data)
     loader = data.eval_loader(split, items)
     with normalised(data, info.mean, info.std):
         outputs = embed_loader(model, loader, data, description=f"Classifying {split}")
     has_label = outputs.labels >= 0
-    if not has_label.any():
-        raise UserError(
-            f"Nothing to evaluate on: no image of the {split} split has a label. Put images into class folders."
-        )
     logits, labels = outputs.features.cpu()[has_label], outputs.labels[has_label]
     metrics = ClassificationMetrics(len(model.classes))
     metrics.update(logits, labels, outputs.index[has_label])

@@ -5,6 +5,7 @@ test split; without a test split the validation split, else the held-out part of
 selected on the queries: C of the logistic regression is selected on a held-out part of the labelled training images.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +81,8 @@ def evaluate(
         ``knn-1``, ``knn-5``, ``knn-10``, ``knn-20`` (of k larger than the gallery: none), ``linear`` (top-1),
         ``rank-1``, ``rank-5`` and ``mAP`` (NaN if no two queries have the same label) in [0, 1], with bootstrap
         intervals over the test images; ``rankme``; and if the data set records nuisances, the skill
-        ``nuisance-<name>`` for each and their mean ``nuisance``
-        (:mod:`~ppssl.evaluation.nuisance_probe`).
+        ``nuisance-<name>`` for each and the mean ``nuisance`` of
+        those that are defined (:mod:`~ppssl.evaluation.nuisance_probe`).
 
     Raises:
         UserError: There are no labels, the checkpoint cannot be read, names no data set or lacks the feature, or
@@ -199,4 +200,5 @@ def _nuisance_metrics(splits: Splits, data: FineGrainedDataModule) -> dict[str, 
         names=names,
     )
     metrics = {f"nuisance-{name}": value for name, value in skill.items()}
-    return metrics | {"nuisance": float(np.mean(list(skill.values())))}
+    defined = [value for value in skill.values() if not math.isnan(value)]
+    return metrics | {"nuisance": float(np.mean(defined)) if defined else math.nan}

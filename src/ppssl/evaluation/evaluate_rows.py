@@ -47,7 +47,7 @@ def evaluate_rows(
     model: nn.Module | AnyPath,
     data: FineGrainedDataModule | None = None,
     *,
-    label_fractions: Sequence[float] = (1.0,),
+    label_fractions: Sequence[float] | None = None,
     random: bool = False,
     imagenet: bool | str = False,
     feature: Feature = "gap",
@@ -61,7 +61,8 @@ def evaluate_rows(
     Args:
         model: As for ``evaluate``; with ``random`` or ``imagenet`` a checkpoint or a model of ppssl.
         data: As for ``evaluate``.
-        label_fractions: Parts of each class, in (0, 1]; smaller parts are subsets of larger ones.
+        label_fractions: Parts of each class, in (0, 1]; smaller parts are subsets of larger ones. ``None``: the data
+            set's ``label_fraction`` alone.
         random: Add the same architecture with random weights, seeded by the data set's seed.
         imagenet: Add the same architecture with timm's weights (``True``) or with the weights of a local file (see
             :class:`~ppssl.encoder.Encoder`).
@@ -77,7 +78,8 @@ def evaluate_rows(
     """
     data = data_or_embeddings(model, data)
     largest = 1.0 if data is None else data.label_fraction
-    for fraction in label_fractions:
+    fractions = [largest] if label_fractions is None else label_fractions
+    for fraction in fractions:
         if not 0 < fraction <= largest:
             raise UserError(
                 f"`label_fraction` must be in (0, {largest:g}], at most the data set's {largest:g}, got {fraction:g}."
@@ -87,7 +89,7 @@ def evaluate_rows(
     for name, splits, config in _encoders(model, data, random, imagenet, feature, device, seed):
         if not rows:
             rank_zero_info(splits.summary())
-        for fraction in label_fractions:
+        for fraction in fractions:
             part = splits.with_labels(fraction, seed)
             row_config = _with_fraction(config, fraction)
             results = evaluate_splits(part, seed=seed, config=row_config, data=data)

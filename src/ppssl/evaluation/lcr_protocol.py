@@ -27,6 +27,7 @@ from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.evaluation.bootstrap import image_intervals
 from ppssl.evaluation.evaluate import warn_undefined_retrieval
 from ppssl.evaluation.splits import Splits, embed_splits
+from ppssl.inference.data_set import is_embedding_file
 from ppssl.inference.embeddings import Feature, feature_encoder
 from ppssl.metrics.retrieval import RetrievalPerQuery, per_query_retrieval
 from ppssl.utils.errors import ArgumentError, UserError
@@ -67,6 +68,8 @@ def checkpoints_of(path: AnyPath) -> list[Path]:
         UserError: The folder has no checkpoint, or a checkpoint cannot be read.
     """
     path = expand(path)
+    if is_embedding_file(path):
+        raise UserError(f"`{PROTOCOL}` is of checkpoints: {path} is a file of embeddings.")
     if not path.is_dir():
         read_checkpoint(path)
         return [path]

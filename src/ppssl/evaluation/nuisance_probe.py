@@ -3,6 +3,7 @@
 An encoder for look-alike classes should ignore nuisances, so lower is better.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,7 +40,8 @@ def nuisance_probe(
 
     Returns:
         The skill by name. Categorical nuisances: ``(accuracy - chance) / (1 - chance)``, where chance is the share of
-        the most frequent value. Continuous nuisances: R squared. 1 is perfect, 0 is chance, below 0 is worse.
+        the most frequent value. Continuous nuisances: R squared. 1 is perfect, 0 is chance, below 0 is worse. NaN of a
+        nuisance that is the same in all images of ``train`` or of ``test``.
     """
     expected = {"train": (len(train), len(names)), "test": (len(test), len(names))}
     for part, values in (("train", train_values), ("test", test_values)):
@@ -59,9 +61,11 @@ def nuisance_probe(
 
 def _nuisance_skill(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> float:
     values, codes = np.unique(y, return_inverse=True)
+    test_values, counts = np.unique(y_test, return_counts=True)
+    if len(values) == 1 or len(test_values) == 1:
+        return math.nan
     if len(values) > MAX_CATEGORIES:
         return float(r2_score(y_test, RidgeCV(RIDGE_ALPHAS).fit(x, y).predict(x_test)))
-    counts = np.bincount(np.searchsorted(values, y_test), minlength=len(values))
     chance = counts.max() / len(y_test)
     predicted = values[RidgeClassifierCV(RIDGE_ALPHAS).fit(x, codes).predict(x_test)]
     accuracy = (predicted == y_test).mean()

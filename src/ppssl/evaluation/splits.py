@@ -18,7 +18,7 @@ from ppssl.utils.device import on_device
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import PATH_TYPES, AnyPath
 
-__all__ = ["Splits", "embed_splits", "read_splits", "source_config"]
+__all__ = ["Splits", "embed_splits", "query_images", "read_splits", "source_config"]
 
 HELD_OUT = 0.1
 """Part of each class that is held out as queries, for a file that has training images only."""
@@ -53,9 +53,38 @@ class Splits:
         return f"Gallery: {len(self.gallery.index):,} labelled training images. Queries: {queries}."
 
     def with_labels(self, fraction: float, seed: int) -> "Splits":
-        """Return the same queries, with the gallery that a data module's ``label_fraction`` selects."""
-        index = select_labelled(self.labels, fraction, seed) + self.offset
+        """Return the same queries, with the gallery that a data module's ``label_fraction`` selects.
+
+        The fraction is of the training images that are no queries.
+        """
+        labels = self.labels.copy()
+        if self.query_split == "train":
+            labels[self.queries.index.numpy() - self.offset] = UNKNOWN
+        index = select_labelled(labels, fraction, seed) + self.offset
         return replace(self, gallery=_with_index(self.gallery, index))
+
+
+def query_images(data: FineGrainedDataModule) -> tuple[str, np.ndarray | None]:
+    """Split of a data set's queries, and their numbers within it; ``None``: all images of the split.
+
+    Raises:
+        UserError: There are no labels, or no images that can be queries.
+    """
+    if not data.has_labels():
+        raise UserError(
+            "Nothing to evaluate against: no training image has a label. Put images into class folders."
+        )
+    split = next((name for name in ("test", "val") if name in data.sources), "train")
+    if split == "train" and not len(data.train_val):
+        raise UserError(
+            "Nothing to evaluate on: there is no test split, and no labelled image is held out. Add a `test/` folder, "
+            f"or raise `val_fraction` above {data.val_fraction}."
+        )
+    if not (data.sources[split].labels != UNKNOWN).any():
+        raise UserError(
+            f"Nothing to evaluate on: no image of the {split} split has a label. Put images into class folders."
+        )
+    return split, data.train_val if split == "train" else None
 
 
 def embed_splits(encoder: Any, data: FineGrainedDataModule, *, device: str = "auto") -> Splits:
@@ -70,20 +99,8 @@ def embed_splits(encoder: Any, data: FineGrainedDataModule, *, device: str = "au
         UserError: There are no labels, or no images that can be queries.
     """
     data.setup()
-    if not data.has_labels():
-        raise UserError(
-            "Nothing to evaluate against: no training image has a label. Put images into class folders."
-        )
-    split = next((name for name in ("test", "val") if name in data.sources), "train")
-    if split != "train":
-        query_items, gallery_items = None, data.train_labelled  # None: all images of the split
-    elif len(data.train_val):
-        query_items, gallery_items = data.train_val, data.train_fit
-    else:
-        raise UserError(
-            "Nothing to evaluate on: there is no test split, and no labelled image is held out. Add a `test/` folder, "
-            f"or raise `val_fraction` above {data.val_fraction}."
-        )
+    split, query_items = query_images(data)
+    gallery_items = data.train_fit if split == "train" else data.train_labelled
     cfg = encoder.pretrained_cfg
     with on_device(encoder, device), normalised(data, cfg["mean"], cfg["std"]):
         query_loader = data.eval_loader(split, query_items)

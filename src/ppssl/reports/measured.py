@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from ppssl.checkpointing.files import restore
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.normalisation import normalised
-from ppssl.data.source import UNKNOWN
 from ppssl.evaluation.evaluate import evaluate_splits
-from ppssl.evaluation.splits import Splits, embed_splits, source_config
+from ppssl.evaluation.splits import Splits, embed_splits, query_images, source_config
 from ppssl.inference.embeddings import Embeddings, embed_loader, feature_encoder
 from ppssl.reports.run import Run, starting_encoder
 from ppssl.utils.device import on_device
@@ -121,13 +120,10 @@ def _evaluate(splits: Splits, run: Run, data: FineGrainedDataModule) -> Results:
 
 def _why_no_labels(data: FineGrainedDataModule) -> str:
     """Why nothing can be evaluated; empty if it can."""
-    if not data.has_labels():
-        return "No training image has a label."
-    queries = next((data.sources[s].labels for s in ("test", "val") if s in data.sources), None)
-    if queries is None and not len(data.train_val):
-        return "There is no test or val split, and no labelled image is held out."
-    if queries is not None and not (queries != UNKNOWN).any():
-        return "No test image has a label."
+    try:
+        query_images(data)
+    except UserError as error:
+        return str(error)
     return ""
 
 

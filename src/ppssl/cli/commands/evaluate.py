@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         rows = evaluate_rows(
             args.checkpoint,
             _data(parser, args),
-            label_fractions=args.label_fraction or [1.0],
+            label_fractions=args.label_fraction or None,
             random=args.random,
             imagenet=args.imagenet,
             **options,
@@ -76,7 +76,7 @@ def _parser() -> ArgumentParser:
     )
     add_checkpoint(
         parser,
-        "A checkpoint of `ppssl fit`, or a .parquet file of `ppssl embed`; for lcr-2023 also a folder of checkpoints.",
+        "A checkpoint of `ppssl fit`, or a .parquet file of `ppssl embed`; for lcr-2023 a checkpoint or a folder.",
     )
     add_data(parser)
     parser.add_argument(

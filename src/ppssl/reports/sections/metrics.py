@@ -51,7 +51,7 @@ def section(runs: Sequence[Measured]) -> Section:
     monitored = [entry for m in runs if (entry := _monitored(m, several=len(runs) > 1))]
     if not columns and not monitored:
         reasons = dict.fromkeys(_of(m, runs) + m.no_labels for m in runs)
-        return Section("metrics", title, {"": f"Nothing was evaluated: {' '.join(reasons)}"})
+        return Section("metrics", title, {"": " ".join(reasons)})
     names = list(dict.fromkeys(name for results in columns.values() for name in results.metrics))
     rows = [_row(name, columns, runs) for name in names if not name.startswith("nuisance")]
     content = {
