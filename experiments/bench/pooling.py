@@ -62,7 +62,9 @@ def main() -> None:
 
 
 def _mean_and_spread(values: Tensor) -> str:
-    return f"{100 * values.mean():.1f} ± {100 * values.std(correction=0):.1f}"
+    """As in the tables of studies, in percent; one seed has no spread."""
+    spread = f" ± {100 * values.std():.1f}" if len(values) > 1 else ""
+    return f"{100 * values.mean():.1f}{spread}"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ What AIS could reach at best, and how much of the nuisances the teacher itself k
 
 from pathlib import Path
 
-import torch
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 
@@ -27,7 +26,6 @@ class TeacherEncoder(nn.Module):
         super().__init__()
         self.embed = teacher.embed_images
         self.pretrained_cfg = {"mean": teacher.mean, "std": teacher.std}
-        self.nothing = nn.Parameter(torch.zeros(1))  # tells where it runs: on the CPU
 
     def forward(self, images: Tensor) -> Tensor:
         """The embeddings of normalised images."""

@@ -18,7 +18,11 @@ from torch import Tensor
 
 from ppssl.data.label_splits import select_held_out
 from ppssl.evaluation.evaluate import NEIGHBOURS
-from ppssl.evaluation.logistic_regression_probe import C_GRID, linear_probe_predictions
+from ppssl.evaluation.logistic_regression_probe import (
+    C_GRID,
+    VAL_FRACTION,
+    linear_probe_predictions,
+)
 from ppssl.metrics.knn import knn_neighbours, knn_vote
 from ppssl.metrics.retrieval import retrieval_metrics
 from ppssl.studies.timing import median_ratios, spread, synchronize, time_rounds
@@ -29,8 +33,6 @@ from ppssl.utils.results import provenance
 
 __all__ = ["EmbeddingSizes", "RandomEmbeddings", "bench_evaluate", "scikit_learn_probe"]
 
-VAL_FRACTION = 0.2
-"""Part of each class on which scikit-learn's C is selected, as in the linear probe."""
 LATENT = 128
 """Dimensions of the random variable that embeddings are made from."""
 SPREAD = 0.37
