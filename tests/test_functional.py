@@ -201,7 +201,7 @@ def test_distillation_errors() -> None:
         student_log_probabilities(s[0], texts, temperature=0.1)
     with pytest.raises(ValueError, match="`teacher` must be"):
         teacher_probabilities(s[:, :3], texts, temperature=0.1)
-    with pytest.raises(ValueError, match="`teacher`'s temperature must be > 0"):
+    with pytest.raises(ValueError, match="`teacher_temperature` must be > 0"):
         teacher_probabilities(s, texts, temperature=0)
     with pytest.raises(ValueError, match=r"`top_k` must be in \[1, 5\]"):
         teacher_probabilities(s, texts, temperature=0.1, top_k=6)

@@ -381,8 +381,16 @@ def test_random_weights_are_reported_where_there_are_others(
         backbone, pretrained=str(weights) if pretrained else False, contrastive=MoCo(dim=8)
     )
     with caplog.at_level("INFO"):
-        _fit(tmp_path, image_folder, model, max_epochs=1, limit_val_batches=0)
-    assert ("timm has pretrained ones of `test_resnet`" in caplog.text) == said
+        path = _fit(tmp_path, image_folder, model, max_epochs=1, limit_val_batches=0)[2]
+        assert ("timm has pretrained ones of `test_resnet`" in caplog.text) == said
+        caplog.clear()
+        trained = PPSSL.load_from_checkpoint(path)
+        for again in (model, trained):
+            _fit(tmp_path, image_folder, again, max_epochs=1, limit_val_batches=0)
+        resumed, trainer = PPSSL(backbone, contrastive=MoCo(dim=8)), _trainer(tmp_path)
+        resumed.encoder_start = model.encoder_start
+        trainer.fit(resumed, _data(image_folder), ckpt_path=path)
+    assert "random weights" not in caplog.text  # those of a training are none
 
 
 def test_momentum_encoder_moves_once_an_optimizer_step(tmp_path: Path, image_folder: Path) -> None:

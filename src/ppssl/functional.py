@@ -1,12 +1,13 @@
 """InfoNCE, distillation and saliency maps as pure functions of tensors, one value for each sample, no reduction."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.errors import ArgumentError
 from ppssl.utils.half_precision import input_gradient
 from ppssl.utils.local_mean import local_contrast
@@ -48,8 +49,7 @@ def info_nce_logits(
             f"`query` and `key` must be (B, D) and `queue` (N, D), got {tuple(query.shape)}, {tuple(key.shape)} and "
             f"{tuple(queue.shape)}."
         )
-    if temperature <= 0:
-        raise ArgumentError(f"`temperature` must be > 0, got {temperature}.")
+    check_range("> 0", temperature=temperature)
     with torch.autocast(query.device.type, enabled=False):  # bf16 rounds a cosine near 1 by 0.002
         positive = torch.einsum("bd,bd->b", query.float(), key.float())  # (B,)
         negative = torch.einsum("bd,nd->bn", query.float(), queue.float())  # (B, N)
@@ -189,6 +189,7 @@ def image_gradcam(
         pass, and no ``.grad`` is touched: one ``torch.autograd.grad`` of the sum over images, no hooks. Under fp16 the
         sum is scaled against underflow (:func:`~ppssl.utils.half_precision.input_gradient`).
     """
+    check_choice(get_args(Reference), reference=reference)
     if images.ndim != 4:
         raise ValueError(f"`images` must be (B, C, H, W), got {tuple(images.shape)}.")
     with torch.enable_grad():
@@ -204,8 +205,6 @@ def image_gradcam(
         return g.abs().sum(dim=1)
     if reference == "blur":
         x = local_contrast(x)
-    elif reference != "zero":
-        raise ArgumentError(f"`reference` must be 'zero', 'blur' or 'gradient', got {reference!r}.")
     product = (x * g).sum(dim=1)
     return product.relu() if rectify else product
 
@@ -231,10 +230,8 @@ def saliency_target(
         ``(B, gh, gw)``, no gradient: each image sums to 1, uniform where its attribution is 0 everywhere. A constant
         factor of the attribution changes nothing.
     """
-    if sharpen < 1:
-        raise ArgumentError(f"`sharpen` must be >= 1, got {sharpen}.")
-    if order not in ("pool_relu", "relu_pool"):
-        raise ArgumentError(f"`order` must be 'pool_relu' or 'relu_pool', got {order!r}.")
+    check_range(">= 1", sharpen=sharpen)
+    check_choice(("pool_relu", "relu_pool"), order=order)
     a = attribution.detach()
     a = a.relu() if order == "relu_pool" else a
     cells = F.adaptive_avg_pool2d(a[:, None], grid)[:, 0].relu().flatten(1)
@@ -293,5 +290,4 @@ def _check_bank(embeddings: Tensor, texts: Tensor, temperature: float, name: str
         raise ValueError(
             f"`{name}` must be (B, e) and `texts` (M, e), got {tuple(embeddings.shape)} and {tuple(texts.shape)}."
         )
-    if temperature <= 0:
-        raise ArgumentError(f"`{name}`'s temperature must be > 0, got {temperature}.")
+    check_range("> 0", **{f"{name}_temperature": temperature})

@@ -164,7 +164,6 @@ class PPSSL(TrainingModule):
                 self.encoder.check_further_view(size, size)
             data.request(self._plugin_group.data_requests())
         if stage == "fit":
-            self.report_random_start()
             self._plugin_group.prepare(data, self.trainer.strategy)
             self._build_once(count_images(data, self.trainer))
             prepare(self)
@@ -216,7 +215,7 @@ class PPSSL(TrainingModule):
         return loss
 
     def on_after_backward(self) -> None:
-        """Enqueue the keys of the batch; without a Trainer, call it after each backward pass."""
+        """Enqueue the keys. Without a Trainer call it after backward passes, ``contrastive.after_step`` after steps."""
         if self._result is not None:
             self.contrastive.after_backward(self._result)
         self._result = None
@@ -224,7 +223,7 @@ class PPSSL(TrainingModule):
     def losses(
         self, batch: Mapping[str, Any], *, seed: int, progress: float, number: int = 0
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss of a batch. Works without a Trainer: :meth:`on_after_backward` then follows the backward pass.
+        """Total loss of a batch. Works without a Trainer: :meth:`on_after_backward` says what has to follow.
 
         Args:
             batch: A training batch as the data module gives it.

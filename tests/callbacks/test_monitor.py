@@ -117,6 +117,19 @@ def test_epochs_by_default(
     assert _fit(image_folder, tmp_path, **options)[0] == validated
 
 
+def test_one_validation_loader_is_said_once(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = FolderDataModule.val_dataloader
+    monkeypatch.setattr(FolderDataModule, "val_dataloader", lambda data: usual(data)[0])
+    with pytest.warns(UserWarning, match="two loaders, gallery and queries") as said:
+        _trainer(default_root_dir=tmp_path, max_epochs=2).fit(
+            PPSSL(TinyEncoder(), lr=0.01),
+            FolderDataModule(str(image_folder), image_size=32, batch_size=8, num_workers=0),
+        )
+    assert sum("two loaders" in str(warning.message) for warning in said) == 1
+
+
 def test_images_are_counted_not_batches(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -200,6 +200,21 @@ def test_pretraining_is_where_it_starts(image_folder: Path, tmp_path: Path) -> N
         FineTune(backbone="resnet18", pretrained=str(tmp_path / "last.ckpt"))
 
 
+def test_arguments_that_a_checkpoint_replaces_are_named(
+    image_folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    trainer = _trainer(tmp_path, max_steps=1)
+    trainer.fit(PPSSL(**SMALL), _data(image_folder))
+    path = str(tmp_path / "last.ckpt")
+    trainer.save_checkpoint(path)
+    recwarn.clear()
+    for make in (FineTune, LinearProbe):
+        make(pretrained=path, backbone_kwargs=SMALL["backbone_kwargs"])
+        assert not [w for w in recwarn if "backbone_kwargs" in str(w.message)]
+        with pytest.warns(UserWarning, match="Passed over: `backbone_kwargs` `global_pool`. .*4"):
+            make(pretrained=path, backbone_kwargs=SMALL["backbone_kwargs"] | {"global_pool": ""})
+
+
 def test_moving_average_is_what_is_validated_and_saved(image_folder: Path, tmp_path: Path) -> None:
     class Weights(Callback):
         def __init__(self) -> None:

@@ -260,12 +260,21 @@ def test_what_is_wrong_is_named(
     assert len(line) < 700
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a.b", "no dot, got 'a.b'"),
+        ("type", "`plugins.type`: the name is taken"),  # of a method of nn.ModuleDict
+        ("training", "`plugins.training`: the name is taken"),  # of an attribute of it
+        ("contrastive", "`plugins.contrastive`: the name is taken"),  # of the loss of the base
+    ],
+)
 def test_names_of_plugins_are_names_of_modules(
-    made: dict[str, Path], tmp_path: Path, capsys: Any
+    name: str, said: str, made: dict[str, Path], tmp_path: Path, capsys: Any
 ) -> None:
-    option = "--model.plugins={a.b: {class_path: ppssl.IADM}}"
+    option = f"--model.plugins={{{name}: {{class_path: ppssl.IADM}}}}"
     assert main(fit_arguments(made["images"], tmp_path, option)) == 2
-    assert "no dot, got 'a.b'" in error_line(capsys)
+    assert said in error_line(capsys)
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,11 @@ class RepresentationMonitor(Callback):
 
     def _log(self, pl_module: LightningModule, stage: str, sanity_checking: bool) -> None:
         gallery, queries = self._embeddings[GALLERY], self._embeddings[QUERIES]
+        if gallery and not queries and self._left_out != ["queries"]:
+            rank_zero_warn(
+                "kNN and retrieval are not monitored: they need two loaders, gallery and queries, and there is one."
+            )
+            self._left_out = ["queries"]
         if not gallery or not queries or (sanity_checking and not self.compare_with_start):
             return
         values = self._values(pl_module, gallery, queries)

@@ -52,9 +52,9 @@ class TrainingModule(LightningModule, Configurable):
         super().__init__()
         self.loss_history = LossHistory(self._record_step)
         self._view: View | None = None
-        self._loaded: dict[str, Any] | None = (
-            None  # configuration of the checkpoint whose weights come next
-        )
+        self._has_begun = False
+        # configuration of the checkpoint whose weights come next
+        self._loaded: dict[str, Any] | None = None
 
     @property
     def evaluation_view(self) -> View:
@@ -147,8 +147,11 @@ class TrainingModule(LightningModule, Configurable):
         return "" if path is None else f"`ppssl doctor --replay {path}` finds where it comes from."
 
     def on_fit_start(self) -> None:
-        """Give the configurations of model and data to the loggers; silence a warning about frozen layers."""
+        """Give the configurations of model and data to the loggers; say where the weights of a new model come from."""
         self._expect_frozen()
+        if not self._has_begun:
+            self.report_random_start()
+        self._has_begun = True
         parts = {"model": self, "data": self._data_module()}
         shown = {
             name: flat_config(part.config())
@@ -219,6 +222,7 @@ class TrainingModule(LightningModule, Configurable):
         """Refuse checkpoints of other programs, models or optimizers; subclasses make layers that have weights."""
         check_schema(checkpoint)
         self._loaded = checkpoint["ppssl"]["model"]
+        self._has_begun = True
         check_class(self, self._loaded)
         self.encoder.restore(checkpoint["ppssl"]["encoder"])
         self._view = self._view or View.of_content(checkpoint["ppssl"])

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ppssl.utils.errors import ArgumentError
+from ppssl.utils.checks import check_range
 from ppssl.utils.finite import check_parameters
 from ppssl.utils.lightning_internals import (
     PublicModelCheckpoint,
@@ -64,8 +64,7 @@ class RunCheckpoint(PublicModelCheckpoint):
         save_on_train_epoch_end: bool | None = True,
         **kwargs: Any,
     ) -> None:
-        if every_n_train_steps is not None and every_n_train_steps < 1:
-            raise ArgumentError(f"`every_n_train_steps` must be >= 1, got {every_n_train_steps}.")
+        check_range(">= 1", every_n_train_steps=every_n_train_steps)
         super().__init__(
             every_n_epochs=every_n_epochs,
             filename=filename,

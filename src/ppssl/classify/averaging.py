@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ppssl.utils.errors import ArgumentError
+from ppssl.utils.checks import check_range
 from ppssl.utils.lightning_internals import averaged_model
 
 __all__ = ["MovingAverage", "decay_of_update", "update_average"]
@@ -27,8 +27,7 @@ class MovingAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        if not 0 < decay < 1:
-            raise ArgumentError(f"`decay` must be in (0, 1), got {decay}.")
+        check_range("in (0, 1)", decay=decay)
         super().__init__()
         self.decay = decay
         self._updates = 0

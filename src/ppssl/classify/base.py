@@ -10,14 +10,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
+from ppssl.callbacks.classification import ClassificationMonitor
+from ppssl.callbacks.throughput import Throughput
 from ppssl.checkpointing.backbone import backbone_of_checkpoint
 from ppssl.checkpointing.files import check_schema, read_checkpoint
 from ppssl.checkpointing.module import TrainingModule
+from ppssl.checkpointing.resume import ResumeState
 from ppssl.data.labelled_augmentation import LabelledAugmentation
 from ppssl.encoder import BatchNormPolicy, Encoder, evaluation_mode
 from ppssl.inference.preprocessing import preprocess
@@ -82,7 +85,9 @@ class Classifier(TrainingModule):
         check_range("in [0, 1)", label_smoothing=label_smoothing)
         check_range(">= 2", num_classes=num_classes)
         if backbone is None:
+            given = backbone_kwargs or {}
             backbone, image_size, backbone_kwargs = _of_checkpoint(pretrained, image_size)
+            _report_dropped(given, backbone_kwargs)
         self.pretrained = pretrained
         self.image_size = image_size
         self.backbone_kwargs = backbone_kwargs
@@ -137,8 +142,6 @@ class Classifier(TrainingModule):
         self._adapt_data(data)
         data.request_labelled(self.augmentation or self.default_augmentation())
         prepare(self)
-        if stage == "fit":
-            self.report_random_start()
         if stage == "predict":  # needs no labels
             return
         if not data.has_labels():
@@ -182,11 +185,6 @@ class Classifier(TrainingModule):
 
     def default_callbacks(self) -> list[Callback]:
         """Return the callbacks that monitor and save the training, without those of the user."""
-        # Imported here: the packages of the callbacks come after this one.
-        from ppssl.callbacks.classification import ClassificationMonitor
-        from ppssl.callbacks.throughput import Throughput
-        from ppssl.checkpointing.resume import ResumeState
-
         return [ClassificationMonitor(), Throughput(), ResumeState()]
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
@@ -277,3 +275,12 @@ def _of_checkpoint(
     spec = read_checkpoint(pretrained)["ppssl"]["encoder"]
     backbone = backbone_of_checkpoint(spec, "`backbone=...`")
     return backbone, image_size or spec["image_size"], dict(spec["kwargs"])
+
+
+def _report_dropped(given: dict[str, Any], used: dict[str, Any]) -> None:
+    """Name the arguments that a checkpoint's own replace."""
+    if dropped := [name for name, value in given.items() if (name, value) not in used.items()]:
+        rank_zero_warn(
+            f"Passed over: `backbone_kwargs` {', '.join(f'`{name}`' for name in dropped)}. Without `backbone` those of "
+            f"the checkpoint are used, {used or 'none'}: give `backbone` too."
+        )

@@ -18,6 +18,7 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ppssl.classify.averaging import MovingAverage
 from ppssl.classify.base import Classifier
 from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.errors import UserError
@@ -102,8 +103,6 @@ class FineTune(Classifier):
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the monitors, and in training the moving average of the weights if ``ema_decay`` is set."""
-        from ppssl.classify.averaging import MovingAverage
-
         callbacks = super().configure_callbacks()
         if self.ema_decay is not None and self.trainer.state.fn == "fit":
             callbacks.append(MovingAverage(self.ema_decay))

@@ -113,8 +113,11 @@ def as_modules(plugins: Mapping[str, LossPlugin]) -> nn.ModuleDict:
     """The plugins as a part of a model.
 
     Raises:
-        ArgumentError: A name is empty or has a dot.
+        ArgumentError: A name is empty, has a dot, or means something else.
     """
     if bad := [name for name in plugins if not name or "." in name]:
         raise ArgumentError(f"Names in `plugins` must have letters and no dot, got {bad[0]!r}.")
+    taken = {"contrastive", *dir(nn.ModuleDict())}
+    if bad := [name for name in plugins if name in taken]:
+        raise ArgumentError(f"`plugins.{bad[0]}`: the name is taken, choose another one.")
     return nn.ModuleDict(plugins)

@@ -210,10 +210,10 @@ def test_prefill() -> None:
     ("kwargs", "message"),
     [
         ({"temperature": 0.0}, "`temperature` must be > 0, got 0"),
-        ({"momentum": 1.5}, r"`momentum` must be in \[0, 1\] or 'auto', got 1.5"),
-        ({"queue_size": 0}, "`queue_size` must be >= 1 or 'auto', got 0"),
-        ({"key_bn_groups": 0}, "`key_bn_groups` must be >= 1 or 'auto', got 0"),
-        ({"prefill": "zeros"}, "`prefill` must be 'keys' or 'random', got 'zeros'"),
+        ({"momentum": 1.5}, r"`momentum` must be in \[0, 1\], got 1.5"),
+        ({"queue_size": 0}, "`queue_size` must be >= 1, got 0"),
+        ({"key_bn_groups": 0}, "`key_bn_groups` must be >= 1, got 0"),
+        ({"prefill": "zeros"}, "`prefill` must be one of keys, random, got 'zeros'"),
     ],
 )
 def test_errors(kwargs: dict[str, Any], message: str) -> None:

@@ -44,5 +44,5 @@ def test_it_can_learn_a_map() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="`hidden` and `upscale` must be >= 1"):
+    with pytest.raises(ValueError, match="`upscale` must be >= 1"):
         SaliencyBranch(4, upscale=0)

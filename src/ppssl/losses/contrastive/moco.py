@@ -17,9 +17,8 @@ from ppssl.losses.contrastive.keys import gather_keys, info_nce_with_accuracy
 from ppssl.losses.contrastive.momentum import automatic_momentum, update_keys
 from ppssl.losses.contrastive.objective import ContrastiveObjective, ContrastiveResult
 from ppssl.losses.contrastive.queue import KeyQueue
-from ppssl.utils.checks import check_range
+from ppssl.utils.checks import check_choice, check_range
 from ppssl.utils.distributed import gather_equal, rank
-from ppssl.utils.errors import ArgumentError
 from ppssl.utils.randomness import torch_seed
 
 __all__ = ["MoCo"]
@@ -60,13 +59,13 @@ class MoCo(ContrastiveObjective):
         super().__init__()
         check_range("> 0", temperature=temperature)
         check_range(">= 1", dim=dim, hidden_dim=hidden_dim)
-        if momentum != "auto" and not 0 <= momentum <= 1:
-            raise ArgumentError(f"`momentum` must be in [0, 1] or 'auto', got {momentum}.")
-        for name, count in (("queue_size", queue_size), ("key_bn_groups", key_bn_groups)):
-            if count != "auto" and count < 1:
-                raise ArgumentError(f"`{name}` must be >= 1 or 'auto', got {count}.")
-        if prefill not in ("keys", "random"):
-            raise ArgumentError(f"`prefill` must be 'keys' or 'random', got {prefill!r}.")
+        if momentum != "auto":
+            check_range("in [0, 1]", momentum=momentum)
+        if queue_size != "auto":
+            check_range(">= 1", queue_size=queue_size)
+        if key_bn_groups != "auto":
+            check_range(">= 1", key_bn_groups=key_bn_groups)
+        check_choice(("keys", "random"), prefill=prefill)
         self.dim = dim
         self.hidden_dim = hidden_dim
         self.temperature = temperature

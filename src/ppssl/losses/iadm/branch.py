@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ppssl.utils.errors import ArgumentError
+from ppssl.utils.checks import check_range
 
 __all__ = ["SaliencyBranch"]
 
@@ -22,8 +22,7 @@ class SaliencyBranch(nn.Module):
 
     def __init__(self, channels: int, hidden: int = 32, upscale: int = 1) -> None:
         super().__init__()
-        if hidden < 1 or upscale < 1:
-            raise ArgumentError(f"`hidden` and `upscale` must be >= 1, got {hidden} and {upscale}.")
+        check_range(">= 1", hidden=hidden, upscale=upscale)
         self.conv = nn.Conv2d(channels, hidden * upscale**2, 1)
         self.shuffle = nn.PixelShuffle(upscale)
         self.norm = nn.GroupNorm(1, hidden)

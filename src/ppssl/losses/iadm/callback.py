@@ -17,7 +17,7 @@ from ppssl.functional import image_gradcam
 from ppssl.losses.iadm.health import saliency_health
 from ppssl.losses.iadm.output_gradcam import output_gradcam
 from ppssl.losses.loss_plugin import training_step
-from ppssl.utils.errors import ArgumentError
+from ppssl.utils.checks import check_range
 from ppssl.utils.plots.saliency import saliency_panel
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ class IADMCallback(FigureCallback):
 
     def __init__(self, every_n_epochs: int = 5, num_images: int = 6, num_probes: int = 64) -> None:
         super().__init__(every_n_epochs, num_images)
-        if num_probes < 1:
-            raise ArgumentError(f"`num_probes` must be >= 1, got {num_probes}.")
+        check_range(">= 1", num_probes=num_probes)
         self.num_probes = num_probes
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
