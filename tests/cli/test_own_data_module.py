@@ -68,7 +68,7 @@ def _fit(folder: Path, *options: str) -> int:
 def test_it_trains_and_resumes(tmp_path: Path) -> None:
     assert _fit(tmp_path) == 0
     (path,) = (tmp_path / "run").rglob("last.ckpt")
-    assert PPSSL.load_from_checkpoint(path).evaluation_view == (32, 0.875, False)
+    assert PPSSL.load_from_checkpoint(path).evaluation_view == (32, 0.875, False, None)
     assert load_transform(path)(Image.new("RGB", (50, 90))).shape == (3, 32, 32)
     assert _fit(tmp_path, "--resume=auto", "--trainer.max_steps=6") == 0
     assert len(list((tmp_path / "run").rglob("last.ckpt"))) == 2

@@ -107,7 +107,7 @@ def test_files_of_earlier_versions_do_not_say_that_images_were_squashed(tmp_path
     assert told.pop("squash") is False
     earlier = table.replace_schema_metadata({"ppssl": json.dumps(told)})
     pq.write_table(earlier, tmp_path / "e.parquet")
-    assert read_description(tmp_path / "e.parquet").view == (32, 0.875, False)
+    assert read_description(tmp_path / "e.parquet").view == (32, 0.875, False, None)
 
 
 def test_no_rows_are_said(tmp_path: Path) -> None:

@@ -10,7 +10,16 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from ppssl import PPSSL, FineTune, FolderDataModule, explain, load_encoder, load_transform
+from ppssl import (
+    PPSSL,
+    FineTune,
+    FolderDataModule,
+    embed,
+    explain,
+    load_encoder,
+    load_transform,
+    neighbours,
+)
 from ppssl.inference.preprocessing import Preprocessing
 from ppssl.losses.contrastive import MoCo
 
@@ -95,9 +104,9 @@ def test_the_size_of_the_training_is_known_whatever_the_data_is(
     ):
         model = _tiny(seed=0)
         path = _fit(model, data, tmp_path)
-        assert model.evaluation_view == (size, crop, False)
+        assert model.evaluation_view == (size, crop, False, None)
         loaded = PPSSL.load_from_checkpoint(path)
-        assert loaded.evaluation_view == (size, crop, False)
+        assert loaded.evaluation_view == (size, crop, False, None)
         for prepare in (load_transform(path), model.transform, loaded.transform):
             assert prepare(image).shape == (3, size, size)
 
@@ -107,11 +116,11 @@ def test_a_model_that_is_trained_on_is_prepared_for_its_last_training(
 ) -> None:
     path = _fit(_tiny(), DataLoader(Pairs(), batch_size=8), tmp_path)
     loaded = PPSSL.load_from_checkpoint(path)
-    assert loaded.evaluation_view == (40, 0.875, False)
+    assert loaded.evaluation_view == (40, 0.875, False, None)
     assert load_transform(_fit(loaded, Fixed(str(image_folder)), tmp_path))(
         Image.new("RGB", (64, 64))
     ).shape == (3, 48, 48)
-    assert loaded.evaluation_view == (48, 0.75, False)
+    assert loaded.evaluation_view == (48, 0.75, False, None)
 
 
 def test_before_any_training_it_is_the_models_own_size_or_224() -> None:
@@ -151,9 +160,32 @@ def test_timm_resizes_to_the_same_size(crop: float) -> None:
         preprocessing = Preprocessing(size, crop, (0.5,) * 3, (0.5,) * 3)
         cfg = preprocessing.timm()
         theirs: Any = timm.data.create_transform(**cfg, is_training=False)
-        resize: Any = preprocessing.transform().transforms[2]
-        assert theirs.transforms[0].size == resize.size[0]
+        assert theirs.transforms[0].size == round(size / crop)
         assert cfg["crop_pct"] == pytest.approx(crop, abs=1 / size)
+
+
+def test_the_bit_depth_of_the_training_is_that_of_other_images(tmp_path: Path) -> None:
+    """An image of 12 bits is as bright for a transform, an explanation and a search as it was in training."""
+    rng = np.random.default_rng(0)
+    files = [tmp_path / "images" / f"{i}.png" for i in range(4)]
+    files[0].parent.mkdir()
+    for file in files:
+        Image.fromarray(rng.integers(0, 4096, (48, 48), dtype=np.uint16)).save(file)
+    data = FolderDataModule(
+        str(tmp_path / "images"), image_size=48, batch_size=4, num_workers=0, bit_depth=12
+    )
+    path = _fit(_tiny(), data, tmp_path)
+    expected = next(iter(data.eval_loader("train")))["image"]
+    assert expected.max() > 200
+    assert explain(path, files).images.equal(expected)
+    seen = data.normalise(expected)
+    transforms = (load_transform(path), PPSSL.load_from_checkpoint(path).transform)
+    for transform in transforms:
+        torch.testing.assert_close(transform(Image.open(files[2])), seen[2])
+    embeddings = embed(path, out=tmp_path / "e.parquet")
+    (nearest,) = neighbours(files[1], embeddings, path, k=1)
+    assert nearest.index == 1
+    assert nearest.similarity == pytest.approx(1, abs=1e-6)
 
 
 def test_images_of_every_mode_are_those_of_the_data_modules() -> None:

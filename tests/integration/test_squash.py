@@ -91,7 +91,9 @@ def test_an_image_is_prepared_as_evaluation_does(
     files = sorted((long_images / "test").rglob("*.png"))
     for prepare in (load_transform(path), model.transform, loaded.transform):
         assert torch.stack([prepare(Image.open(file)) for file in files]).equal(expected)
-    assert model.evaluation_view == loaded.evaluation_view == View.of(path) == (32, crop, True)
+    assert (
+        model.evaluation_view == loaded.evaluation_view == View.of(path) == (32, crop, True, None)
+    )
     for given in (model, path):
         assert data.normalise(explain(given, long_images / "test").images).equal(expected)
     central = _evaluated(_data(long_images, eval_crop=crop, squash=False))
@@ -116,8 +118,8 @@ def test_checkpoints_of_earlier_versions(
     content["ppssl"]["view"] = view
     content["ppssl"]["data"]["init_args"] = told
     torch.save(content, path)
-    assert View.of(path) == size_crop_and_squash
-    assert PPSSL.load_from_checkpoint(path).evaluation_view == size_crop_and_squash
+    assert View.of(path) == (*size_crop_and_squash, None)
+    assert PPSSL.load_from_checkpoint(path).evaluation_view == View.of(path)
     size, crop, squash = size_crop_and_squash
     image = Image.open(long_images / "test" / "a" / "0.png")
     cfg = PPSSL.load_from_checkpoint(path).encoder.info
@@ -135,7 +137,7 @@ class Squashing(FolderDataModule):
 
 def test_it_is_known_whatever_the_data_is(long_images: Path, tmp_path: Path) -> None:
     path = _fit(_tiny(contrastive=MoCo(dim=8)), Squashing(str(long_images)), tmp_path)
-    assert View.of(path) == (32, 0.875, True)
+    assert View.of(path) == (32, 0.875, True, None)
 
 
 def test_what_was_read_says_so(long_images: Path) -> None:
@@ -148,7 +150,7 @@ def test_what_was_read_says_so(long_images: Path) -> None:
 
 
 def test_data_of_others_that_has_no_such_option_does_not_squash() -> None:
-    assert View.of_data(SimpleNamespace(image_size=40, eval_crop=0.8)) == (40, 0.8, False)
+    assert View.of_data(SimpleNamespace(image_size=40, eval_crop=0.8)) == (40, 0.8, False, None)
 
 
 class Ends(nn.Module):

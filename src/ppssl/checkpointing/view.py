@@ -1,4 +1,4 @@
-"""What evaluation shows of an image: the size, the centre crop, and whether it is squashed to a square first."""
+"""What evaluation shows of an image: the size, the centre crop, whether it is squashed first, and its bit depth."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ class View(NamedTuple):
         size: Height and width of the input in pixels.
         crop: The centre crop, as a fraction of the short side.
         squash: Whether the image is squashed to a square first (:func:`ppssl.data.images.squash`).
+        bit_depth: Bits that values of 16 or 32 bits have (:func:`ppssl.data.images.read_image`).
     """
 
     size: int = 224
     crop: float = 0.875
     squash: bool = False
+    bit_depth: int | None = None
 
     @classmethod
     def of(cls, path: AnyPath) -> View:
@@ -33,10 +35,10 @@ class View(NamedTuple):
     def of_content(cls, content: Mapping[str, Any]) -> View:
         """Return the preprocessing of a checkpoint's ``ppssl`` entry.
 
-        Earlier versions wrote size and crop alone, or neither: what is missing is taken from the arguments of the data.
+        Earlier versions wrote less of it, or nothing: what is missing is taken from the arguments of the data.
         """
         arguments = (content["data"] or {}).get("init_args", {})
-        names = ("image_size", "eval_crop", "squash")
+        names = ("image_size", "eval_crop", "squash", "bit_depth")
         of_data = [arguments.get(name, value) for name, value in zip(names, cls(), strict=True)]
         told = content.get("view") or ()
         view = cls(*told, *of_data[len(told) :])
@@ -44,5 +46,6 @@ class View(NamedTuple):
 
     @classmethod
     def of_data(cls, data: Any) -> View:
-        """Return that of a data module; those of others may not squash, and have no ``squash``."""
-        return cls(data.image_size, data.eval_crop, getattr(data, "squash", False))
+        """Return that of a data module; those of others may have neither ``squash`` nor ``bit_depth``."""
+        further = getattr(data, "squash", False), getattr(data, "bit_depth", None)
+        return cls(data.image_size, data.eval_crop, *further)

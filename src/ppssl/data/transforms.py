@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from ppssl.data.images import shorten, squash
+from ppssl.data.images import shorten, squash, to_rgb
 from ppssl.utils import randomness
 from ppssl.utils.checks import check_pixels, check_range
 from ppssl.utils.config import Configurable
@@ -281,9 +281,17 @@ def color_matrices(parameters: ViewParameters) -> tuple[np.ndarray, np.ndarray]:
 
 
 def center_view(
-    image: Image.Image, size: int, crop_fraction: float, squashed: bool = False
+    image: Image.Image,
+    size: int,
+    crop_fraction: float,
+    squashed: bool = False,
+    bit_depth: int | None = None,
 ) -> Tensor:
-    """Centre crop for evaluation, ``(3, size, size)`` uint8, of the image, or its square, at size / crop_fraction."""
+    """Centre crop for evaluation, ``(3, size, size)`` uint8, of the image, or its square, at size / crop_fraction.
+
+    The image, of any mode, is converted by :func:`~ppssl.data.images.to_rgb`.
+    """
+    image = to_rgb(image, bit_depth)
     whole = squash(image) if squashed else shorten(image)
     resized = tv.resize(whole, [round(size / crop_fraction)])
     return tv.pil_to_tensor(tv.center_crop(resized, [size, size]))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ppssl.checkpointing.view import View
 from ppssl.data.datamodule import FineGrainedDataModule
 from ppssl.data.normalisation import normalised
 from ppssl.data.source import digest
@@ -154,9 +155,9 @@ def _description_of(encoder: Any, data: FineGrainedDataModule, feature: Feature)
         raise UserError(
             f"The length of an embedding is not known: set `num_features` of the `{type(encoder).__name__}`."
         )
-    view = (data.image_size, data.eval_crop)
-    rows = _rows_fingerprint(data)
-    return Description(fingerprint(encoder), images, *view, dim, feature, data.squash, rows)
+    size, crop, squashed, bits = View.of_data(data)
+    model, rows = fingerprint(encoder), _rows_fingerprint(data)
+    return Description(model, images, size, crop, dim, feature, squashed, rows, bits)
 
 
 def images_fingerprint(data: FineGrainedDataModule) -> str:

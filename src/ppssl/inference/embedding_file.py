@@ -60,6 +60,7 @@ class Description:
         feature: The feature, see :func:`~ppssl.inference.embeddings.feature_encoder`.
         squash: Whether the images were squashed to squares first.
         rows: Fingerprint of the images' names, classes and labels.
+        bit_depth: Bits that values of 16 or 32 bits were taken to have.
     """
 
     encoder: str
@@ -70,11 +71,12 @@ class Description:
     feature: Feature = "gap"
     squash: bool = False  # files of earlier versions do not say so
     rows: str = ""  # nor this
+    bit_depth: int | None = None
 
     @property
     def view(self) -> View:
         """Preprocessing of the images."""
-        return View(self.image_size, self.eval_crop, self.squash)
+        return View(self.image_size, self.eval_crop, self.squash, self.bit_depth)
 
 
 def read_description(path: AnyPath) -> Description:
@@ -226,5 +228,6 @@ def try_description(path: Path) -> Description | None:
         and isinstance(description.eval_crop, (int, float))
         and description.feature in get_args(Feature)
         and isinstance(description.squash, bool)
+        and description.bit_depth in (None, *range(8, 17))
     )
     return description if usable else None

@@ -179,7 +179,7 @@ def explain_in_batches(
             f"`explain` computes in float32, and the weights are in {dtype}: call the model's `float()`."
         )
     options: dict[str, Any] = {"objective": objective, "class_index": class_index, "layer": layer}
-    names = source.picture_names()
+    names, source.bit_depth = source.picture_names(), view.bit_depth
     with on_device(model, device) as run_device, evaluation_mode(model):
         check_image_size(model, view.size)
         for part in torch.arange(len(source)).split(BATCH):

@@ -20,10 +20,12 @@ class ImageFiles(FileSource):
 
     Args:
         paths: The files.
+        bit_depth: See :func:`~ppssl.data.images.read_image`.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], bit_depth: int | None = None) -> None:
         super().__init__(Path(), paths, np.full(len(paths), UNKNOWN), [])
+        self.bit_depth = bit_depth
 
     def picture_names(self) -> list[str]:
         """Names for pictures of the images: ``class0-1`` for class0/1.png below the folder that all images share."""

@@ -82,7 +82,7 @@ def neighbours(
     if data is not None:
         data.setup()
         check_same_images(embeddings, data)
-    query = ImageFiles([expand(image)]).read(0)
+    query = ImageFiles([expand(image)], read_description(embeddings).bit_depth).read(0)
     query_embedding = _embed(query, embeddings, model)
     nearest: list[Neighbour] = []
     for rows, columns in read_embeddings(embeddings):

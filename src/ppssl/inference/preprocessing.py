@@ -1,6 +1,7 @@
 """Preprocessing of images for an encoder, as evaluation has it."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -11,7 +12,7 @@ from ppssl.checkpointing.backbone import normalisation
 from ppssl.checkpointing.files import read_checkpoint
 from ppssl.checkpointing.module import TrainingModule
 from ppssl.checkpointing.view import View
-from ppssl.data.images import shorten, squash, to_rgb
+from ppssl.data.transforms import center_view
 from ppssl.utils.paths import AnyPath
 
 __all__ = ["Preprocessing", "load_transform", "preprocess"]
@@ -34,6 +35,7 @@ class Preprocessing:
         mean: Mean of each channel, for pixels in [0, 1].
         std: Standard deviation of each channel, for pixels in [0, 1].
         squash: Whether images are squashed to squares first.
+        bit_depth: Bits that values of 16 or 32 bits have.
     """
 
     image_size: int
@@ -41,18 +43,18 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     squash: bool = False
+    bit_depth: int | None = None
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Preprocessing":
         """Return the preprocessing of a checkpoint's ``ppssl`` entry; size 224 and crop 0.875 where it has none."""
-        size, crop, squashed = View.of_content(content)
-        return cls(size, crop, *normalisation(content["encoder"]), squashed)
+        size, crop, squashed, bits = View.of_content(content)
+        return cls(size, crop, *normalisation(content["encoder"]), squashed, bits)
 
     def transform(self) -> v2.Compose:
         """Return it as a transform of torchvision: a PIL image to ``(3, S, S)`` float32, normalised."""
-        resize = v2.Resize([round(self.image_size / self.crop)])
-        steps = [v2.Lambda(to_rgb), v2.Lambda(squash if self.squash else shorten), resize]
-        steps += [v2.CenterCrop([self.image_size]), v2.PILToTensor(), v2.Lambda(_to_floats)]
+        view = View(self.image_size, self.crop, self.squash, self.bit_depth)
+        steps = [v2.Lambda(partial(_floats, view=view))]
         return v2.Compose([*steps, v2.Normalize(list(self.mean), list(self.std))])
 
     def timm(self) -> dict[str, Any]:
@@ -118,9 +120,9 @@ prepare = transforms.Compose([
 ])"""
 
 
-def _to_floats(pixels: Tensor) -> Tensor:
-    """Pixels in [0, 1], by the division of the data modules, so that both are equal to the last bit."""
-    return pixels.float() / 255
+def _floats(image: Image.Image, view: View) -> Tensor:
+    """Pixels in [0, 1], by the view and the division of the data modules, so that both are equal to the last bit."""
+    return center_view(image, *view).float() / 255
 
 
 def load_transform(path: AnyPath) -> v2.Compose:
@@ -142,5 +144,5 @@ def load_transform(path: AnyPath) -> v2.Compose:
 def preprocess(model: TrainingModule, image: Image.Image) -> Tensor:
     """Prepare a PIL image as evaluation of a model does: ``(3, S, S)`` float32, normalised."""
     info = model.encoder.info
-    size, crop, squashed = model.evaluation_view
-    return Preprocessing(size, crop, info.mean, info.std, squashed).transform()(image)
+    size, crop, squashed, bits = model.evaluation_view
+    return Preprocessing(size, crop, info.mean, info.std, squashed, bits).transform()(image)
