@@ -1,4 +1,4 @@
-"""Arguments may be scalars of NumPy, such as the rates of ``np.logspace``: checkpoints hold plain numbers."""
+"""Arguments may be scalars of NumPy, such as the rates of ``np.logspace``: files hold plain numbers."""
 
 from typing import Any
 
@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 from lightning.pytorch import Trainer
 
-from ppssl import IADM, PPSSL, Anchor, FineTune, MoCo, MoCoV2Augmentation, SyntheticDataModule
+from ppssl import (
+    IADM,
+    PPSSL,
+    Anchor,
+    FineTune,
+    MoCo,
+    MoCoV2Augmentation,
+    SyntheticDataModule,
+    embed,
+)
+from ppssl.evaluation.evaluate_rows import evaluate_rows
 from ppssl.utils.config import is_object
 from ppssl.utils.instantiate import resolve_class
+from ppssl.utils.results import write_json
 
 SMALL: dict[str, Any] = {"backbone": "test_resnet", "seed": 1, "init_seed": 2, "lr": 1e-3}
 TINY_DATA = {"train_size": 16, "test_size": 4, "num_classes": 2, "image_size": 32, "seed": 0}
@@ -60,3 +71,7 @@ def test_all_arguments_may_be_numpys(model: Any, augmentation: Any, tmp_path: An
     again = type(model).load_from_checkpoint(tmp_path / "last.ckpt")
     assert again.config() == given.config() == model.config()
     assert data.config() == plain
+    if isinstance(model, PPSSL):
+        assert embed(again, data, tmp_path / "e.parquet")
+        rows = evaluate_rows(given, data, label_fractions=[np.float32(0.5)], random=True)
+        write_json(tmp_path / "rows.json", {"rows": [row.to_dict() for row in rows]})

@@ -50,7 +50,7 @@ def test_json_is_written_with_its_folder(tmp_path):
 
 def test_numbers_that_are_not_finite_are_null(tmp_path):
     path = tmp_path / "r.json"
-    content = {"a": float("nan"), "b": [1.5, np.float64("inf")], "c": {"d": (-float("inf"), 2)}}
+    content = {"a": float("nan"), "b": [1.5, np.float32("inf")], "c": {"d": (-np.inf, np.int64(2))}}
     write_json(path, content)
     assert json.loads(path.read_text()) == {"a": None, "b": [1.5, None], "c": {"d": [None, 2]}}
 

@@ -23,6 +23,7 @@ from ppssl.data.source import UNKNOWN
 from ppssl.inference.embeddings import Embeddings, Feature
 from ppssl.utils.errors import UserError
 from ppssl.utils.paths import AnyPath, expand
+from ppssl.utils.results import finite_or_null
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -196,7 +197,8 @@ def list_column(rows: Tensor) -> Any:
 
 def with_description(table: pa.Table, description: Description) -> pa.Table:
     """The table with its metadata."""
-    return table.replace_schema_metadata({_METADATA_KEY: json.dumps(asdict(description))})
+    text = json.dumps(finite_or_null(asdict(description)))
+    return table.replace_schema_metadata({_METADATA_KEY: text})
 
 
 def write_table(table: pa.Table, file: Path) -> None:

@@ -125,7 +125,9 @@ def write_json(path: AnyPath, content: Mapping[str, Any]) -> None:
 
 
 def finite_or_null(value: Any) -> Any:
-    """Return plain data with ``None`` for each number that is not finite, which JSON does not have."""
+    """Return plain data for JSON: numbers of NumPy as Python's, and ``None`` for each that is not finite."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, Mapping):
         return {name: finite_or_null(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
