@@ -80,7 +80,7 @@ def test_it_trains_and_resumes(tmp_path: Path) -> None:
         (["--data.kind=pairs"], "must be a dict with `views`.*got a list of a tensor (4, 3, 32, 3"),
         (
             ["--data.kind=views"],
-            "and `index`, the numbers of the images (B,); got a dict with `views`",
+            "and `index`, the numbers of the images (B,), integers; got a dict with `views`",
         ),
         (["--data.validation=pairs"], "A batch for evaluation must be a dict with `image`"),
         (["--data.kin=pairs"], "`kin` is not an option of own_data.Own (did you mean kind?)"),
