@@ -261,6 +261,7 @@ def test_a_plugin_needs_forward_alone() -> None:
     ("terms", "message"),
     [
         (torch.ones(()), "must return a dict of terms by name, got a `Tensor`"),
+        ({"contrastive": LossTerm(torch.ones(()))}, "`contrastive` is the name of L_con"),
         ({"mine": torch.ones(())}, "The loss `mine` must be a `LossTerm` .* got a `Tensor`"),
         ({"mine": LossTerm(0.5)}, "The loss `mine` must be a `LossTerm` .* got one of a `float`"),  # type: ignore[arg-type]
     ],

@@ -207,6 +207,8 @@ def _check_terms(terms: Any) -> None:
             '`return super().loss_terms(step) | {"name": LossTerm(value)}`.'
         )
     for name, term in terms.items():
+        if name == "contrastive":
+            raise UserError("`contrastive` is the name of L_con: give this term another one.")
         if not isinstance(term, LossTerm):
             given = kind_of(term)
         elif not isinstance(term.value, Tensor):

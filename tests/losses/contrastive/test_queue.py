@@ -66,6 +66,16 @@ def test_survives_save_and_load_with_its_size() -> None:
         torch.testing.assert_close(getattr(queue, name), getattr(fresh, name))
 
 
+def test_follows_the_device_of_the_images() -> None:
+    """It is no buffer, which ``module.to`` would move."""
+    index = torch.arange(2, device="meta")
+    queue = KeyQueue(5, 3)
+    assert {part.device.type for part in queue.negatives(index)} == {"meta"}
+    queue = KeyQueue(5, 3)
+    queue.enqueue(torch.zeros(2, 3, device="meta"), index)
+    assert (queue.keys.device.type, queue.index.device.type) == ("meta", "meta")
+
+
 def test_random_keys_are_unit_and_of_no_image() -> None:
     queue = KeyQueue(6, 4)
     assert not queue.is_full()
