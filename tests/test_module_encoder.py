@@ -45,6 +45,7 @@ from ppssl import (
     load_encoder,
     load_transform,
 )
+from ppssl.checkpointing.view import View
 from ppssl.cli.main import main
 from ppssl.encoder import Encoder, evaluation_mode
 from ppssl.inference.embedding_file import read_embeddings
@@ -457,7 +458,7 @@ def test_the_image_processor_of_transformers_prepares_images_alike(
     size: int, crop: float, squash: bool, tmp_path: Path
 ) -> None:
     """Within one of 255 levels, but for a crop that begins one pixel earlier; squashed images nearly so."""
-    ours = Preprocessing(size, crop, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), squash)
+    ours = Preprocessing(View(size, crop, squash), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(ours.transformers()))
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     std, short, shifted = torch.tensor(ours.std).view(3, 1, 1), round(size / crop), 0

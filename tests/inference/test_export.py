@@ -22,6 +22,7 @@ from ppssl import (
     load_encoder,
     load_transform,
 )
+from ppssl.checkpointing.view import View
 from ppssl.inference.model_card import model_card
 from ppssl.inference.preprocessing import Preprocessing
 
@@ -157,7 +158,7 @@ def test_the_card_names_no_path_of_the_machine() -> None:
         "model": {"class_path": "ppssl.PPSSL", "init_args": {"pretrained": "/models/x", "lr": 0.1}},
         "data": {"class_path": "ppssl.FolderDataModule", "init_args": {"root": "/home/me/birds"}},
     }
-    preprocessing = Preprocessing(32, 0.875, (0.5,) * 3, (0.5,) * 3)
+    preprocessing = Preprocessing(View(32, 0.875), (0.5,) * 3, (0.5,) * 3)
     card = model_card(content, "timm", "embed = None", preprocessing, {"commit": "abc"}, 0.0, 1.0)
     told = json.loads(card.split("```json")[1].split("```")[0])
     assert told["data"]["init_args"] == {"root": None}

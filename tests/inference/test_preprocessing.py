@@ -20,6 +20,7 @@ from ppssl import (
     load_transform,
     neighbours,
 )
+from ppssl.checkpointing.view import View
 from ppssl.inference.preprocessing import Preprocessing
 from ppssl.losses.contrastive import MoCo
 
@@ -157,7 +158,7 @@ def test_a_file_that_says_nothing_of_the_size(image_folder: Path, tmp_path: Path
 @pytest.mark.parametrize("crop", [0.56, 0.875, 0.9, 0.95, 1.0])
 def test_timm_resizes_to_the_same_size(crop: float) -> None:
     for size in [*range(24, 60), 96, 128, 160, 192, 224, 384, 518]:
-        preprocessing = Preprocessing(size, crop, (0.5,) * 3, (0.5,) * 3)
+        preprocessing = Preprocessing(View(size, crop), (0.5,) * 3, (0.5,) * 3)
         cfg = preprocessing.timm()
         theirs: Any = timm.data.create_transform(**cfg, is_training=False)
         assert theirs.transforms[0].size == round(size / crop)
@@ -183,9 +184,12 @@ def test_the_bit_depth_of_the_training_is_that_of_other_images(tmp_path: Path) -
     for transform in transforms:
         torch.testing.assert_close(transform(Image.open(files[2])), seen[2])
     embeddings = embed(path, out=tmp_path / "e.parquet")
-    (nearest,) = neighbours(files[1], embeddings, path, k=1)
+    drawn = tmp_path / "of_files.png", tmp_path / "of_data.png"
+    (nearest,) = neighbours(files[1], embeddings, path, k=1, out=drawn[0])
     assert nearest.index == 1
     assert nearest.similarity == pytest.approx(1, abs=1e-6)
+    neighbours(files[1], embeddings, path, k=1, out=drawn[1], data=data)
+    assert drawn[0].read_bytes() == drawn[1].read_bytes()
 
 
 def test_images_of_every_mode_are_those_of_the_data_modules() -> None:
@@ -215,7 +219,7 @@ def test_the_code_of_a_model_card_takes_images_of_every_mode(mode: str) -> None:
         image.getexif()[0x0112] = 6
     elif mode != image.mode:
         image = image.convert(mode)
-    preprocessing = Preprocessing(32, 0.875, (0.5,) * 3, (0.25,) * 3)
+    preprocessing = Preprocessing(View(32, 0.875), (0.5,) * 3, (0.25,) * 3)
     names: dict[str, Any] = {}
     exec(preprocessing.code(), names)
     expected = preprocessing.transform()(image)

@@ -123,7 +123,7 @@ def test_checkpoints_of_earlier_versions(
     size, crop, squash = size_crop_and_squash
     image = Image.open(long_images / "test" / "a" / "0.png")
     cfg = PPSSL.load_from_checkpoint(path).encoder.info
-    expected = Preprocessing(size, crop, cfg.mean, cfg.std, squash).transform()(image)
+    expected = Preprocessing(View(size, crop, squash), cfg.mean, cfg.std).transform()(image)
     assert load_transform(path)(image).equal(expected)
 
 
@@ -237,7 +237,7 @@ def test_masks_lie_on_the_object_that_is_seen(kind: Literal["box", "object"], sq
 @pytest.mark.parametrize("crop", [0.875, 1.0])
 def test_the_code_of_a_model_card_prepares_the_same(crop: float) -> None:
     photo = _photograph(320, 168)
-    preprocessing = Preprocessing(96, crop, (0.5, 0.4, 0.3), (0.2, 0.2, 0.3), True)
+    preprocessing = Preprocessing(View(96, crop, True), (0.5, 0.4, 0.3), (0.2, 0.2, 0.3))
     names: dict[str, Any] = {}
     exec(preprocessing.code(), names)
     expected = preprocessing.transform()(photo)
@@ -253,7 +253,7 @@ def _photograph(width: int, height: int) -> Image.Image:
 def test_timm_squashes_nearly_so(size: int) -> None:
     """It resizes once; measured: 0.6 of 255 levels on average and 11 at most, against 32 to 35 for another part."""
     photo = _photograph(640, 336)
-    preprocessing = Preprocessing(size, 0.875, (0.0,) * 3, (1.0,) * 3, True)
+    preprocessing = Preprocessing(View(size, 0.875, True), (0.0,) * 3, (1.0,) * 3)
     cfg = timm.data.resolve_data_config({}, pretrained_cfg=preprocessing.timm())
     theirs, central = (
         timm.data.create_transform(**cfg | {"crop_mode": mode}, is_training=False)(photo)

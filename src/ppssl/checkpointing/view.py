@@ -26,6 +26,11 @@ class View(NamedTuple):
     squash: bool = False
     bit_depth: int | None = None
 
+    @property
+    def short_side(self) -> int:
+        """Pixels that the short side is resized to, before the crop."""
+        return round(self.size / self.crop)
+
     @classmethod
     def of(cls, path: AnyPath) -> View:
         """Return the preprocessing that a checkpoint was trained with; the defaults where it does not say."""

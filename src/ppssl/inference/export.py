@@ -83,7 +83,7 @@ def export(
         folder.mkdir()
         WRITERS[to](encoder, content["encoder"], preprocessing, folder)
         reader = READERS[to].format(name=encoder_name(content["encoder"]))
-        difference, largest = _verify(encoder, reader, preprocessing.image_size, folder)
+        difference, largest = _verify(encoder, reader, preprocessing.view.size, folder)
         if not difference <= TOLERANCE * largest:
             raise UserError(
                 f"Not exported: features read back with {to} differ by {difference:.2g} (largest feature: "
@@ -173,7 +173,7 @@ def _write_onnx(
         raise UserError(
             f"`--to onnx` needs packages that are not installed: run `pip install {' '.join(missing)}`."
         )
-    size = preprocessing.image_size
+    size = preprocessing.view.size
     batch = torch.export.Dim("batch", min=1)
     torch.onnx.export(
         encoder,

@@ -91,7 +91,7 @@ def model_card(
     """
     spec, model = content["encoder"], content["model"]
     tag = {"hf": "transformers", "torchvision": "torchvision"}.get(library, library)
-    size = preprocessing.image_size
+    size = preprocessing.view.size
     trained = without_paths({"model": model, "data": content["data"]})
     imports = "import torch\n" if "torch." in reader else ""
     return f"""\
@@ -130,4 +130,4 @@ def _processor(library: str, spec: dict[str, Any], preprocessing: Preprocessing)
     if library != "hf":
         return ""
     plain = _NO_DIFFERENCE if isinstance(spec["backbone"], str) else _OWN_PROCESSOR
-    return _PROCESSOR.format(difference=_SQUASHED if preprocessing.squash else plain)
+    return _PROCESSOR.format(difference=_SQUASHED if preprocessing.view.squash else plain)

@@ -95,7 +95,7 @@ def neighbours(
             )
         nearest = sorted(nearest, key=lambda n: (-n.similarity, n.index))[:k]
     if out is not None:
-        draw_neighbours(image, nearest, out, data)
+        draw_neighbours(image, nearest, out, data, read_description(embeddings).bit_depth)
     return nearest
 
 
@@ -104,14 +104,18 @@ def draw_neighbours(
     nearest: Sequence[Neighbour],
     out: AnyPath,
     data: FineGrainedDataModule | None = None,
+    bit_depth: int | None = None,
 ) -> None:
     """Draw an image and its neighbours to a file; the arguments are those of :func:`neighbours`.
+
+    ``bit_depth`` is that of the embeddings (:class:`~ppssl.inference.embedding_file.Description`).
 
     Raises:
         UserError: A neighbour cannot be read, or the file cannot be written.
     """
     out = writable_figure(out)
-    images = [ImageFiles([expand(image)]).read(0), *(_neighbour_image(n, data) for n in nearest)]
+    images = [ImageFiles([expand(image)], bit_depth).read(0)]
+    images += [_neighbour_image(n, data, bit_depth) for n in nearest]
     titles = [Path(image).name]
     titles += [f"{n.class_name or Path(n.path).name}\n{n.similarity:.3f}" for n in nearest]
     figure = neighbour_panel([_thumbnail(i) for i in images], titles)
@@ -136,7 +140,9 @@ def _embed(image: Image.Image, embeddings: AnyPath, model: nn.Module | AnyPath) 
         return unit_rows(encoder(view.to(*placement(encoder))).cpu())
 
 
-def _neighbour_image(neighbour: Neighbour, data: FineGrainedDataModule | None) -> Image.Image:
+def _neighbour_image(
+    neighbour: Neighbour, data: FineGrainedDataModule | None, bit_depth: int | None
+) -> Image.Image:
     """The image of a neighbour, from the data set if there is one, else from its file."""
     if data is not None:
         data.setup()
@@ -147,7 +153,7 @@ def _neighbour_image(neighbour: Neighbour, data: FineGrainedDataModule | None) -
             f"Cannot draw the neighbour `{neighbour.path}`: no such file. Give the data set with `--data RECIPE`, or "
             "leave out `--out`."
         )
-    return ImageFiles([Path(neighbour.path)]).read(0)
+    return ImageFiles([Path(neighbour.path)], bit_depth).read(0)
 
 
 def _thumbnail(image: Image.Image) -> Tensor:

@@ -27,35 +27,27 @@ def squash(image):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Preprocessing of images: squash if told so, resize the short side to ``image_size / crop``, crop, normalise.
+    """Preprocessing of images: what is shown of them, and how it is normalised.
 
     Attributes:
-        image_size: Height and width in pixels.
-        crop: The centre crop, as a fraction of the short side.
+        view: Size, centre crop, whether images are squashed first, and bit depth.
         mean: Mean of each channel, for pixels in [0, 1].
         std: Standard deviation of each channel, for pixels in [0, 1].
-        squash: Whether images are squashed to squares first.
-        bit_depth: Bits that values of 16 or 32 bits have.
     """
 
-    image_size: int
-    crop: float
+    view: View
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    squash: bool = False
-    bit_depth: int | None = None
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Preprocessing":
         """Return the preprocessing of a checkpoint's ``ppssl`` entry; size 224 and crop 0.875 where it has none."""
-        size, crop, squashed, bits = View.of_content(content)
-        return cls(size, crop, *normalisation(content["encoder"]), squashed, bits)
+        return cls(View.of_content(content), *normalisation(content["encoder"]))
 
     def transform(self) -> v2.Compose:
         """Return it as a transform of torchvision: a PIL image to ``(3, S, S)`` float32, normalised."""
-        view = View(self.image_size, self.crop, self.squash, self.bit_depth)
-        steps = [v2.Lambda(partial(_floats, view=view))]
-        return v2.Compose([*steps, v2.Normalize(list(self.mean), list(self.std))])
+        floats = v2.Lambda(partial(_floats, view=self.view))
+        return v2.Compose([floats, v2.Normalize(list(self.mean), list(self.std))])
 
     def timm(self) -> dict[str, Any]:
         """Return the entries of timm's ``pretrained_cfg``.
@@ -64,11 +56,11 @@ class Preprocessing:
         Squashed images are resized twice, first to a square of as many pixels, and by timm once: of two photographs of
         640 x 336 pixels the views of 96 to 224 pixels differ by 0.6 of 255 levels on average at most, and 11 anywhere.
         """
-        short_side = round(self.image_size / self.crop)
+        size = self.view.size
         return {
-            "input_size": [3, self.image_size, self.image_size],
-            "crop_pct": self.image_size / (short_side + 0.5),
-            "crop_mode": "squash" if self.squash else "center",
+            "input_size": [3, size, size],
+            "crop_pct": size / (self.view.short_side + 0.5),
+            "crop_mode": "squash" if self.view.squash else "center",
             "interpolation": "bilinear",
             "mean": list(self.mean),
             "std": list(self.std),
@@ -80,16 +72,16 @@ class Preprocessing:
         Its pixels differ by one of 255 levels at most, except that transformers crops one pixel earlier where the rest
         of a side is 3, 7, 11, ... pixels, and that squashed images are resized once, as by :meth:`timm`.
         """
-        short_side = round(self.image_size / self.crop)
+        size, short_side = self.view.size, self.view.short_side
         square = {"height": short_side, "width": short_side}
         return {
             "image_processor_type": "CLIPImageProcessor",
             "do_convert_rgb": True,
             "do_resize": True,
-            "size": square if self.squash else {"shortest_edge": short_side},
+            "size": square if self.view.squash else {"shortest_edge": short_side},
             "resample": int(Image.Resampling.BILINEAR),
             "do_center_crop": True,
-            "crop_size": {"height": self.image_size, "width": self.image_size},
+            "crop_size": {"height": size, "width": size},
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
@@ -99,7 +91,7 @@ class Preprocessing:
 
     def code(self) -> str:
         """Return torchvision code of the preprocessing, for images of 8 bits."""
-        define, call = (_SQUASH, "\n    squash,") if self.squash else ("", "")
+        define, call = (_SQUASH, "\n    squash,") if self.view.squash else ("", "")
         return f"""\
 from PIL import Image, ImageOps
 from torchvision import transforms
@@ -113,8 +105,8 @@ def rgb(image):
 
 prepare = transforms.Compose([
     rgb,{call}
-    transforms.Resize({round(self.image_size / self.crop)}),
-    transforms.CenterCrop({self.image_size}),
+    transforms.Resize({self.view.short_side}),
+    transforms.CenterCrop({self.view.size}),
     transforms.ToTensor(),
     transforms.Normalize({self.mean}, {self.std}),
 ])"""
@@ -144,5 +136,4 @@ def load_transform(path: AnyPath) -> v2.Compose:
 def preprocess(model: TrainingModule, image: Image.Image) -> Tensor:
     """Prepare a PIL image as evaluation of a model does: ``(3, S, S)`` float32, normalised."""
     info = model.encoder.info
-    size, crop, squashed, bits = model.evaluation_view
-    return Preprocessing(size, crop, info.mean, info.std, squashed, bits).transform()(image)
+    return Preprocessing(model.evaluation_view, info.mean, info.std).transform()(image)

@@ -4,6 +4,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 
 from ppssl.cli.arguments import add_data, check_separate, expand_data_recipe
+from ppssl.inference.embedding_file import read_description
 from ppssl.inference.neighbours import draw_neighbours, neighbours
 from ppssl.utils.paths import writable_figure
 from ppssl.utils.results import show_table
@@ -45,5 +46,6 @@ def main(argv: list[str]) -> int:
     caption = "" if out is None else str(out)
     show_table(args.image, ["class", "image", "split", "similarity"], rows, caption=caption)
     if out is not None:
-        draw_neighbours(args.image, nearest, out, data)
+        bit_depth = read_description(args.embeddings).bit_depth
+        draw_neighbours(args.image, nearest, out, data, bit_depth)
     return 0
