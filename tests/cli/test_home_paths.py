@@ -28,7 +28,7 @@ from ppssl.inference.embed import embed
 from ppssl.inference.embedding_file import read_description
 from ppssl.inference.explain import Explanation, View, explain, image_files
 from ppssl.inference.export import export
-from ppssl.inference.neighbours import neighbours
+from ppssl.inference.neighbours import draw_neighbours, neighbours
 from ppssl.module import PPSSL
 from ppssl.studies.ablate import ablate
 from ppssl.studies.demo import demo
@@ -190,7 +190,8 @@ READING: dict[str, Callable[[Any], Any]] = {
     "inspect_corpus": lambda path: inspect_corpus(TextCorpus.load("birds"), teacher=path),
     "load_study": load_study,
     "load_teacher": load_teacher,
-    "neighbours": lambda path: neighbours(path, "x", "y"),
+    "neighbours": lambda path: neighbours(__file__, path, "y"),
+    "neighbours, image": lambda path: draw_neighbours(path, [], "out.png"),
     "read_checkpoint": read_checkpoint,
     "read_description": read_description,
     "read_weights": read_weights,
