@@ -632,8 +632,12 @@ def test_the_command_without_a_run_looks_at_the_machine(capsys: Any) -> None:
     assert "Data" not in shown
 
 
-def test_a_wrong_option_is_one_line(capsys: Any) -> None:
+def test_a_wrong_option_is_named(capsys: Any) -> None:
     assert main(["doctor", "--data.rot=x"]) == 2
-    assert "rot" in error_line(capsys)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert (
+        "problem settings: `rot` is not an option of ppssl.data.FolderDataModule (did you mean root?)"
+        in shown
+    )
     assert main(["doctor", "--data.root"]) == 2
     assert "`--data.root` needs a value" in error_line(capsys)

@@ -23,14 +23,11 @@ BATCHES = 3
 
 
 class Tiny(LightningModule):
-    """One weight and one buffer; the loss of batch ``i`` of an epoch is logged as ``i + 1``."""
-
-    buffer: Tensor
+    """One weight; the loss of batch ``i`` of an epoch is logged as ``i + 1``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(1, 1)
-        self.register_buffer("buffer", torch.zeros(1))
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         self.log("loss", batch_idx + 1.0, on_epoch=True, batch_size=batch_idx + 1)
@@ -453,7 +450,7 @@ def process_group() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("process_group")
-def test_replace_sync_batchnorm_and_exclude_from_broadcast(tmp_path: Path) -> None:
+def test_replace_sync_batchnorm(tmp_path: Path) -> None:
     calls: list[str] = []
 
     class Conversion(TorchSyncBatchNorm):
@@ -466,22 +463,12 @@ def test_replace_sync_batchnorm_and_exclude_from_broadcast(tmp_path: Path) -> No
             return model
 
     class Prepare(Callback):
-        def __init__(self, *names: str) -> None:
-            self.names, self.sent = names, -1
-
         def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
             assert internals.replace_sync_batchnorm(trainer.strategy, Conversion())
             assert not internals.replace_sync_batchnorm(trainer.strategy, Conversion())
-            internals.exclude_from_broadcast(pl_module, self.names)
 
-        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            model: Any = trainer.strategy.model
-            self.sent = len(model.modules_buffers)
-
-    for prepare in (Prepare(), Prepare("buffer")):
-        _fit(tmp_path, prepare, strategy="ddp", devices=1, sync_batchnorm=True)
-        assert prepare.sent == 1 - len(prepare.names)
-    assert calls == ["apply", "revert"] * 2
+    _fit(tmp_path, Prepare(), strategy="ddp", devices=1, sync_batchnorm=True)
+    assert calls == ["apply", "revert"]
 
 
 @pytest.mark.parametrize("strategy", [DDPStrategy(), SingleDeviceStrategy(torch.device("cpu"))])

@@ -1,4 +1,4 @@
-"""All private names of Lightning and of torch's DDP that ppssl uses: what for, why, and what breaks without them.
+"""All private names of Lightning that ppssl uses: what for, why, and what breaks without them.
 
 Private is what starts with an underscore or is not in Lightning's documentation, as all of ``trainer.fit_loop`` is not.
 Any release may change it, so setup.cfg bounds Lightning's version. Before raising the bound, run
@@ -7,18 +7,17 @@ tests/utils/test_lightning_internals.py, which tests every function here, and te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import TorchSyncBatchNorm
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 __all__ = [
     "LoopPosition",
@@ -29,7 +28,6 @@ __all__ = [
     "begin_next_epoch",
     "complete_epoch",
     "epoch_sums",
-    "exclude_from_broadcast",
     "forget_step_values",
     "is_accumulating",
     "is_last_batch",
@@ -290,11 +288,3 @@ def replace_sync_batchnorm(strategy: Strategy, conversion: TorchSyncBatchNorm) -
         return False
     strategy._layer_sync = conversion  # type: ignore[attr-defined]  # of ParallelStrategy
     return True
-
-
-def exclude_from_broadcast(model: LightningModule, names: Iterable[str]) -> None:
-    """Have DDP not broadcast some buffers of a model (``_set_params_and_buffers_to_ignore_for_model``).
-
-    DDP's public ``broadcast_buffers`` is about all of them. Without it AIS's whitening, a constant, is sent each step.
-    """
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, set(names))

@@ -14,7 +14,7 @@ from torch import nn
 from ppssl.utils.checks import check_range
 from ppssl.utils.compiler import prepare_compiler
 from ppssl.utils.errors import UserError
-from ppssl.utils.lightning_internals import exclude_from_broadcast, replace_sync_batchnorm
+from ppssl.utils.lightning_internals import replace_sync_batchnorm
 
 __all__ = ["SyncBatchNorm", "check_precision", "check_strategy", "check_trainer", "prepare"]
 
@@ -39,8 +39,6 @@ _BATCH_NORM_STATE = (
 def prepare(model: LightningModule) -> None:
     """Prepare a model and its Trainer's strategy for several processes, and for a compiled encoder if it is trained.
 
-    DDP does not broadcast the buffers of modules whose ``equal_buffers`` is true: every process has the same.
-
     Args:
         model: The model with all its layers, attached to its Trainer.
 
@@ -55,13 +53,6 @@ def prepare(model: LightningModule) -> None:
         raise UserError(
             "`trainer.sync_batchnorm` needs GPUs: PyTorch's synchronised batch norm has no version for the CPU."
         )
-    parts = [
-        (prefix, part)
-        for prefix, part in model.named_modules()
-        if getattr(part, "equal_buffers", False)
-    ]
-    names = [f"{prefix}.{name}" for prefix, part in parts for name, _ in part.named_buffers()]
-    exclude_from_broadcast(model, names)
     if model.trainer.state.fn == "fit" and getattr(model, "compile_encoder", False):
         prepare_compiler("model.compile_encoder", strategy.root_device)
 
