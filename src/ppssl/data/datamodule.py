@@ -193,10 +193,12 @@ class FineGrainedDataModule(LightningDataModule, Configurable):
         world, rank = self._world()
         dataset = self._training_set()
         kind = "training" if self._labelled is None else "labelled training"
-        check_batch_size(self.batch_size, world, len(dataset), kind)
-        options: dict[str, Any] = {"batch_size": self.batch_size, "seed": resolve_seed(self.seed)}
-        options |= {"num_replicas": world, "rank": rank}
-        sampler = EpochSampler(len(dataset), used=self._used if epoch is None else int, **options)
+        count, seed = len(dataset), resolve_seed(self.seed)
+        check_batch_size(self.batch_size, world, count, kind)
+        used = self._used if epoch is None else int
+        sampler = EpochSampler(
+            count, batch_size=self.batch_size, num_replicas=world, rank=rank, seed=seed, used=used
+        )
         sampler.set_epoch(epoch or 0)
         return self._loader(dataset, sampler)
 

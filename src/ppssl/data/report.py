@@ -59,9 +59,8 @@ def report_unreadable(
             )
         if name not in warned:
             warned.add(name)
-            rank = (
-                getattr(rank_zero_only, "rank", None) or None
-            )  # each process has images of its own
+            # by each process, which has images of its own; the first one's message has no prefix
+            rank = getattr(rank_zero_only, "rank", None) or None
             warnings.warn(rank_prefixed_message(f"Skipped {name}: {reason}.", rank), stacklevel=2)
 
 

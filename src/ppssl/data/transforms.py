@@ -291,7 +291,8 @@ def center_view(
 
     The image, of any mode, is converted by :func:`~ppssl.data.images.to_rgb`.
     """
-    image = to_rgb(image, bit_depth)
+    if image.mode != "RGB" or image.info or image.getexif():  # else a source has done it
+        image = to_rgb(image, bit_depth)
     whole = squash(image) if squashed else shorten(image)
     resized = tv.resize(whole, [round(size / crop_fraction)])
     return tv.pil_to_tensor(tv.center_crop(resized, [size, size]))

@@ -58,6 +58,11 @@ class _EvaluatedCheckpoint:
         """Which queries have a label, ``(Q,)`` bool."""
         return self.splits.queries.labels >= 0
 
+    def retrieval_per_image(self) -> dict[str, np.ndarray]:
+        """Retrieval values of each query with a label; NaN for the only image of a class."""
+        keep = self.has_label()
+        return {name: v.cpu()[keep].numpy() for name, v in self.retrieval.values().items()}
+
 
 def checkpoints_of(path: AnyPath) -> list[Path]:
     """List the checkpoints of a folder in the order of their steps; a file is returned as it is.
@@ -122,10 +127,7 @@ def evaluate_lcr(
     metrics = last.retrieval.means() | {"linear": float(hits[-1].mean())}
     best_metrics = best.retrieval.means() | {"linear": float(best_hits[best_epoch].mean())}
     metrics |= {f"best-on-test-{name}": value for name, value in best_metrics.items()}
-    per_image = {
-        name: v.cpu()[last.has_label()].numpy() for name, v in last.retrieval.values().items()
-    }
-    per_image["linear"] = hits[-1]
+    per_image = last.retrieval_per_image() | {"linear": hits[-1]}
     return Results(
         metrics=metrics,
         units=dict.fromkeys(metrics, "fraction"),

@@ -88,12 +88,8 @@ def embed(
     parts = out.with_name(f".{out.name}.parts")
     with writing(out):
         parts.mkdir(parents=True, exist_ok=True)
-        cfg = encoder.pretrained_cfg
-        with (
-            only_writer(out, parts),
-            on_device(encoder, device),
-            normalised(data, cfg["mean"], cfg["std"]),
-        ):
+        mean, std = (encoder.pretrained_cfg[name] for name in ("mean", "std"))
+        with only_writer(out, parts), on_device(encoder, device), normalised(data, mean, std):
             files = [
                 _embed_part(parts, encoder, data, split, items, description)
                 for split, items in _split_into_parts(data, part_size)

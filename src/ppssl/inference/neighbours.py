@@ -14,7 +14,7 @@ from ppssl.data.normalisation import Normalisation
 from ppssl.data.transforms import center_view
 from ppssl.encoder import evaluation_mode
 from ppssl.inference.embed import check_same_images, fingerprint
-from ppssl.inference.embedding_file import read_description, read_embeddings
+from ppssl.inference.embedding_file import Description, read_description, read_embeddings
 from ppssl.inference.embeddings import feature_encoder
 from ppssl.inference.image_files import ImageFiles
 from ppssl.metrics.retrieval import cosine_similarity, unit_rows
@@ -82,8 +82,9 @@ def neighbours(
     if data is not None:
         data.setup()
         check_same_images(embeddings, data)
-    query = ImageFiles([expand(image)], read_description(embeddings).bit_depth).read(0)
-    query_embedding = _embed(query, embeddings, model)
+    description = read_description(embeddings)
+    query = ImageFiles([expand(image)], description.bit_depth).read(0)
+    query_embedding = _embed(query, description, model, embeddings)
     nearest: list[Neighbour] = []
     for rows, columns in read_embeddings(embeddings):
         similarity = cosine_similarity(query_embedding, unit_rows(rows.features))[0]
@@ -95,7 +96,7 @@ def neighbours(
             )
         nearest = sorted(nearest, key=lambda n: (-n.similarity, n.index))[:k]
     if out is not None:
-        draw_neighbours(image, nearest, out, data, read_description(embeddings).bit_depth)
+        draw_neighbours(image, nearest, out, data, description.bit_depth)
     return nearest
 
 
@@ -125,9 +126,10 @@ def draw_neighbours(
 
 
 @torch.inference_mode()
-def _embed(image: Image.Image, embeddings: AnyPath, model: nn.Module | AnyPath) -> Tensor:
+def _embed(
+    image: Image.Image, description: Description, model: nn.Module | AnyPath, embeddings: AnyPath
+) -> Tensor:
     """Embed the query with the preprocessing of the embedding file: ``(1, D)`` float64, of unit length."""
-    description = read_description(embeddings)
     encoder = feature_encoder(model, description.feature)
     if fingerprint(encoder) != description.encoder:
         raise UserError(

@@ -94,11 +94,8 @@ def ticks(values: Sequence[np.ndarray], *, integer: bool = False) -> np.ndarray:
     """Round numbers that enclose all values, in ascending order."""
     low, high = min(v.min() for v in values), max(v.max() for v in values)
     if low == high:
-        low, high = (
-            (low - 1, high + 1)
-            if integer
-            else (low - (abs(low) / 2 or 1), high + (abs(high) / 2 or 1))
-        )
+        room = 1 if integer else abs(low) / 2 or 1
+        low, high = low - room, high + room
     locator = MaxNLocator(5, integer=integer, steps=[1, 2, 2.5, 5, 10])
     return np.asarray(locator.tick_values(max(low, 0) if integer else low, high))
 

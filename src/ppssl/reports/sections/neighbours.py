@@ -49,9 +49,8 @@ def _nearest(measured: Measured, index: Tensor, k: int) -> tuple[Tensor, Tensor]
     rows = torch.from_numpy(np.searchsorted(query_index.numpy(), index.numpy()))
     similarity = cosine_similarity(unit_rows(features[rows]), unit_rows(gallery))
     similarity[index[:, None] == gallery_index[None]] = -torch.inf
-    others = len(gallery_index) - (
-        measured.splits is None
-    )  # without labels the query is in the gallery
+    # without labels the query is in the gallery
+    others = len(gallery_index) - (1 if measured.splits is None else 0)
     nearest = similarity.topk(min(k, others), dim=1)
     return nearest.values, gallery_index[nearest.indices]
 
